@@ -1,0 +1,1 @@
+"""Data mixtures for language-model pre-training, searched with Optuna."""

@@ -1,0 +1,1 @@
+"""Lightning trainers: one run, from its spec to its folder."""
