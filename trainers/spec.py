@@ -1,8 +1,8 @@
 """The contract of a run: what it is to do (`RunSpec`), and what came of it (`RunResult`).
 
-Both are plain JSON. A run is a function of the *training* part of its spec, and its folder is named
-by the hash of that part alone; *launch* says where and how it runs, *score* what is asked of the
-finished weights. Losses are nats per token everywhere.
+Both are plain JSON. A run is a function of the *training* part of its spec, and its folder is
+named by the hash of that part alone; *launch* says where and how it runs, *score* what is asked
+of the finished weights. Losses are nats per token everywhere.
 
 This room reads and writes text and imports neither torch nor lightning.
 """
