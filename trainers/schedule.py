@@ -7,9 +7,9 @@ Three layers, none with a state:
 
 - *Counts.* The largest-remainder rounding of n λ_j.
 - *Domain order.* Tijdeman's solution of the chairman assignment problem [T]_: after every t
-  sequences, |drawn_j(t) - t c_j / n| <= 1 - 1 / (2 K - 2) for all domains. Random draws wander by
-  √n instead (29 sequences of 2,048 on average, against .92 here): noise in the very variable that a
-  study optimises.
+  sequences, |drawn_j(t) - t c_j / n| <= 1 - 1 / (2 K - 2) for all domains. Random draws
+  wander by √n instead (29 sequences of 2,048 on average, against .92 here): noise in the very
+  variable that a study optimises.
 - *Block order.* The i-th visit of a domain is place i mod U_j of its epoch i // U_j; a keyed
   Feistel permutation of range(U_j) says which block that is. It depends on (seed, domain, epoch)
   alone, so two mixtures read the same blocks of a domain in the same order (common random
@@ -30,8 +30,8 @@ from functools import cached_property
 
 import numpy as np
 
-# Pairs of Feistel rounds. Distances between places in a domain of 12 blocks, chi² of 10 degrees over
-# 6,000 keys: 341 with two pairs, 45 with three, 9 with four.
+# Pairs of Feistel rounds. Distances between places in a domain of 12 blocks, chi² of 10 degrees
+# over 6,000 keys: 341 with two pairs, 45 with three, 9 with four.
 ROUND_PAIRS = 4
 _MASK = 2**64 - 1
 

@@ -154,7 +154,7 @@ def test_fingerprint_changes_with_what_decides_the_order() -> None:
 
 
 def test_domains_without_blocks_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="books, empty.*code, prose, web"):
+    with pytest.raises(ValueError, match=r"books, empty.*code, prose, web"):
         Schedule({"books": 0.5, "empty": 0.5}, {**BLOCKS, "empty": 0}, steps=1, batch_size=1)
     with pytest.raises(IndexError, match="step 2"):
         Schedule({"web": 1.0}, BLOCKS, steps=2, batch_size=1).batch(2)
