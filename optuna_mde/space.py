@@ -1,0 +1,342 @@
+"""Optuna's parameters and the model's inputs.
+
+A `Space` orders the columns: the rates of every mixture first, plain, then the other parameters,
+scaled to [0, 1] (on the log scale where the distribution is logarithmic; categorical ones as
+one-hot columns).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from optuna_mde.simplex import Array, MixtureError, Region, fix_parts, settle
+
+LARGEST_GRID = 1000  # more values than this are searched as if continuous, and rounded after
+
+
+@dataclass(frozen=True)
+class LinearConstraint:
+    """sum_j coefficient_j * rate_j >= rhs, over the domains named in `coefficients`."""
+
+    coefficients: tuple[tuple[str, float], ...]
+    rhs: float
+
+    @classmethod
+    def parse(cls, text: str, domains: Sequence[str]) -> LinearConstraint:
+        """Read e.g. ``"code >= 2*math"`` or ``"web + books <= 0.5"``.
+
+        Domains are recognised by their full names, the longest first, so names may hold any
+        character.
+
+        Raises:
+            MixtureError: when the text is no such inequality of these domains.
+        """
+        term = _term_pattern(domains)
+        sides = re.split(r"(>=|<=|≥|≤)", text)
+        if len(sides) != 3:
+            raise MixtureError(f"constraint {text!r} needs one >= or <=, as in 'code >= 2*math'")
+        coefficients: dict[str, float] = {}
+        constant = 0.0
+        for side, outer in ((sides[0].strip(), 1.0), (sides[2].strip(), -1.0)):
+            position = 0
+            while position < len(side) or position == 0:
+                match = term.match(side, position)
+                if match is None or (position > 0 and not match["sign"]):
+                    raise MixtureError(
+                        f"constraint {text!r} is not understood at {side[position:]!r}; write "
+                        f"numbers times domains, as in 'code >= 2*math'; the domains are "
+                        f"{', '.join(domains)}"
+                    )
+                value = outer * (-1.0 if match["sign"] == "-" else 1.0)
+                value *= float(match["factor"] or match["before"] or 1.0)
+                name = match["first"] or match["second"]
+                if name:
+                    coefficients[name] = coefficients.get(name, 0.0) + value
+                else:
+                    constant += value
+                position = match.end()
+        sign = 1.0 if sides[1] in (">=", "≥") else -1.0
+        kept = tuple((d, sign * c) for d, c in coefficients.items() if c != 0.0)
+        if not kept:
+            raise MixtureError(f"constraint {text!r} names no domain")
+        return cls(kept, 0.0 - sign * constant)
+
+    def __str__(self) -> str:
+        terms = " + ".join(f"{c:g}*{d}" for d, c in self.coefficients)
+        return f"{terms} >= {self.rhs:g}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """One mixture of a study: its domains and what is asked of it in the current trial."""
+
+    prefix: str
+    """Prefix of the parameters' names, e.g. ``"mix/"``."""
+    domains: tuple[str, ...]
+    lower: tuple[float, ...]
+    """Smallest rates that a proposal may have."""
+    upper: tuple[float, ...]
+    """Largest rates (caps)."""
+    natural: tuple[float, ...] | None = None
+    """The natural mixture, if known."""
+    constraints: tuple[LinearConstraint, ...] = ()
+    """Linear constraints between domains."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Optuna's parameter names of the parts."""
+        return tuple(self.prefix + domain for domain in self.domains)
+
+    @property
+    def size(self) -> int:
+        """Number of domains K."""
+        return len(self.domains)
+
+    def rates(self, mixture: Mapping[str, float]) -> Array | None:
+        """Rates `[K]` of a recorded mixture; domains that it lacks count as 0.
+
+        None where it has mass on a domain that the group does not hold.
+        """
+        unknown = sum(rate for domain, rate in mixture.items() if domain not in self.domains)
+        if unknown > 1e-9:
+            return None
+        return np.array([mixture.get(domain, 0.0) for domain in self.domains])
+
+    def region(self, fixed: Mapping[str, float] | None = None) -> Region:
+        """Where this mixture may lie, parts `fixed` (domain -> rate) keeping their values."""
+        index = {self.domains.index(d): rate for d, rate in (fixed or {}).items()}
+        lower, upper = fix_parts(np.array(self.lower), np.array(self.upper), index)
+        A = np.zeros((len(self.constraints), self.size))
+        for row, constraint in zip(A, self.constraints, strict=True):
+            for domain, coefficient in constraint.coefficients:
+                row[self.domains.index(domain)] = coefficient
+        b = np.array([constraint.rhs for constraint in self.constraints])
+        region = Region(lower, upper, (slice(0, self.size),), A=A, b=b)
+        if index and len(b):
+            try:
+                region.center  # noqa: B018  the centre exists unless the fixed parts break them
+            except MixtureError:
+                return Region(lower, upper, (slice(0, self.size),))
+        return region
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able form, read back by `from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Group:
+        """The group that `to_json` wrote."""
+        return cls(
+            prefix=data["prefix"],
+            domains=tuple(data["domains"]),
+            lower=tuple(data["lower"]),
+            upper=tuple(data["upper"]),
+            natural=None if data["natural"] is None else tuple(data["natural"]),
+            constraints=tuple(
+                LinearConstraint(tuple((d, c) for d, c in item["coefficients"]), item["rhs"])
+                for item in data["constraints"]
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Space:
+    """Columns of the model's inputs, for mixtures and the parameters beside them."""
+
+    groups: tuple[Group, ...]
+    distributions: dict[str, BaseDistribution]
+    """The parameters that are no part of a mixture, in column order."""
+
+    @property
+    def dim(self) -> int:
+        """Number of columns d."""
+        return sum(g.size for g in self.groups) + sum(
+            _width(d) for d in self.distributions.values()
+        )
+
+    def block(self, group: Group) -> slice:
+        """Columns of a mixture."""
+        start = 0
+        for other in self.groups:
+            if other.prefix == group.prefix:
+                return slice(start, start + other.size)
+            start += other.size
+        raise KeyError(group.prefix)
+
+    def columns(self, name: str) -> slice:
+        """Columns of a parameter that is no part of a mixture."""
+        start = sum(g.size for g in self.groups)
+        for other, distribution in self.distributions.items():
+            if other == name:
+                return slice(start, start + _width(distribution))
+            start += _width(distribution)
+        raise KeyError(name)
+
+    def encode(
+        self, params: Mapping[str, Any], mixtures: Mapping[str, Mapping[str, float]]
+    ) -> Array | None:
+        """Inputs `[d]` of a trial; `mixtures` maps a prefix to {domain: rate}.
+
+        None where a mixture or parameter of the space is missing or cannot be placed in it.
+        """
+        x = np.empty(self.dim)
+        start = 0
+        for group in self.groups:
+            rates = group.rates(mixtures[group.prefix]) if group.prefix in mixtures else None
+            if rates is None:
+                return None
+            x[start : start + group.size] = rates
+            start += group.size
+        for name, distribution in self.distributions.items():
+            if name not in params:
+                return None
+            code = encode_value(params[name], distribution)
+            if code is None:
+                return None
+            x[start : start + len(code)] = code
+            start += len(code)
+        return x
+
+    def decode(self, x: Array) -> dict[str, Any]:
+        """Optuna's parameters of the inputs `[d]`, as plain Python values.
+
+        The parts of a mixture sum to 1 within 1e-12 and keep the group's bounds if x does.
+        """
+        params: dict[str, Any] = {}
+        start = 0
+        for group in self.groups:
+            rates = np.clip(x[start : start + group.size], 0.0, 1.0)
+            rates = settle(rates, np.array(group.lower), np.array(group.upper))
+            params.update(zip(group.names, np.clip(rates, 0.0, 1.0).tolist(), strict=True))
+            start += group.size
+        for name, distribution in self.distributions.items():
+            width = _width(distribution)
+            params[name] = decode_value(x[start : start + width], distribution)
+            start += width
+        return params
+
+    def region(self, fixed: Mapping[str, Any] | None = None) -> Region:
+        """Where proposals may lie; `fixed` maps Optuna's names, parts included, to values."""
+        fixed = fixed or {}
+        lower, upper = np.zeros(self.dim), np.ones(self.dim)
+        rows: list[Array] = []
+        rhs: list[float] = []
+        blocks = tuple(self.block(group) for group in self.groups)
+        for group, block in zip(self.groups, blocks, strict=True):
+            names = zip(group.domains, group.names, strict=True)
+            part = group.region({d: float(fixed[name]) for d, name in names if name in fixed})
+            lower[block], upper[block] = part.lower, part.upper
+            for a, b in zip(part.A, part.b, strict=True):
+                row = np.zeros(self.dim)
+                row[block] = a
+                rows.append(row)
+                rhs.append(float(b))
+        grids: dict[int, Array] = {}
+        one_hots: list[slice] = []
+        for name, distribution in self.distributions.items():
+            s = self.columns(name)
+            if isinstance(distribution, CategoricalDistribution):
+                one_hots.append(s)
+            else:
+                grid = _grid(distribution)
+                if grid is not None:
+                    grids[s.start] = grid
+            if name in fixed:
+                code = encode_value(fixed[name], distribution)
+                if code is not None:
+                    lower[s] = upper[s] = code
+        A = np.array(rows) if rows else np.zeros((0, self.dim))
+        return Region(lower, upper, blocks, grids, tuple(one_hots), A, np.array(rhs))
+
+
+def _term_pattern(domains: Sequence[str]) -> re.Pattern[str]:
+    """One signed term: ``2*math``, ``math*2``, ``2 math``, ``math`` or ``0.5``."""
+    name = "|".join(re.escape(d) for d in sorted(domains, key=len, reverse=True))
+    number = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+    return re.compile(
+        rf"\s*(?P<sign>[+-]?)\s*(?:(?P<first>{name})(?:\s*\*\s*(?P<factor>{number}))?"
+        rf"|(?P<before>{number})(?:\s*\*?\s*(?P<second>{name}))?)\s*"
+    )
+
+
+def encode_value(value: Any, distribution: BaseDistribution) -> list[float] | None:
+    """Columns of one parameter's value; numbers outside the range are moved to its ends."""
+    if isinstance(distribution, CategoricalDistribution):
+        try:
+            hot = int(distribution.to_internal_repr(value))
+        except ValueError:
+            return None
+        return [float(i == hot) for i in range(len(distribution.choices))]
+    low, high = _ends(distribution)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if not math.isfinite(number):
+        return None
+    if distribution.log:  # type: ignore[attr-defined]
+        number = math.log(max(number, math.exp(low)))
+    return [min(1.0, max(0.0, (number - low) / (high - low)))] if high > low else [0.0]
+
+
+def decode_value(code: Array, distribution: BaseDistribution) -> Any:
+    """The parameter's value of its columns, inside its range, of Python's own types."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(np.argmax(code))]
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    low, high = _ends(distribution)
+    number = low + float(code[0]) * (high - low)
+    if distribution.log:
+        number = math.exp(number)
+    if distribution.step is not None:
+        steps = round((number - distribution.low) / distribution.step)
+        number = distribution.low + steps * distribution.step
+    number = min(max(number, distribution.low), distribution.high)
+    return int(number) if isinstance(distribution, IntDistribution) else float(number)
+
+
+def middle(distribution: BaseDistribution) -> Any:
+    """The centre of a parameter's range; the first choice of a categorical one."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    return decode_value(np.array([0.5]), distribution)
+
+
+def _width(distribution: BaseDistribution) -> int:
+    if isinstance(distribution, CategoricalDistribution):
+        return len(distribution.choices)
+    return 1
+
+
+def _ends(distribution: BaseDistribution) -> tuple[float, float]:
+    """Range of a numeric distribution, on the log scale where it is logarithmic."""
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    if distribution.log:
+        return math.log(distribution.low), math.log(distribution.high)
+    return float(distribution.low), float(distribution.high)
+
+
+def _grid(distribution: BaseDistribution) -> Array | None:
+    """Scaled values of a distribution with steps; None where it is (as good as) continuous."""
+    assert isinstance(distribution, (FloatDistribution, IntDistribution))
+    if distribution.step is None:
+        return None
+    steps = round((distribution.high - distribution.low) / distribution.step)
+    if steps + 1 > LARGEST_GRID:
+        return None
+    values = distribution.low + np.arange(steps + 1) * distribution.step
+    low, high = _ends(distribution)
+    scaled = np.log(values) if distribution.log else values
+    return np.asarray((scaled - low) / (high - low)) if high > low else np.zeros(1)
