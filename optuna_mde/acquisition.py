@@ -1,0 +1,256 @@
+"""Acquisition functions over the posterior of the goals.
+
+Notation: ``X`` `[n, d]` candidates, ``W`` `[G, M]` weights of the goals, minimised; ``μ, σ``
+`[n, G]` posterior mean and sd of the noise-free goals. Every function here is a BoTorch
+acquisition (`b x 1 x d -> b`, larger is better, logarithmic) and reads the surrogate's closed-form
+posterior of all candidates at once.
+
+The incumbent of an improvement is the best *posterior mean*, never the best observed draw: a
+lucky seed is no target.
+
+.. [Ament2023] Ament et al., Unexpected Improvements to Expected Improvement, NeurIPS 2023.
+.. [Knowles2006] Knowles, ParEGO, IEEE Trans. Evolutionary Computation 10(1), 2006.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from botorch.acquisition.acquisition import AcquisitionFunction
+from botorch.models.model import Model
+from botorch.posteriors.gpytorch import GPyTorchPosterior
+from botorch.posteriors.posterior import Posterior
+from torch import Tensor
+
+from optuna_mde.surrogate import Surrogate
+
+HYPERVOLUME_GOALS = 4  # box decompositions beyond four goals take too long
+_CHEBYSHEV_RHO = 0.05  # [Knowles2006]_
+_QMC_SAMPLES = 64
+
+
+class Limits:
+    """Upper limits on outputs, as a log-probability that they are kept.
+
+    Args:
+        surrogate: the fitted surrogate.
+        limits: (index of the output, limit in nats per token).
+    """
+
+    def __init__(self, surrogate: Surrogate, limits: Sequence[tuple[int, float]]) -> None:
+        self.surrogate = surrogate
+        self.outputs = [i for i, _ in limits]
+        self.values = torch.tensor([v for _, v in limits], dtype=torch.float64)
+
+    def log_probability(self, mean: Tensor, sd: Tensor) -> Tensor:
+        """`[n]` log-probability that all limits are kept, outputs taken as independent."""
+        if not self.outputs:
+            return mean.new_zeros(mean.shape[:-1])
+        z = (self.values - mean[..., self.outputs]) / sd[..., self.outputs]
+        return torch.special.log_ndtr(z).sum(dim=-1)
+
+    def kept(self, X: Tensor) -> Tensor:
+        """`[n]` whether every limit is kept with a probability of at least one half."""
+        mean, _ = self.surrogate.posterior(X)
+        return (mean[..., self.outputs] <= self.values).all(dim=-1)
+
+
+class ClosedFormAcquisition(AcquisitionFunction):
+    """Base of the acquisitions that need one candidate's marginal posterior only."""
+
+    def __init__(self, surrogate: Surrogate, W: Tensor, limits: Limits) -> None:
+        torch.nn.Module.__init__(self)
+        self.surrogate, self.W, self.limits = surrogate, W, limits
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Values `b` of candidates `b x 1 x d`."""
+        mean, sd = self.surrogate.posterior(X.squeeze(-2))
+        gain = self.gain(mean @ self.W.mT, self.surrogate.spread(sd, self.W))
+        return gain + self.limits.log_probability(mean, sd)
+
+    def gain(self, mean: Tensor, sd: Tensor) -> Tensor:
+        """Log-gain `[n]` of goals with moments `[n, G]`."""
+        raise NotImplementedError
+
+
+class LogExpectedImprovement(ClosedFormAcquisition):
+    """log EI of one goal below the best posterior mean at ``incumbents`` [Ament2023]_."""
+
+    def __init__(
+        self, surrogate: Surrogate, W: Tensor, limits: Limits, incumbents: Tensor
+    ) -> None:
+        super().__init__(surrogate, W, limits)
+        mean, _ = surrogate.goals(incumbents, W)
+        allowed = mean[limits.kept(incumbents), 0]
+        # No incumbent keeps the limits: any allowed mixture improves; look for one.
+        self.best = allowed.min() if len(allowed) else None
+
+    def gain(self, mean: Tensor, sd: Tensor) -> Tensor:
+        """Log expected improvement `[n]`."""
+        if self.best is None:
+            return mean.new_zeros(mean.shape[:-1])
+        sd = sd[..., 0]
+        return sd.log() + log_improvement((self.best - mean[..., 0]) / sd)
+
+
+class ExpectedLoss(ClosedFormAcquisition):
+    """Minus the expected goal: no exploration. For recommendations."""
+
+    def gain(self, mean: Tensor, sd: Tensor) -> Tensor:
+        """Minus the mean `[n]`."""
+        return -mean[..., 0]
+
+
+class ChebyshevImprovement(ClosedFormAcquisition):
+    """log EI of a random augmented Chebyshev scalarisation of many goals [Knowles2006]_."""
+
+    def __init__(
+        self,
+        surrogate: Surrogate,
+        W: Tensor,
+        limits: Limits,
+        incumbents: Tensor,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__(surrogate, W, limits)
+        G = len(W)
+        mean, _ = surrogate.goals(incumbents, W)
+        self.ideal = mean.min(dim=0).values
+        self.range = (mean.max(dim=0).values - self.ideal).clamp_min(1e-9)
+        draws = torch.rand(G, generator=generator, dtype=torch.float64).clamp_min(1e-9)
+        self.preference = draws.log() / draws.log().sum()  # uniform on the simplex
+        self.draws = torch.randn(_QMC_SAMPLES, G, generator=generator, dtype=torch.float64)
+        values = self._scalarise(mean)
+        kept = limits.kept(incumbents)
+        self.best = values[kept].min() if bool(kept.any()) else values.max()
+        self.temperature = 1e-2 * float(values.std().clamp_min(1e-6))
+
+    def gain(self, mean: Tensor, sd: Tensor) -> Tensor:
+        """Log expected improvement `[n]`, the improvement smoothed to keep its gradient."""
+        samples = mean.unsqueeze(-2) + sd.unsqueeze(-2) * self.draws  # [n, S, G]
+        better = (self.best - self._scalarise(samples)) / self.temperature
+        return torch.nn.functional.softplus(better).clamp_min(1e-300).log().logsumexp(dim=-1)
+
+    def _scalarise(self, goals: Tensor) -> Tensor:
+        scaled = self.preference * (goals - self.ideal) / self.range
+        return scaled.max(dim=-1).values + _CHEBYSHEV_RHO * scaled.sum(dim=-1)
+
+
+class HypervolumeImprovement(AcquisitionFunction):
+    """BoTorch's qLogNEHVI of the goals, with the limits' log-probability."""
+
+    def __init__(
+        self, surrogate: Surrogate, W: Tensor, limits: Limits, incumbents: Tensor, seed: int
+    ) -> None:
+        from botorch.acquisition.multi_objective.logei import (
+            qLogNoisyExpectedHypervolumeImprovement,
+        )
+        from botorch.sampling.normal import SobolQMCNormalSampler
+
+        torch.nn.Module.__init__(self)
+        self.surrogate, self.limits = surrogate, limits
+        mean, sd = surrogate.goals(incumbents, W)
+        kept = limits.kept(incumbents)
+        baseline = incumbents[kept] if bool(kept.any()) else incumbents
+        self.inner = qLogNoisyExpectedHypervolumeImprovement(
+            model=GoalModel(surrogate, W),
+            ref_point=(-reference_point(mean, sd)).tolist(),
+            X_baseline=baseline,
+            sampler=SobolQMCNormalSampler(torch.Size([_QMC_SAMPLES]), seed=seed),
+            prune_baseline=True,
+            cache_root=False,
+        )
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Values `b` of candidates `b x 1 x d`."""
+        mean, sd = self.surrogate.posterior(X.squeeze(-2))
+        value: Tensor = self.inner(X)
+        return value + self.limits.log_probability(mean, sd)
+
+
+class GoalModel(Model):
+    """The goals as a BoTorch model, maximised: minus the weighted means, goals independent."""
+
+    def __init__(self, surrogate: Surrogate, W: Tensor) -> None:
+        super().__init__()
+        self.surrogate, self.W = surrogate, W
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of goals G."""
+        return len(self.W)
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """The model has no batch of its own."""
+        return torch.Size()
+
+    def posterior(
+        self,
+        X: Tensor,
+        output_indices: list[int] | None = None,
+        observation_noise: bool | Tensor = False,
+        posterior_transform: object = None,
+    ) -> Posterior:
+        """Joint posterior over `b x q x d` points."""
+        from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+
+        assert output_indices is None
+        assert posterior_transform is None
+        mean, covariance = self.surrogate.joint_goals(X, self.W)  # b x q x G, b x G x q x q
+        normals = [
+            MultivariateNormal(-mean[..., g], covariance[..., g, :, :]) for g in range(len(self.W))
+        ]
+        return GPyTorchPosterior(MultitaskMultivariateNormal.from_independent_mvns(normals))
+
+
+def build(
+    surrogate: Surrogate,
+    W: Tensor,
+    limits: Sequence[tuple[int, float]],
+    incumbents: Tensor,
+    seed: int,
+) -> AcquisitionFunction:
+    """The acquisition for these goals: EI for one, hypervolume up to four, else scalarised.
+
+    Args:
+        surrogate: fitted, and believing in the pending runs.
+        W: `G x M` weights.
+        limits: (index of the output, limit).
+        incumbents: `[n, d]` told and pending points, inside the region.
+        seed: of Monte Carlo samples and scalarisation.
+    """
+    kept = Limits(surrogate, limits)
+    with torch.no_grad():
+        if len(W) == 1:
+            return LogExpectedImprovement(surrogate, W, kept, incumbents)
+        if len(W) <= HYPERVOLUME_GOALS:
+            return HypervolumeImprovement(surrogate, W, kept, incumbents, seed)
+        generator = torch.Generator().manual_seed(seed)
+        return ChebyshevImprovement(surrogate, W, kept, incumbents, generator)
+
+
+def reference_point(mean: Tensor, sd: Tensor) -> Tensor:
+    """A point `[G]` a tenth of the range behind the worst of the non-dominated means."""
+    from botorch.utils.multi_objective.pareto import is_non_dominated
+
+    front = mean[is_non_dominated(-mean)]
+    worst, ideal = front.max(dim=0).values, front.min(dim=0).values
+    return worst + torch.maximum(0.1 * (worst - ideal), sd.mean(dim=0))
+
+
+def log_improvement(z: Tensor) -> Tensor:
+    """log(φ(z) + z Φ(z)), stable for very negative z [Ament2023]_."""
+    near = z.clamp_min(-1.0)
+    density = torch.exp(-0.5 * near.square()) / math.sqrt(2.0 * math.pi)
+    direct = (density + near * torch.special.ndtr(near)).log()
+    far = z.clamp_max(-1.0)
+    # φ(z) + zΦ(z) = φ(z) (1 - |z| sqrt(π/2) erfcx(|z|/sqrt 2)); beyond 1e3 it tends to φ(z)/z².
+    tail = 1.0 - far.abs() * math.sqrt(math.pi / 2.0) * torch.special.erfcx(far.abs() / 2**0.5)
+    tail = torch.where(
+        far < -1e3, far.clamp_max(-1e3).square().reciprocal(), tail.clamp_min(1e-12)
+    )
+    log_density = -0.5 * far.square() - 0.5 * math.log(2.0 * math.pi)
+    return torch.where(z > -1.0, direct, log_density + tail.log())

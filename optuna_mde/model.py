@@ -1,0 +1,171 @@
+"""From a history to a fitted surrogate, once for each state of the study.
+
+A model is a function of the history alone, never of what a process has seen before: any worker,
+restarted at any time, fits the same one. Cost is bounded by three stated means: hyper-parameters
+come from at most `FIT_RUNS` runs; beyond `REFIT_FROM` runs they are fitted anew only when the
+number of runs has grown by a tenth; the posterior stands on at most `MODEL_RUNS` runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from optuna_mde.coreset import Coreset
+    from optuna_mde.experts import ExpertTable
+    from optuna_mde.history import History
+    from optuna_mde.surrogate import Runs, Surrogate
+
+FIT_RUNS = 128
+REFIT_FROM = 60
+MODEL_RUNS = 400
+
+_logger = logging.getLogger("optuna_mde")
+
+
+class Modeller:
+    """Fits surrogates and keeps the last one. Copies and pickles start empty."""
+
+    def __init__(self) -> None:
+        self._key: bytes | None = None
+        self._surrogate: Surrogate | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_key": None, "_surrogate": None}
+
+    def surrogate(
+        self, history: History, blocks: Sequence[slice], *, fit: bool = True
+    ) -> Surrogate:
+        """The surrogate of a history.
+
+        Args:
+            history: what is known.
+            blocks: columns of the study's mixtures.
+            fit: whether hyper-parameters are fitted; else they stay at their prior medians.
+
+        Raises:
+            Exception: whatever BoTorch raises when a fit fails.
+        """
+        key = _digest(history, blocks, fit)
+        if key != self._key or self._surrogate is None:
+            self._surrogate = _build(history, blocks, fit)
+            self._key = key
+        return self._surrogate
+
+
+def expert_table(history: History) -> tuple[ExpertTable, Coreset] | None:
+    """The experts' table of a history and its coreset; None without two readable files."""
+    if len(history.experts) < 2:
+        return None
+    files = tuple((e.domain, e.url, _modified(e.url)) for e in history.experts)
+    table, coreset = _load(history.domains, files)
+    return (table, coreset) if table.sets else None
+
+
+@functools.lru_cache(maxsize=2)
+def _load(
+    domains: tuple[str, ...], files: tuple[tuple[str, str, float], ...]
+) -> tuple[ExpertTable, Coreset]:
+    from optuna_mde.coreset import Coreset
+    from optuna_mde.experts import load_table
+
+    table, refused = load_table(domains, {domain: url for domain, url, _ in files})
+    for reason in refused.values():
+        _logger.warning("An expert is left out of the MDE losses. %s", reason)
+    return table, Coreset(table)
+
+
+def _build(history: History, blocks: Sequence[slice], fit: bool) -> Surrogate:
+    import torch
+    from botorch.utils.sampling import manual_seed
+
+    from optuna_mde.features import Features
+    from optuna_mde.surrogate import fit as fit_surrogate
+
+    loaded = expert_table(history)
+    with torch.device("cpu"), manual_seed(0):
+        features = Features(
+            history.space_dim,
+            blocks,
+            history.outputs,
+            history.block,
+            loaded[1] if loaded else None,
+        )
+        runs = _runs(history)
+        state = None
+        if fit:
+            first = _milestone(len(runs.X))
+            head = _take(runs, _subset(runs, first, FIT_RUNS))
+            surrogate = fit_surrogate(features, head)
+            if len(head.X) == len(runs.X):
+                return surrogate
+            state = surrogate.state()
+        kept = _take(runs, _subset(runs, len(runs.X), MODEL_RUNS))
+        return fit_surrogate(features, kept, state, steps=0)
+
+
+def _runs(history: History) -> Runs:
+    import torch
+
+    from optuna_mde.surrogate import Runs
+
+    # Cheap experts are features, not observations.
+    full = history.budget >= 1.0
+    order = np.flatnonzero(full)[np.argsort(history.numbers[full], kind="stable")]
+    return Runs(
+        torch.from_numpy(history.X[order].astype(np.float64)),
+        torch.from_numpy(history.Y[order].astype(np.float64)),
+        torch.from_numpy(history.corner[order].astype(bool)),
+    )
+
+
+def _milestone(n: int) -> int:
+    """How many of n runs the hyper-parameters were last fitted on."""
+    if n <= REFIT_FROM:
+        return n
+    at = float(REFIT_FROM)
+    while at * 1.1 <= n:
+        at *= 1.1
+    return int(at)
+
+
+def _subset(runs: Runs, first: int, most: int) -> torch.Tensor:
+    """At most ``most`` of the first runs: the best third, and others evenly in time."""
+    import torch
+
+    if first <= most:
+        return torch.arange(first)
+    level = runs.Y[:first].nan_to_num(posinf=1e30, neginf=1e30).mean(dim=1)
+    best = torch.argsort(level, stable=True)[: most // 3]
+    rest = torch.tensor(sorted(set(range(first)) - set(best.tolist())))
+    even = rest[torch.linspace(0, len(rest) - 1, most - len(best)).round().long()]
+    return torch.cat([best, even]).sort().values
+
+
+def _take(runs: Runs, index: torch.Tensor) -> Runs:
+    return replace(runs, X=runs.X[index], Y=runs.Y[index], corner=runs.corner[index])
+
+
+def _modified(url: str) -> float:
+    path = Path(url.removeprefix("file://"))
+    return path.stat().st_mtime if "://" not in str(path) and path.exists() else 0.0
+
+
+def _digest(history: History, blocks: Sequence[slice], fit: bool) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    arrays = (history.X, history.Y, history.numbers, history.corner, history.budget)
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    parts = (history.outputs, history.experts, history.block, history.domains, tuple(blocks), fit)
+    digest.update(repr(parts).encode())
+    return digest.digest()
