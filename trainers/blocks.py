@@ -149,6 +149,7 @@ class Corpus:
 
 def encode_train(tokenizer: Tokenizer, texts: Iterable[str], end_of_text: int) -> np.ndarray:
     """Stream of all texts: `[T]` token ids, two or four bytes each, held in memory."""
+    tokenizer.encode_special_tokens = True  # a text that speaks of "<|endoftext|>" does not end
     dtype = _dtype(tokenizer)
     parts = [np.array([end_of_text], dtype)]
     for batch in batches(texts):
@@ -164,10 +165,12 @@ def encode_validation(
 
     Shorter when the texts hold less. Reads no more texts than it needs.
     """
+    tokenizer.encode_special_tokens = True
     ids = [end_of_text]
     size = 0
     for batch in batches(texts, num_characters=4 * num_tokens):
-        for text, encoding in zip(batch, _encode(tokenizer, batch), strict=True):
+        encodings = tokenizer.encode_batch(batch, add_special_tokens=False)
+        for text, encoding in zip(batch, encodings, strict=True):
             missing = num_tokens + 1 - len(ids)
             ids += encoding.ids[:missing]
             if len(encoding.ids) >= missing:
@@ -178,10 +181,6 @@ def encode_validation(
             if len(ids) > num_tokens:
                 return np.array(ids, _dtype(tokenizer)), size
     return np.array(ids, _dtype(tokenizer)), size
-
-
-def _encode(tokenizer: Tokenizer, batch: list[str]) -> list[Any]:
-    return tokenizer.encode_batch(batch, add_special_tokens=False)
 
 
 def _dtype(tokenizer: Tokenizer) -> type[np.unsignedinteger[Any]]:

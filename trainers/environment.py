@@ -20,6 +20,7 @@ import re
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -181,7 +182,7 @@ class Tree:
 
 
 PROSE_NAMES = re.compile(
-    r"(?:(?:readme|changes|changelog|history|news|authors|contributing|licen[cs]e|copying|notice)"
+    r"(?:(?:readme|changes|changelog|history|news|contributing|licen[cs]e|copying|notice)"
     r"[^/]*|[^/]+\.(?:md|rst))",
     re.IGNORECASE,
 )
@@ -198,7 +199,9 @@ class Readmes:
         for name in self.distributions():
             distribution = importlib.metadata.distribution(name)
             description = _description(distribution)
-            yield TextFile(name, f"{name}/description", len(description), lambda d=description: d)
+            yield TextFile(
+                name, f"{name}/description", len(description), partial(str, description)
+            )
             paths = {
                 file.as_posix(): Path(str(file.locate()))
                 for file in distribution.files or ()  # None without a RECORD, as on Debian
@@ -209,7 +212,7 @@ class Readmes:
             for label, path in sorted(paths.items()):
                 if path.is_file():
                     yield TextFile(
-                        name, f"{name}/{label}", path.stat().st_size, lambda p=path: read_text(p)
+                        name, f"{name}/{label}", path.stat().st_size, partial(read_text, path)
                     )
 
 
@@ -229,7 +232,7 @@ class PydocTopics:
         from pydoc_data.topics import topics
 
         for topic, text in sorted(topics.items()):
-            yield TextFile(STDLIB, f"pydoc/{topic}", len(text), lambda t=text: t)
+            yield TextFile(STDLIB, f"pydoc/{topic}", len(text), partial(str, text))
 
 
 # -- reading -------------------------------------------------------------------------------
@@ -312,7 +315,7 @@ COLLECTIONS: dict[str, Collection] = {
                 (".py",),
                 without=("site-packages", "dist-packages", "idlelib", "encodings", "pydoc_data"),
             ),
-            Tree(("sqlalchemy", "pandas"), (".py",)),
+            Tree(("sqlalchemy", "pygments", "aiohttp", "fsspec", "rich"), (".py",)),
         ),
         enough=5_000_000,
     ),

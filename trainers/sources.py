@@ -30,11 +30,12 @@ class DomainSource(BaseModel):
     environment: str | None = None
     """A built-in collection of text that the Python environment holds."""
     path: str | None = None
-    """A dataset on the Hugging Face hub, a local folder, or a format: json, csv, parquet, text."""
+    """A dataset on the Hugging Face hub, a local folder, or a format: json, csv, parquet, text
+    (one document a file)."""
     name: str | None = None
     """Configuration of a dataset of the hub."""
-    data_files: str | list[str] | None = None
-    """Files or patterns; relative ones are looked for in the current folder."""
+    data_files: str | list[str] | dict[str, str | list[str]] | None = None
+    """Files or patterns, also by split; relative ones are looked for in the current folder."""
     split: str = "train"
     """Split to read; slices such as `train[:10%]` too."""
     validation_split: str | None = None
@@ -104,6 +105,7 @@ def _load(field: str, source: DomainSource, split: str) -> Dataset:
 
     _check_files(field, source)
     assert source.path is not None
+    options = {"sample_by": "document"} if source.path == "text" else {}
     try:
         with quiet_datasets():
             return load_dataset(
@@ -112,6 +114,7 @@ def _load(field: str, source: DomainSource, split: str) -> Dataset:
                 data_files=source.data_files,
                 split=split,
                 revision=source.revision,
+                **options,
             )
     except (DatasetsError, OSError, ValueError, TypeError) as error:
         cause = error.__cause__ or error
@@ -135,7 +138,9 @@ def _patterns(source: DomainSource) -> list[str]:
     """Local files that a source names; none for a dataset of the hub."""
     if source.data_files is None or source.path not in FILE_BUILDERS:
         return []
-    files = [source.data_files] if isinstance(source.data_files, str) else source.data_files
+    by_split = source.data_files
+    groups = by_split.values() if isinstance(by_split, dict) else [by_split]
+    files = [file for group in groups for file in ([group] if isinstance(group, str) else group)]
     return [file for file in files if "://" not in file]
 
 
