@@ -1,0 +1,294 @@
+"""The `optuna-mde` command.
+
+Everything heavy is imported inside the commands: `--help` has to answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna_mde_studies.definitions import Definition
+    from optuna_mde_studies.folder import StudyFolder
+    from optuna_mde_studies.session import Outcome
+    from rich.console import Console
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+app = typer.Typer(
+    name="optuna-mde",
+    help="Searches the data mixture for pre-training a language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StudyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="A definition (YAML file), the name of a shipped one (demo), or a study's folder.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="The study's folder. [default: runs/<name of the study>]"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Overrides a field of the definition: training.max_steps=200. May be repeated.",
+    ),
+]
+
+
+class Format(StrEnum):
+    """How a recommendation is printed."""
+
+    text = "text"
+    yaml = "yaml"
+    json = "json"
+
+
+@app.command()
+def run(study: StudyArgument, out: OutOption = None, set: SetOption = None) -> None:
+    """Runs a study to its confirmed mixture; run again, it goes on where it stopped."""
+    from optuna_mde_studies import progress, session
+
+    definition, folder = _resolve(study, out, set)
+    console = progress.console()
+    _quiet()
+    try:
+        with progress.Progress(definition.config.name, console) as display:
+            outcome = session.run(definition, folder, display)
+    except KeyboardInterrupt:
+        _say_interrupted(folder)
+    _print_outcome(console, outcome, definition, folder)
+    console.print(f"\nreport: {folder.report}\nbrowse: optuna-mde dashboard {study}")
+
+
+@app.command()
+def confirm(
+    study: StudyArgument,
+    seeds: Annotated[
+        int | None, typer.Option(min=2, help="Fresh seeds. [default: the definition's]")
+    ] = None,
+    out: OutOption = None,
+) -> None:
+    """Trains the recommended mixture and its rivals with fresh seeds, and compares them."""
+    from optuna_mde_studies import progress, session
+
+    definition, folder = _resolve_existing(study, out)
+    console = progress.console()
+    _quiet()
+    try:
+        with progress.Progress(definition.config.name, console) as display:
+            outcome = session.confirm_again(definition, folder, display, seeds)
+    except KeyboardInterrupt:
+        _say_interrupted(folder)
+    _print_outcome(console, outcome, definition, folder)
+
+
+@app.command()
+def dashboard(
+    study: StudyArgument,
+    out: OutOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+) -> None:
+    """Opens Optuna Dashboard on a study, with this package's figures among its graphs."""
+    from optuna_mde_studies import dashboard as server
+
+    definition, folder = _resolve_existing(study, out)
+    server.publish(_open(definition, folder))
+    server.serve(folder.storage_url, host, port)
+
+
+@app.command()
+def report(study: StudyArgument, out: OutOption = None) -> None:
+    """Writes the HTML report again, of a running study too."""
+    from optuna_mde_studies import report as page
+    from optuna_mde_studies.confirm import Confirmation
+
+    definition, folder = _resolve_existing(study, out)
+    confirmation = Confirmation.read(folder.confirmation)
+    print(page.write(_open(definition, folder), folder.path, confirmation=confirmation))
+
+
+@app.command()
+def recommend(
+    study: StudyArgument,
+    out: OutOption = None,
+    format: Annotated[
+        Format, typer.Option(help="text: tables; yaml, json: the rates, for a training config.")
+    ] = Format.text,
+) -> None:
+    """Prints the best mixture by what is known now."""
+    from optuna_mde_studies import progress, summary
+
+    import optuna_mde
+
+    definition, folder = _resolve_existing(study, out)
+    recommendation = optuna_mde.recommend(_open(definition, folder))
+    if format is Format.text:
+        console = progress.console()
+        for part in summary.outcome(recommendation):
+            console.print(part)
+    else:
+        print(summary.rates_as(format.value, recommendation.mixture), end="")
+
+
+@app.command()
+def status(study: StudyArgument, out: OutOption = None) -> None:
+    """Says how far a study is."""
+    from optuna_mde_studies import session, summary
+
+    definition, folder = _resolve_existing(study, out)
+    opened = _open(definition, folder)
+    running = "running now" if folder.is_running() else "not running"
+    for line in summary.status(opened, session.counts(opened), definition.config.search.n_trials):
+        print(line)
+    print(f"{folder.path}: {running}")
+
+
+@app.command()
+def validate(study: StudyArgument, set: SetOption = None) -> None:
+    """Checks a definition, and that its sources exist, without running anything."""
+    from optuna_mde_trainers import corpora
+
+    definition, folder = _resolve(study, None, set)
+    config = definition.config
+    try:
+        corpora.describe(config.corpus)
+    except corpora.CorpusError as error:
+        _fail(definition.located(str(error)))
+    proposals = config.search.n_trials - len(config.domains) - 1
+    print(
+        f"{definition.label}: right. {len(config.domains)} domains, "
+        f"{config.search.n_trials} trials ({len(config.domains)} experts, the natural mixture, "
+        f"{proposals} proposals) of {config.training.max_steps} steps, into {folder.path}"
+    )
+
+
+@app.command()
+def train(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A run's spec.")],
+    runs: Annotated[
+        Path, typer.Option(help="Where the run's folder goes, named by the spec's hash.")
+    ] = Path("runs"),
+) -> None:
+    """Performs one run from its spec; a finished one is not trained again."""
+    from optuna_mde_studies import progress
+    from optuna_mde_trainers.run import train as perform
+    from optuna_mde_trainers.spec import RunSpec
+
+    try:
+        asked = RunSpec.read(spec)
+    except OSError as error:
+        _fail(f"{spec}: cannot be read ({(error.strerror or str(error)).lower()})")
+    with progress.Progress(spec.name, progress.console()) as display:
+        result = perform(asked, runs, on_step=display.own_steps(asked.training.mixture))
+    for name, loss in result.losses.items():
+        print(f"{name}: {loss:.4f} nats per token")
+    print(runs / asked.folder_name)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence and exit code 2, never a traceback."""
+    try:
+        app()
+    except _mistakes() as error:
+        _fail(str(error))
+
+
+def _mistakes() -> tuple[type[Exception], ...]:
+    """Errors that say what a user can mend. Looked up only when something was raised."""
+    from optuna_mde_studies.definitions import DefinitionError
+    from optuna_mde_studies.folder import StudyError
+    from optuna_mde_trainers.documents import CorpusError
+    from optuna_mde_trainers.run import RunError
+    from optuna_mde_trainers.spec import SpecError
+
+    return DefinitionError, StudyError, CorpusError, RunError, SpecError
+
+
+def _fail(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _say_interrupted(folder: StudyFolder) -> NoReturn:
+    print(
+        f"\nInterrupted. Every finished run is kept in {folder.path}; the same command goes on.",
+        file=sys.stderr,
+    )
+    raise SystemExit(INTERRUPTED)
+
+
+def _resolve(
+    study: str, out: Path | None, overrides: list[str] | None = None
+) -> tuple[Definition, StudyFolder]:
+    """The definition that is meant, and its study's folder."""
+    from optuna_mde_studies.definitions import DefinitionError, read
+    from optuna_mde_studies.folder import RUNS, StudyFolder
+
+    if not Path(study).is_dir():
+        definition = read(study, overrides or ())
+        return definition, StudyFolder(out or Path(RUNS) / definition.config.name)
+    folder = StudyFolder(Path(study))
+    if not folder.definition.is_file():
+        raise DefinitionError(
+            f"{study}: this folder holds no study (no {folder.definition.name}); "
+            "name a study's folder or a definition"
+        )
+    if out is not None and out.resolve() != folder.path.resolve():
+        raise DefinitionError(
+            f"--out {out}: {study} is a study's folder already; name its definition instead"
+        )
+    return read(str(folder.definition), overrides or ()), folder
+
+
+def _resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFolder]:
+    from optuna_mde_studies.folder import StudyError
+
+    definition, folder = _resolve(study, out)
+    if not folder.database.is_file():
+        raise StudyError(
+            f"{folder.path}: there is no study yet; start it with `optuna-mde run {study}`"
+        )
+    return definition, folder
+
+
+def _open(definition: Definition, folder: StudyFolder) -> optuna.Study:
+    from optuna_mde_studies.session import open_study
+
+    _quiet()
+    return open_study(folder, definition.config)
+
+
+def _quiet() -> None:
+    """Keeps Optuna's own lines out of ours."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def _print_outcome(
+    console: Console, outcome: Outcome, definition: Definition, folder: StudyFolder
+) -> None:
+    from optuna_mde_studies import summary
+
+    for part in summary.outcome(outcome.recommendation):
+        console.print(part)
+    if outcome.confirmation is not None:
+        for part in summary.confirmed(outcome.confirmation, definition.config.goals):
+            console.print(part)

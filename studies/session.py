@@ -1,0 +1,402 @@
+"""A study from its definition to its confirmed mixture, gone on with wherever it stopped."""
+
+from __future__ import annotations
+
+import shutil
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import TrialState
+from optuna_mde_studies import confirm
+from optuna_mde_studies.config import StudyConfig, bounds_problems, objective_problems
+from optuna_mde_studies.confirm import Confirmation
+from optuna_mde_studies.definitions import Definition, DefinitionError
+from optuna_mde_studies.folder import StudyError, StudyFolder, create, keep_definition
+from optuna_mde_studies.objective import Experiment
+from optuna_mde_studies.progress import Progress, rates
+from optuna_mde_studies.recovery import INTERRUPTED, settle
+from optuna_mde_studies.resources import worker_count
+from optuna_mde_studies.workers import (
+    Asked,
+    Event,
+    Failed,
+    Lost,
+    Order,
+    Pool,
+    RunOrder,
+    SearchOrder,
+    Told,
+    Trained,
+)
+
+if TYPE_CHECKING:
+    from optuna_mde.recommend import Recommendation
+    from optuna_mde_trainers.blocks import Corpus
+    from optuna_mde_trainers.spec import RunResult
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""What counts as a trial of `search.n_trials`; a shortened expert ends PRUNED."""
+
+MAX_FAILURES = 3
+"""Runs that may fail one after the other before the study stops: it is not the mixture then."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study has come to."""
+
+    study: optuna.Study
+    recommendation: Recommendation
+    confirmation: Confirmation | None
+
+
+def open_study(folder: StudyFolder, config: StudyConfig) -> optuna.Study:
+    """The study, made if it is not there yet: an ordinary Optuna study of the definition's name.
+
+    Its sampler here is one that is never asked: the workers have the real one.
+    """
+    goals = config.goals.names
+    study = optuna.create_study(
+        study_name=config.name,
+        storage=folder.storage(),
+        sampler=optuna.samplers.RandomSampler(),
+        directions=["minimize"] * len(goals),
+        load_if_exists=True,
+    )
+    if study.metric_names != list(goals):
+        study.set_metric_names(list(goals))
+    here = str(folder.path.resolve())
+    if study.user_attrs.get("mde_folder") != here:  # new, or the folder has moved
+        study.set_user_attr("mde_folder", here)
+    return study
+
+
+def num_finished(study: optuna.Study) -> int:
+    """Finished trials, as `search.n_trials` counts them."""
+    return len(study.get_trials(deepcopy=False, states=FINISHED))
+
+
+def run(definition: Definition, folder: StudyFolder, progress: Progress) -> Outcome:
+    """Runs a study to its end: corpus, experts, search, confirmation, report.
+
+    Raises:
+        DefinitionError: if the definition does not fit the study in the folder, or the text.
+        StudyError: if it cannot go on.
+    """
+    create(folder)
+    with folder.owned():
+        keep_definition(folder, definition)
+        with Session(definition, folder, progress) as session:
+            return session.run()
+
+
+def confirm_again(
+    definition: Definition, folder: StudyFolder, progress: Progress, n_seeds: int | None
+) -> Outcome:
+    """Confirms a study's recommendation as it is now, whether or not its search is over."""
+    create(folder)
+    with folder.owned(), Session(definition, folder, progress) as session:
+        if not num_finished(session.study):
+            raise StudyError(f"{folder.path}: no trial is finished yet; `optuna-mde run` first")
+        return session.conclude(n_seeds)
+
+
+@dataclass
+class Session:
+    """One start of a study, by the process that owns its folder.
+
+    A context manager: at its end no worker is alive and no trial RUNNING.
+    """
+
+    definition: Definition
+    folder: StudyFolder
+    progress: Progress
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _trials: dict[int, int] = field(default_factory=dict)
+    """Worker -> trial that it works on."""
+    _failures: int = 0
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "pool" in self.__dict__:  # it was started
+            self._stack.close()
+            settle(self.study, lambda: self.experiment)
+
+    @property
+    def config(self) -> StudyConfig:
+        return self.definition.config
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        return open_study(self.folder, self.config)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The experiment on the study's corpus, which is made if there is none yet."""
+        corpus = self._corpus()
+        self._check_corpus(corpus)
+        return Experiment(self.config, self.folder, corpus)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """Worker processes, started when something is to be trained and kept until the end."""
+        size = worker_count(self.config.launch.workers, len(self.config.domains))
+        self.progress.n_workers = size
+        return self._stack.enter_context(Pool(self.folder, size))
+
+    def run(self) -> Outcome:
+        """Everything that is not done yet."""
+        settle(self.study, lambda: self.experiment)
+        if num_finished(self.study) < self.config.search.n_trials:
+            self._search()
+        else:
+            self._mention_changes()
+        return self.conclude(None)
+
+    def conclude(self, n_seeds: int | None) -> Outcome:
+        """The recommendation, its confirmation and the report; what is there already is kept.
+
+        Args:
+            n_seeds: seeds to confirm with. None: at least as many as the definition says.
+        """
+        import optuna_mde
+
+        self.progress.stage("fitting the recommendation")
+        recommendation = optuna_mde.recommend(self.study)
+        kept = Confirmation.read(self.folder.confirmation)
+        confirmation = kept
+        if kept is None or not self._is_current(kept, n_seeds):
+            n_seeds = n_seeds or self.config.confirm.seeds
+            confirmation = self._confirm(recommendation, n_seeds)
+        outcome = Outcome(self.study, recommendation, confirmation)
+        if confirmation is not kept or not self.folder.report.exists():
+            write_report(outcome, self.folder, self.progress)
+        return outcome
+
+    def _is_current(self, kept: Confirmation, n_seeds: int | None) -> bool:
+        if kept.told != num_finished(self.study):
+            return False
+        if n_seeds is None:
+            return len(kept.seeds) >= self.config.confirm.seeds
+        return len(kept.seeds) == n_seeds
+
+    # --- corpus ---
+
+    def _corpus(self) -> Corpus:
+        from optuna_mde_trainers import corpora
+
+        if not self.folder.corpus.exists():
+            self.progress.stage("building the corpus")
+        try:
+            return self._prepared()
+        except corpora.CorpusChangedError as error:
+            if self.study.get_trials(deepcopy=False):
+                raise StudyError(self._changed(error.changes)) from None
+            shutil.rmtree(self.folder.corpus)  # nothing has been trained on it
+            return self._prepared()
+
+    def _prepared(self) -> Corpus:
+        from optuna_mde_trainers import corpora
+
+        try:
+            return corpora.prepare(
+                self.config.corpus, self.folder.corpus, progress=self.progress.line
+            )
+        except corpora.CorpusChangedError:
+            raise
+        except corpora.CorpusError as error:
+            raise DefinitionError(self.definition.located(str(error))) from None
+
+    def _changed(self, changes: list[str]) -> str:
+        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+        return (
+            f"{self.folder.path}: the text of this study would not be the same today "
+            f"({'; '.join(changes[:3])}{more}), so that new runs could not be compared with its "
+            f"{num_finished(self.study)} finished ones. Start afresh with `--out OTHER_FOLDER`, "
+            f"or delete {self.folder.path}"
+        )
+
+    def _mention_changes(self) -> None:
+        """Says of a study with nothing left to train that its text would be another one today."""
+        from optuna_mde_trainers import corpora
+
+        if not self.folder.corpus.exists():
+            return
+        try:
+            self._prepared()
+        except corpora.CorpusChangedError as error:
+            self.progress.line(self._changed(error.changes))
+
+    def _check_corpus(self, corpus: Corpus) -> None:
+        """The corpus may hold fewer domains than the definition, and must be the study's."""
+        domains = tuple(corpus.domains)
+        problems = [
+            *objective_problems(self.config, corpus.sets),
+            *bounds_problems(self.config, domains),
+        ]
+        if problems:
+            lines = [f"{self.definition.place(path)}: {text}" for path, text in problems]
+            raise DefinitionError("\n".join(lines))
+        prints = {"corpus": corpus.fingerprint, "tokenizer": corpus.tokenizer_fingerprint}
+        known = {key: self.study.user_attrs.get(key, now) for key, now in prints.items()}
+        if known != prints:
+            raise StudyError(self._changed(["the corpus in its folder was replaced"]))
+        for key, value in prints.items():
+            self.study.set_user_attr(key, value)
+        natural = Experiment(self.config, self.folder, corpus).natural
+        if self.study.user_attrs.get("natural") != natural:
+            self.study.set_user_attr("natural", natural)
+            self.progress.line(f"natural mixture: {rates(natural)}")
+
+    # --- search ---
+
+    def _search(self) -> None:
+        pool = self.pool  # they start while the corpus is made
+        experiment = self.experiment
+        n_trials = self.config.search.n_trials
+        self.progress.done = num_finished(self.study)
+        self.progress.total = n_trials + 4 * self.config.confirm.seeds
+        self.progress.stage(
+            f"searching: {n_trials} trials, the first {len(experiment.domains)} of them experts, "
+            f"on {pool.size} worker{'s' if pool.size > 1 else ''}"
+        )
+        self._show_best()
+        while True:
+            pool.run(self._next_trial, self._on_search)
+            # Only a worker that died before it could name its trial leaves one behind here.
+            if not settle(self.study, lambda: experiment):
+                return
+
+    def _next_trial(self) -> Order | None:
+        started = num_finished(self.study) + self.pool.num_busy
+        return SearchOrder() if started < self.config.search.n_trials else None
+
+    def _on_search(self, worker: int, event: Event) -> None:
+        self.progress.event(worker, event)
+        match event:
+            case Asked(number):
+                self._trials[worker] = number
+            case Told(number):
+                self._failures = 0
+                self._trials.pop(worker, None)
+                self._show(number)
+            case Failed(_, message):
+                self._trials.pop(worker, None)
+                self._failures += 1
+                if self._failures >= MAX_FAILURES:
+                    raise StudyError(
+                        f"{self._failures} runs failed one after the other; the last: {message} "
+                        f"(details in {self.folder.logs})"
+                    )
+            case Lost():
+                if (number := self._trials.pop(worker, None)) is not None:
+                    settle(self.study, lambda: self.experiment, number)
+
+    def _show(self, number: int) -> None:
+        trial = self.study.get_trials(deepcopy=False)[number]
+        attrs = trial.user_attrs
+        mixture = attrs["spec"]["training"]["mixture"]
+        values = ", ".join(f"{value:.4f}" for value in trial.values or ())
+        predicted = ""
+        if attrs.get("predicted_mean") is not None:
+            predicted = f" (predicted {attrs['predicted_mean']:.4f} ± {attrs['predicted_sd']:.4f})"
+        phase = attrs.get("phase", "")
+        self.progress.finished(
+            f"trial {number:<3} {phase:<10} {values or 'shortened expert'}{predicted}  "
+            f"{rates(mixture)}"
+        )
+        self._show_best()
+
+    def _show_best(self) -> None:
+        if len(self.study.directions) > 1:
+            return
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not done:
+            return
+        best = min(done, key=lambda trial: trial.value or 0.0)
+        text = f"{best.value:.4f} by trial {best.number}"
+        natural = [t for t in done if t.user_attrs.get("phase") == "natural"]
+        if natural:
+            text += f" (natural: {natural[0].value:.4f})"
+        self.progress.best = text
+
+    # --- confirmation ---
+
+    def _confirm(self, recommendation: Recommendation, n_seeds: int) -> Confirmation:
+        experiment = self.experiment
+        mixtures = {confirm.RECOMMENDED: dict(recommendation.mixture)}
+        wanted = ("natural", "uniform", "best expert")
+        mixtures |= {
+            row.name: dict(row.mixture)
+            for row in recommendation.rows
+            if row.name.startswith(wanted)
+        }
+        confirmation = Confirmation(
+            told=num_finished(self.study),
+            seeds=confirm.fresh_seeds(self.config.training.seed, n_seeds),
+            mixtures=confirm.distinct(mixtures),
+        )
+        orders = confirm.orders(experiment, confirmation)
+        results = self._train(
+            orders, f"confirming: {', '.join(confirmation.mixtures)}, {n_seeds} fresh seeds each"
+        )
+        confirmation = confirm.gather(confirmation, results)
+        confirmation.write(self.folder.confirmation)
+        return confirmation
+
+    def _train(self, orders: list[RunOrder], stage: str) -> list[RunResult]:
+        """Results of runs, in their order; those that are finished already are taken."""
+        experiment = self.experiment
+        results = {order.name: experiment.finished(order.spec) for order in orders}
+        waiting = deque(order for order in orders if results[order.name] is None)
+        self.progress.done += len(orders) - len(waiting)
+        self.progress.total = self.progress.done + len(waiting)
+        if waiting:
+            self.progress.stage(stage)
+
+        def on_event(worker: int, event: Event) -> None:
+            self.progress.event(worker, event)
+            match event:
+                case Trained(order, result):
+                    results[order.name] = result
+                    values = self.config.goals.values(result.losses)
+                    shown = ", ".join(f"{value:.4f}" for value in values)
+                    self.progress.finished(f"{order.name}: {shown}")
+                case Failed(order, message):
+                    raise StudyError(f"a confirming run failed: {message}")
+                case Lost(RunOrder() as order, _):
+                    waiting.appendleft(order)
+
+        if waiting:
+            self.pool.run(lambda: waiting.popleft() if waiting else None, on_event)
+        return [result for result in results.values() if result is not None]
+
+
+def write_report(outcome: Outcome, folder: StudyFolder, progress: Progress) -> None:
+    """Writes `report.html`."""
+    from optuna_mde_studies import report
+
+    progress.stage("writing the report")
+    report.write(
+        outcome.study,
+        folder.path,
+        recommendation=outcome.recommendation,
+        confirmation=outcome.confirmation,
+    )
+
+
+def counts(study: optuna.Study) -> dict[str, int]:
+    """Trials by state; those that were interrupted and queued again are not failures."""
+    found: dict[str, int] = {}
+    for trial in study.get_trials(deepcopy=False):
+        state = trial.state.name.lower()
+        if trial.state == TrialState.FAIL and trial.user_attrs.get(INTERRUPTED):
+            state = "interrupted"
+        found[state] = found.get(state, 0) + 1
+    return found
