@@ -1,0 +1,376 @@
+"""Trials -> observations: inputs, losses, pending runs and experts. Gaps are handled here.
+
+A run that lacks an output leaves that output; a run that cannot be placed in the space, failed,
+was pruned or is excluded leaves altogether. Numeric rooms see arrays and names, never a trial.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from optuna_mde import records
+from optuna_mde.objective import Objective
+from optuna_mde.records import Record
+from optuna_mde.simplex import Array
+from optuna_mde.space import Group, Space
+
+CONSTRAINT = "constraint:"  # prefix of the outputs that are no losses
+LOST_FACTOR = 10.0  # running for this many times the longest finished run counts as lost ...
+LOST_SECONDS = 60.0  # ... but never sooner than this: toy runs end within milliseconds
+NATURAL_TOLERANCE = 1e-6  # recorded rates of the natural mixture are often rounded
+
+
+@dataclass(frozen=True)
+class ExpertFile:
+    """Token log-probabilities of one expert."""
+
+    domain: str
+    url: str
+    budget: float
+    """Share of a full run that the expert trained."""
+    number: int
+    """Its trial; -1 for a file that was passed in."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Everything the numeric rooms may see of a study. n runs, d columns, M outputs."""
+
+    space_dim: int
+    X: Array
+    """Inputs `[n, d]` of the finished runs, by trial number; cheap experts among them."""
+    Y: Array
+    """Losses `[n, M]`, minimised; NaN where a run lacks an output, infinities as they were."""
+    outputs: tuple[str, ...]
+    """Validation sets, or "value 0"... where no run reports any; then "constraint:<key>"."""
+    numbers: npt.NDArray[np.int64]
+    """Trial numbers `[n]`."""
+    corner: npt.NDArray[np.bool_]
+    """Whether the run `[n]` is an exact corner of the experts' mixture."""
+    budget: Array
+    """Share `[n]` of a full run that was trained."""
+    pending: Array
+    """Inputs `[p, d]` of running and enqueued trials."""
+    experts: tuple[ExpertFile, ...]
+    block: slice | None
+    """Columns of the mixture that the experts belong to."""
+    domains: tuple[str, ...]
+    """Its domains."""
+    objective: Objective
+    n_told: int
+    """Number of finished runs that count."""
+
+
+@dataclass
+class Cache:
+    """What one reader of one study need not parse again."""
+
+    records: dict[int, Record] = field(default_factory=dict)
+    layout: object = None
+    """What decides the columns: prefixes, domains and distributions, but no bounds."""
+    rows: dict[int, Array | None] = field(default_factory=dict)
+    """Inputs of finished trials in that layout."""
+
+
+def study_space(
+    study: optuna.Study,
+    trial: FrozenTrial | Trial | None = None,
+    mixtures: Mapping[str, Sequence[str]] | None = None,
+    trials: Sequence[Record] | None = None,
+) -> Space:
+    """The space of a study's next proposal.
+
+    Mixtures are those registered on `trial`, completed by those of the latest finished run (of
+    any trial while none has finished) and by `mixtures`; the other parameters are those that all
+    finished runs have in common.
+
+    Args:
+        study: an Optuna study.
+        trial: the trial to propose for.
+        mixtures: prefix -> domains of mixtures that no helper registers.
+        trials: the study's records, if they were read already.
+    """
+    trials = records.read_trials(study) if trials is None else trials
+    own = next((t for t in trials if trial is not None and t.number == trial.number), None)
+    complete = [t for t in trials if t.state == TrialState.COMPLETE]
+    declared = mixtures if mixtures is not None else records.settings(study).get("mixtures", {})
+    groups = {p: _declared_group(p, domains, complete) for p, domains in declared.items()}
+    told = next((t for t in reversed(complete) if t.groups), None)
+    latest = told or next((t for t in reversed(trials) if t.groups), None)
+    for source in (latest, own):
+        groups |= {group.prefix: group for group in (source.groups if source else ())}
+    natural = records.natural(study) if groups else {}
+    parts = {name for group in groups.values() for name in group.names}
+    others = _intersection(complete)
+    return Space(
+        tuple(_with_natural(group, natural) for group in groups.values()),
+        {name: d for name, d in others.items() if name not in parts and not d.single()},
+    )
+
+
+def read(
+    study: optuna.Study,
+    space: Space,
+    *,
+    trial: FrozenTrial | Trial | None = None,
+    trials: Sequence[Record] | None = None,
+    objective: Objective | None = None,
+    cache: Cache | None = None,
+) -> History:
+    """Read a study's runs as observations in the columns of `space`.
+
+    Args:
+        study: an Optuna study.
+        space: the columns, from `study_space`.
+        trial: the trial that is being proposed for; it does not count as pending.
+        trials: the study's records, if they were read already.
+        objective: the objective, unless the study's runs carry their own.
+        cache: kept between calls for the same study.
+    """
+    trials = records.read_trials(study) if trials is None else trials
+    cache = cache if cache is not None else Cache()
+    layout = ([(g.prefix, g.domains) for g in space.groups], space.distributions)
+    if cache.layout != layout:
+        cache.layout, cache.rows = layout, {}
+    left_out = records.excluded(study)
+    runs = [t for t in trials if t.number not in left_out and _is_observation(t)]
+    placed = [(t, x) for t in runs if (x := _row(t, space, cache)) is not None]
+    group = space.groups[0] if space.groups else None
+    reporting = any(t.losses for t, _ in placed)
+    if reporting:
+        placed = [(t, x) for t, x in placed if t.losses]
+    told = [t for t, _ in placed]
+    outputs, Y = _losses(told) if reporting else _values(told, records.is_maximised(study))
+    outputs, Y = _with_constraints(told, outputs, Y)
+    X = np.array([x for _, x in placed]).reshape(len(placed), space.dim)
+    alive = [t for t in trials if not t.finished and (trial is None or t.number != trial.number)]
+    lost = lost_trials(trials)
+    waiting = [space.encode(t.params, _mixtures(t, space)) for t in alive if t.number not in lost]
+    pending = np.array([x for x in waiting if x is not None]).reshape(-1, space.dim)
+    goals = (
+        _objective(told, objective or _kept_objective(study))
+        if reporting
+        else _value_goals(len(records.is_maximised(study)))
+    )
+    return History(
+        space_dim=space.dim,
+        X=X,
+        Y=Y,
+        outputs=outputs,
+        numbers=np.array([t.number for t in told], dtype=np.int64),
+        corner=np.array([group is not None and t.corner(group) is not None for t in told], bool),
+        budget=np.array([t.budget for t in told], dtype=float),
+        pending=pending,
+        experts=expert_files(study, group, runs) if group else (),
+        block=space.block(group) if group else None,
+        domains=group.domains if group else (),
+        objective=Objective(_reported_goals(goals, outputs), _limits(told, group, goals, outputs)),
+        n_told=len(told),
+    )
+
+
+def expert_files(
+    study: optuna.Study, group: Group, trials: Iterable[Record]
+) -> tuple[ExpertFile, ...]:
+    """Log-probability files that exist, passed in or left by corner runs; the fullest first."""
+    files = [
+        ExpertFile(domain, url, 1.0, -1)
+        for domain, url in records.settings(study).get("experts", {}).items()
+        if domain in group.domains
+    ]
+    for trial in trials:
+        domain = trial.corner(group)
+        if domain is not None and trial.logprobs is not None:
+            files.append(ExpertFile(domain, trial.logprobs, trial.budget, trial.number))
+    files.sort(key=lambda f: (group.domains.index(f.domain), -f.budget, f.number))
+    return tuple(
+        ExpertFile(f.domain, url, f.budget, f.number)
+        for f in files
+        if _exists(url := records.resolve(study, f.url), f)
+    )
+
+
+def lost_trials(trials: Sequence[Record]) -> set[int]:
+    """Running trials that no worker can still be at: not every storage has a heartbeat."""
+    durations = [t.seconds for t in trials if t.state == TrialState.COMPLETE and t.seconds]
+    if not durations:
+        return set()
+    limit = max(LOST_SECONDS, LOST_FACTOR * max(durations))
+    now = datetime.now()
+    return {
+        t.number
+        for t in trials
+        if t.state == TrialState.RUNNING
+        and t.started is not None
+        and (now - t.started).total_seconds() > limit
+    }
+
+
+def _is_observation(trial: Record) -> bool:
+    """A finished run with figures; a cheap expert ends pruned, with its losses."""
+    if trial.state == TrialState.PRUNED:
+        return trial.budget < 1.0 and bool(trial.losses)
+    return trial.state == TrialState.COMPLETE
+
+
+def _row(trial: Record, space: Space, cache: Cache) -> Array | None:
+    if trial.number not in cache.rows:
+        cache.rows[trial.number] = space.encode(trial.params, _mixtures(trial, space))
+    return cache.rows[trial.number]
+
+
+def _mixtures(trial: Record, space: Space) -> dict[str, dict[str, float]]:
+    found = {group.prefix: trial.mixture(group.prefix) for group in space.groups}
+    return {prefix: mixture for prefix, mixture in found.items() if mixture is not None}
+
+
+def _losses(told: Sequence[Record]) -> tuple[tuple[str, ...], Array]:
+    names = tuple(dict.fromkeys(name for t in told for name in t.losses))
+    rows = [[t.losses.get(name, np.nan) for name in names] for t in told]
+    return names, np.array(rows, dtype=float).reshape(len(told), len(names))
+
+
+def _values(told: Sequence[Record], maximised: Sequence[bool]) -> tuple[tuple[str, ...], Array]:
+    names = tuple(f"value {i}" for i in range(len(maximised)))
+    rows = [t.values if t.values is not None else (np.nan,) * len(names) for t in told]
+    Y = np.array(rows, dtype=float).reshape(len(told), len(names))
+    return names, np.where(maximised, -Y, Y)
+
+
+def _value_goals(n: int) -> Objective:
+    return Objective(tuple((f"value {i}", ((f"value {i}", 1.0),)) for i in range(n)))
+
+
+def _with_constraints(
+    told: Sequence[Record], outputs: tuple[str, ...], Y: Array
+) -> tuple[tuple[str, ...], Array]:
+    """Append the values of `trial.set_constraint`, feasible at or below 0, as outputs."""
+    keys = tuple(dict.fromkeys(key for t in told for key in t.constraints))
+    rows = [[t.constraints.get(key, np.nan) for key in keys] for t in told]
+    extra = np.array(rows, dtype=float).reshape(len(told), len(keys))
+    return (*outputs, *(CONSTRAINT + key for key in keys)), np.hstack([Y, extra])
+
+
+def _kept_objective(study: optuna.Study) -> Objective | None:
+    text = records.settings(study).get("objective")
+    return Objective.from_json(text) if isinstance(text, str) else None
+
+
+def _objective(told: Sequence[Record], given: Objective | None) -> Objective:
+    """The objective of the latest run that carries one: a study may change its mind."""
+    for trial in reversed(told):
+        if trial.objective is not None:
+            try:
+                return Objective.from_json(trial.objective)
+            except (ValueError, KeyError, TypeError):
+                continue
+    return given or Objective()
+
+
+def _reported_goals(
+    objective: Objective, outputs: Sequence[str]
+) -> tuple[tuple[str, tuple[tuple[str, float], ...]], ...]:
+    """Goals with explicit weights over outputs that exist; constraints are no part of a mean."""
+    sets = [name for name in outputs if not name.startswith(CONSTRAINT)]
+    goals = []
+    for name, weights in objective.goals:
+        kept = {s: w for s, w in weights if s in sets} or dict.fromkeys(sets, 1.0)
+        missing = [s for s, _ in weights if s not in sets]
+        if missing and sets:
+            warnings.warn(
+                f"objective {name!r} weighs {', '.join(missing)}, which no run reports; it goes "
+                f"on with {', '.join(kept)}",
+                stacklevel=2,
+            )
+        total = sum(kept.values())
+        goals.append((name, tuple((s, w / total) for s, w in kept.items())))
+    return tuple(goals)
+
+
+def _limits(
+    told: Sequence[Record], group: Group | None, objective: Objective, outputs: Sequence[str]
+) -> tuple[tuple[str, float], ...]:
+    """Upper limits on outputs; "natural" is the mean loss of the runs of the natural mixture."""
+    limits = dict(objective.limits)
+    asked = next((t.limits for t in reversed(told) if t.limits), {})
+    for name, limit in asked.items():
+        value = natural_loss(told, group, name) if limit == "natural" else float(limit)
+        if value is not None:
+            limits[name] = value
+    limits |= {name: 0.0 for name in outputs if name.startswith(CONSTRAINT)}
+    return tuple((name, limit) for name, limit in limits.items() if name in outputs)
+
+
+def natural_loss(told: Sequence[Record], group: Group | None, name: str) -> float | None:
+    """Mean loss on a validation set over the runs of the natural mixture; None without one."""
+    if group is None or group.natural is None:
+        return None
+    natural = np.array(group.natural)
+    values = []
+    for trial in told:
+        mixture = trial.mixture(group.prefix)
+        rates = None if mixture is None else group.rates(mixture)
+        if rates is not None and np.abs(rates - natural).max() <= NATURAL_TOLERANCE:
+            values.append(trial.losses.get(name, np.nan))
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else None
+
+
+def _exists(url: str, file: ExpertFile) -> bool:
+    local = url.removeprefix("file://")
+    if "://" in local or os.access(local, os.R_OK):
+        return True
+    origin = f"of trial {file.number}" if file.number >= 0 else "that was passed in"
+    warnings.warn(
+        f"log-probability file {url} {origin} cannot be read; MDE goes on without the expert of "
+        f"{file.domain!r}. Relative paths start from the study's folder (study attribute "
+        f"'mde_folder') or the current folder.",
+        stacklevel=2,
+    )
+    return False
+
+
+def _intersection(complete: Sequence[Record]) -> dict[str, BaseDistribution]:
+    """Parameters that all finished runs have with the same distribution, by name."""
+    common: dict[str, BaseDistribution] | None = None
+    for trial in reversed(complete):
+        if common is None:
+            common = dict(trial.distributions)
+        else:
+            common = {n: d for n, d in common.items() if trial.distributions.get(n) == d}
+    return dict(sorted((common or {}).items()))
+
+
+def _declared_group(prefix: str, domains: Sequence[str], complete: Sequence[Record]) -> Group:
+    """A mixture that no helper registers; ranges narrower than [0, 1] are its bounds."""
+    names = [prefix + domain for domain in domains]
+    latest = next((t for t in reversed(complete) if set(names) <= t.distributions.keys()), None)
+    ranges = [latest.distributions[name] if latest else None for name in names]
+    lower = tuple(float(getattr(r, "low", 0.0)) for r in ranges)
+    upper = tuple(float(getattr(r, "high", 1.0)) for r in ranges)
+    return Group(prefix, tuple(domains), lower, upper)
+
+
+def _with_natural(group: Group, shares: Mapping[str, float]) -> Group:
+    """The group with the study's natural mixture where it brings none."""
+    rates = np.array([max(0.0, shares.get(domain, 0.0)) for domain in group.domains])
+    if group.natural is not None or rates.sum() <= 0:
+        return group
+    return Group(
+        group.prefix,
+        group.domains,
+        group.lower,
+        group.upper,
+        tuple((rates / rates.sum()).tolist()),
+        group.constraints,
+    )

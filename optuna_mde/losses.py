@@ -1,0 +1,222 @@
+"""What a run reports: the loss of every validation set, and what else is known of it."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import BaseTrial, Trial
+
+from optuna_mde import records
+from optuna_mde.history import natural_loss, study_space
+from optuna_mde.objective import Objective, ObjectiveError, ObjectiveLike
+
+Limit = float | Literal["natural"]
+
+
+def report_losses(
+    trial: BaseTrial,
+    losses: Mapping[str, float],
+    *,
+    objective: ObjectiveLike = None,
+    limits: Mapping[str, Limit] | None = None,
+    logprobs: str | os.PathLike[str] | None = None,
+    budget: float = 1.0,
+    tokens: int | None = None,
+    parameters: int | None = None,
+) -> float | tuple[float, ...]:
+    """Record the losses of a run on its trial and return the value(s) for Optuna.
+
+    Args:
+        trial: the trial that was run.
+        losses: validation set -> loss in nats per token. A set that is NaN counts as absent: the
+            run informs the other sets, and its value is formed from those.
+        objective: ``None`` (the sampler's, else the plain mean), weights ``{set: weight}``, or
+            named groups ``{"code": {...}, "prose": {...}}``, each an objective of its own.
+        limits: ``{set: loss}`` that an allowed mixture must not exceed; ``"natural"`` stands for
+            the loss of the natural mixture's own run.
+        logprobs: URL of the token log-probabilities (`save_logprobs`), as an expert leaves them;
+            a relative path starts from the study's folder.
+        budget: share of a full run that was trained, ``mixture.budget``.
+        tokens: tokens that were trained.
+        parameters: parameters of the model.
+
+    Returns:
+        The objective's value, or one value for each group.
+
+    Raises:
+        ValueError: if a loss, limit, weight or budget cannot be used, or the study maximises.
+        optuna.TrialPruned: after recording, if ``budget < 1``: a shortened run has no value that
+            compares with the others'.
+    """
+    running = records.live(trial)
+    study = running.study if running is not None else None
+    kept = _checked(losses)
+    if not 0.0 < budget <= 1.0:
+        raise ValueError(f"budget is the share of a full run, in (0, 1], got {budget!r}")
+    goals = _goals(study, objective)
+    _check_study(study, goals)
+    absent = _absent(study, goals, losses, kept)
+    wanted = _limits(limits)
+    attrs: dict[str, Any] = {
+        "losses": kept,
+        "objective": goals.to_json(),
+        "budget": budget if budget < 1.0 else None,
+        "logprobs": None if logprobs is None else os.fspath(logprobs),
+        "tokens": tokens,
+        "parameters": parameters,
+        "limits": wanted or None,
+        "feasible": _feasible(running, kept, wanted),
+        "format": records.FORMAT,
+    }
+    for key, value in attrs.items():
+        if value is not None or trial.user_attrs.get(key) is not None:
+            trial.set_user_attr(key, value)
+    values = _values(goals, kept, absent)
+    if budget < 1.0 and running is not None:
+        raise optuna.TrialPruned(
+            f"trained {budget:g} of a full run; its losses are recorded, but no value"
+        )
+    return values[0] if len(values) == 1 else values
+
+
+def exclude_trials(study: optuna.Study, numbers: Iterable[int], reason: str) -> None:
+    """Leave finished trials out of all that is learned: wrong data, a broken run.
+
+    The trials stay in the study; their numbers and the reason are kept beside them (study
+    attribute ``excluded``). A corner that is left out is not run again by itself.
+
+    Args:
+        study: the study.
+        numbers: trial numbers.
+        reason: why, in a few words.
+
+    Raises:
+        ValueError: if the study has no such trial.
+    """
+    numbers = [int(number) for number in ([numbers] if isinstance(numbers, int) else numbers)]
+    known = {trial.number for trial in study.get_trials(deepcopy=False)}
+    unknown = sorted(set(numbers) - known)
+    if unknown:
+        raise ValueError(
+            f"the study has no trial {', '.join(map(str, unknown))}; numbers run from 0 to "
+            f"{max(known, default=-1)}"
+        )
+    reasons = {**records.excluded(study), **dict.fromkeys(numbers, reason)}
+    records.set_excluded(study, reasons)
+
+
+def _checked(losses: Mapping[str, float]) -> dict[str, float]:
+    """Losses as plain floats, without those that are NaN."""
+    if not isinstance(losses, Mapping) or not losses:
+        raise ValueError(f"losses must be {{validation set: nats per token}}, got {losses!r}")
+    kept = {}
+    for name, value in losses.items():
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"the loss of {name!r} must be a number, in nats per token, got {value!r}"
+            ) from None
+        if not math.isnan(number):
+            kept[str(name)] = number
+    return kept
+
+
+def _goals(study: optuna.Study | None, objective: ObjectiveLike) -> Objective:
+    if objective is None and study is not None:
+        text = records.settings(study).get("objective")
+        if isinstance(text, str):
+            return Objective.from_json(text)
+    return Objective.parse(objective)
+
+
+def _check_study(study: optuna.Study | None, goals: Objective) -> None:
+    if study is None:
+        return
+    maximised = records.is_maximised(study)
+    if any(maximised):
+        raise ValueError(
+            "losses are minimised, but the study maximises; create it with "
+            + ("direction='minimize'" if len(maximised) == 1 else "directions='minimize' for all")
+        )
+    if len(maximised) != len(goals.goals):
+        n = len(goals.goals)
+        raise ValueError(
+            f"the objective has {n} value(s) ({', '.join(goals.names)}), the study "
+            f"{len(maximised)}; create it with directions={['minimize'] * n}"
+        )
+
+
+def _limits(limits: Mapping[str, Limit] | None) -> dict[str, Limit]:
+    numbers = {name: limit for name, limit in (limits or {}).items() if limit != "natural"}
+    checked: dict[str, Limit] = dict(Objective.parse(None, numbers).limits)  # type: ignore[arg-type]
+    return {str(name): checked.get(str(name), "natural") for name in (limits or {})}
+
+
+def _absent(
+    study: optuna.Study | None,
+    goals: Objective,
+    losses: Mapping[str, float],
+    kept: Mapping[str, float],
+) -> list[str]:
+    """Sets without a loss in this run: NaN, or reported by other runs of the study only.
+
+    Raises:
+        ObjectiveError: if the objective weighs a set that no run has ever reported.
+    """
+    missing = [name for name in goals.sets if name not in losses]
+    if missing:
+        others = records.read_trials(study) if study is not None else []
+        reported = {name for trial in others for name in trial.losses}
+        unknown = [name for name in missing if name not in reported]
+        if unknown:
+            raise ObjectiveError(
+                f"the objective weighs {', '.join(unknown)}, which no run reports; losses holds "
+                f"{', '.join(losses)}"
+            )
+    return missing + [name for name in losses if name not in kept]
+
+
+def _values(
+    goals: Objective, losses: Mapping[str, float], absent: Sequence[str]
+) -> tuple[float, ...]:
+    """Values of the goals over the sets that are there; NaN for a goal that has none."""
+    if absent:
+        warnings.warn(
+            f"no loss on {', '.join(absent)}: the run's value is that of the other sets; compare "
+            f"it by recommend(study) rather than by its value",
+            stacklevel=3,
+        )
+    values = []
+    for name, weights in goals.goals:
+        kept = tuple((s, w) for s, w in weights if s in losses)
+        if not losses or (weights and not kept):
+            values.append(math.nan)
+            continue
+        total = sum(w for _, w in kept)
+        scaled = tuple((s, w / total) for s, w in kept)
+        values.extend(Objective(((name, scaled),)).values(losses))
+    return tuple(values)
+
+
+def _feasible(
+    running: Trial | None, losses: Mapping[str, float], limits: Mapping[str, Limit]
+) -> bool | None:
+    """Whether the losses meet the limits; None where there is none, or none is known yet."""
+    known = {name: limit for name, limit in limits.items() if not isinstance(limit, str)}
+    asked = [name for name, limit in limits.items() if limit == "natural"]
+    if asked and running is not None:
+        trials = records.read_trials(running.study)
+        groups = study_space(running.study, running, trials=trials).groups
+        told = [t for t in trials if t.finished and t.losses]
+        for name in asked:
+            loss = natural_loss(told, groups[0] if groups else None, name)
+            if loss is not None:
+                known[name] = loss
+    judged = {name: limit for name, limit in known.items() if name in losses}
+    return all(losses[name] <= limit for name, limit in judged.items()) if judged else None

@@ -1,0 +1,285 @@
+"""A trial's mixture: one plain float for each domain, rates that sum to 1.
+
+What was trained is written down: rates that already lie on the simplex are taken as they are,
+whoever proposed them; only values off it are mapped onto the bounded simplex, and the trial then
+says so in its user attribute ``mixture``.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import optuna
+from optuna.trial import BaseTrial, FrozenTrial
+from scipy.stats import beta
+
+from optuna_mde import records
+from optuna_mde.records import DEFAULT_PREFIX, EXPERT, Record
+from optuna_mde.simplex import TOLERANCE, Array, MixtureError, check_bounds
+from optuna_mde.space import Group, LinearConstraint
+
+Encoding = Literal["weights", "exponential", "sticks"]
+
+
+class Mixture(dict[str, float]):
+    """Rates by domain, in the order that was asked for; they sum to 1, with exact zeros.
+
+    Attributes:
+        is_expert: whether the run trains one domain alone. Its token log-probabilities, handed to
+            `report_losses`, are what Mixture of Data Experts is made of.
+        budget: share of a full run that this trial should train; below 1 only for cheap experts.
+    """
+
+    def __init__(
+        self, rates: Mapping[str, float], *, is_expert: bool = False, budget: float = 1.0
+    ) -> None:
+        super().__init__(rates)
+        self.is_expert = is_expert
+        self.budget = budget
+
+
+def suggest_mixture(
+    trial: BaseTrial,
+    domains: Sequence[str],
+    *,
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    natural: Mapping[str, float] | None = None,
+    prefix: str = DEFAULT_PREFIX,
+    encoding: Encoding = "weights",
+    constraints: Sequence[str] = (),
+) -> Mixture:
+    """Suggest a mixture of `domains`.
+
+    Every part is an ordinary parameter ``prefix + domain`` in [0, 1], so that ``trial.params`` is
+    the mixture. Call it before other ``suggest_...``, so that all are proposed together.
+
+    Args:
+        trial: a running trial, or a `FixedTrial` or `FrozenTrial` to replay.
+        domains: names of the K >= 2 domains. One that is added later counts as 0 in old trials.
+        bounds: ``{domain: (low, high)}``, (0, 1) where not given. Proposals keep them; an expert
+            or enqueued mixture outside them is run as it is, with a warning.
+        natural: shares (or token counts) of the domains as they occur, the usual baseline.
+        prefix: prefix of the parameters' names; a study may hold several mixtures.
+        encoding: how samplers other than MDESampler draw: ``"weights"`` normalises the parts,
+            which hardly ever gives one domain more than half; ``"exponential"`` and ``"sticks"``
+            (K - 1 parameters) are uniform on the simplex. MDESampler needs none and ignores it.
+        constraints: linear inequalities such as ``"code >= 2*math"``, kept like bounds.
+
+    Raises:
+        MixtureError: if the arguments describe no mixture.
+
+    Example:
+        >>> import optuna
+        >>> from optuna_mde import suggest_mixture
+        >>> study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        >>> mixture = suggest_mixture(study.ask(), ["web", "code", "books"])
+        >>> round(sum(mixture.values()), 9)
+        1.0
+    """
+    group = make_group(domains, bounds, natural, prefix, constraints)
+    if encoding not in ("weights", "exponential", "sticks"):
+        raise MixtureError(
+            f"encoding must be 'weights', 'exponential' or 'sticks', got {encoding!r}"
+        )
+    running = records.live(trial)
+    if running is not None:
+        records.clear_results(running)
+        if natural is not None:
+            records.set_natural(
+                running.study, dict(zip(domains, group.natural or (), strict=True))
+            )
+        if encoding != "weights" and not _proposes_mixtures(running.study):
+            return _encoded(trial, group, encoding)
+        records.register(running, group)
+    elif isinstance(trial, FrozenTrial):
+        recorded = records.read_trial(trial)
+        rates = _recorded_rates(recorded, group)
+        if rates is not None:
+            return _mixture(group, rates, recorded, recorded.budget)
+    elif encoding != "weights":
+        return _encoded(trial, group, encoding)
+    raw = np.array([trial.suggest_float(name, 0.0, 1.0) for name in group.names])
+    record = records.read_live(running) if running is not None else None
+    fixed = record.fixed if record is not None else {}
+    if abs(raw.sum() - 1.0) <= TOLERANCE and raw.min() >= 0.0:
+        rates = raw
+        _warn_outside(group, rates)
+    else:
+        rates = _onto_simplex(group, raw, fixed)
+    _write(trial, group, rates, raw)
+    if running is None or record is None:
+        return _mixture(group, rates, None)
+    budget = _expert_budget(running.study, group, rates, record)
+    return _mixture(group, rates, record, budget)
+
+
+def make_group(
+    domains: Sequence[str],
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    natural: Mapping[str, float] | None = None,
+    prefix: str = DEFAULT_PREFIX,
+    constraints: Sequence[str] = (),
+) -> Group:
+    """The checked description of a mixture; arguments as in `suggest_mixture`.
+
+    Raises:
+        MixtureError: if the arguments describe no mixture.
+    """
+    if isinstance(domains, str) or not all(isinstance(d, str) and d for d in domains):
+        raise MixtureError(f"domains must be a list of names, got {domains!r}")
+    domains = tuple(domains)
+    if len(domains) < 2:
+        raise MixtureError(f"a mixture needs at least two domains, got {list(domains)}")
+    twice = sorted({d for d in domains if domains.count(d) > 1})
+    if twice:
+        raise MixtureError(f"domains must differ, got {', '.join(twice)} more than once")
+    if not isinstance(prefix, str) or not prefix:
+        raise MixtureError(f"prefix must be a non-empty text such as 'mix/', got {prefix!r}")
+    pairs = _bounds(domains, bounds or {})
+    lower, upper = zip(*pairs, strict=True)
+    check_bounds(domains, lower, upper)
+    if isinstance(constraints, str):
+        raise MixtureError(f"constraints must be a list of inequalities, got {constraints!r}")
+    parsed = tuple(LinearConstraint.parse(text, domains) for text in constraints)
+    group = Group(prefix, domains, lower, upper, _natural(domains, natural), parsed)
+    if parsed:
+        group.region().center  # noqa: B018  refuses constraints that exclude every mixture
+    return group
+
+
+def _bounds(
+    domains: Sequence[str], bounds: Mapping[str, tuple[float, float]]
+) -> list[tuple[float, float]]:
+    _check_known("bounds", bounds, domains)
+    pairs = []
+    for domain in domains:
+        pair = bounds.get(domain, (0.0, 1.0))
+        try:
+            low, high = (float(value) for value in pair)
+        except (TypeError, ValueError):
+            raise MixtureError(
+                f"bounds of {domain!r} must be a pair (low, high), got {pair!r}"
+            ) from None
+        pairs.append((low, high))
+    return pairs
+
+
+def _natural(
+    domains: Sequence[str], shares: Mapping[str, float] | None
+) -> tuple[float, ...] | None:
+    if shares is None:
+        return None
+    _check_known("natural", shares, domains)
+    values = [float(shares.get(domain, 0.0)) for domain in domains]
+    if not all(math.isfinite(v) and v >= 0 for v in values) or sum(values) <= 0:
+        raise MixtureError(
+            f"natural must hold shares of at least 0, not all of them 0, got {dict(shares)}"
+        )
+    total = sum(values)
+    return tuple(value / total for value in values)
+
+
+def _check_known(what: str, named: Iterable[str], domains: Sequence[str]) -> None:
+    unknown = [name for name in named if name not in domains]
+    if unknown:
+        raise MixtureError(
+            f"{what} names {', '.join(map(repr, unknown))}; the domains are {', '.join(domains)}"
+        )
+
+
+def _proposes_mixtures(study: optuna.Study) -> bool:
+    from optuna_mde.sampler import MDESampler
+
+    return any(isinstance(sampler, MDESampler) for sampler in records.samplers(study))
+
+
+def _onto_simplex(group: Group, raw: Array, fixed: Mapping[str, float]) -> Array:
+    """Map values off the simplex onto it, inside the bounds; `fixed` parts keep theirs."""
+    kept = {d: fixed[n] for d, n in zip(group.domains, group.names, strict=True) if n in fixed}
+    weights = np.clip(raw, 0.0, None)
+    if len(kept) == group.size:
+        kept = {}  # nothing is left that could make up for them
+    free = np.array([domain not in kept for domain in group.domains])
+    mass = max(0.0, 1.0 - weights[~free].sum())
+    total = weights[free].sum()
+    weights[free] = mass * (weights[free] / total if total > 0 else 1.0 / free.sum())
+    region = group.region(kept)
+    return region.snap(weights)[0] if total > 0 or kept else region.center
+
+
+def _encoded(trial: BaseTrial, group: Group, encoding: Encoding) -> Mixture:
+    """A mixture uniform on the simplex from independent uniform parameters.
+
+    Exponential: -log u, normalised (the recipe of Optuna's FAQ). Sticks: part j takes a
+    Beta(1, K - j) quantile of what is left.
+    """
+    k = group.size
+    if encoding == "exponential":
+        folder, parts = "exponential/", group.domains
+    else:
+        folder, parts = "stick/", group.domains[:-1]
+    names = [f"{group.prefix}{folder}{part}" for part in parts]
+    u = np.array([trial.suggest_float(name, 0.0, 1.0) for name in names])
+    if encoding == "exponential":
+        weights = -np.log(np.clip(u, 1e-300, 1.0))
+        shares = weights / weights.sum() if weights.sum() > 0 else np.full(k, 1.0 / k)
+    else:
+        breaks = np.append(beta.ppf(u, 1.0, np.arange(k - 1, 0, -1)), 1.0)
+        shares = breaks * np.cumprod(np.append(1.0, 1.0 - breaks[:-1]))
+    lower = np.array(group.lower)
+    rates = group.region().snap(lower + (1.0 - lower.sum()) * shares)[0]
+    _write(trial, group, rates, None)
+    return _mixture(group, rates, None)
+
+
+def _recorded_rates(record: Record, group: Group) -> Array | None:
+    mixture = record.mixture(group.prefix)
+    return None if mixture is None else group.rates(mixture)
+
+
+def _write(trial: BaseTrial, group: Group, rates: Array, raw: Array | None) -> None:
+    """Write the mixture on the trial where the parameters do not say it."""
+    if isinstance(trial, FrozenTrial):
+        return
+    mixture = dict(zip(group.domains, rates.tolist(), strict=True))
+    known = trial.user_attrs.get(records.mixture_key(group.prefix))
+    said = raw is not None and np.array_equal(raw, rates)
+    if known != mixture and (known is not None or not said):
+        records.set_mixture(trial, group.prefix, mixture)
+
+
+def _warn_outside(group: Group, rates: Array) -> None:
+    parts = zip(group.domains, rates, group.lower, group.upper, strict=True)
+    broken = [
+        f"{domain} = {rate:.4g} outside [{low:g}, {high:g}]"
+        for domain, rate, low, high in parts
+        if not low - TOLERANCE <= rate <= high + TOLERANCE
+    ]
+    values = dict(zip(group.domains, rates, strict=True))
+    broken += [
+        f"{constraint} is not met"
+        for constraint in group.constraints
+        if sum(c * values[d] for d, c in constraint.coefficients) < constraint.rhs - TOLERANCE
+    ]
+    if broken:
+        warnings.warn(f"the mixture is run as it is, although {'; '.join(broken)}", stacklevel=3)
+
+
+def _mixture(group: Group, rates: Array, record: Record | None, budget: float = 1.0) -> Mixture:
+    mixture = dict(zip(group.domains, rates.tolist(), strict=True))
+    first = record is None or not record.groups or record.groups[0].prefix == group.prefix
+    expert = first and max(rates) >= 1.0 - records.CORNER_TOLERANCE
+    return Mixture(mixture, is_expert=expert, budget=budget if expert else 1.0)
+
+
+def _expert_budget(study: optuna.Study, group: Group, rates: Array, record: Record) -> float:
+    """Share of a full run to train, as proposed, or as the sampler has it for its experts."""
+    if rates.max() < 1.0 - records.CORNER_TOLERANCE:
+        return 1.0
+    if record.published is not None and record.published.phase == EXPERT:
+        return record.published.budget
+    return records.expert_budget(study, group.domains[int(rates.argmax())])
