@@ -67,7 +67,9 @@ def expert_table(history: History) -> tuple[ExpertTable, Coreset] | None:
     """The experts' table of a history and its coreset; None without two readable files."""
     if len(history.experts) < 2:
         return None
-    files = tuple((e.domain, e.url, _modified(e.url)) for e in history.experts)
+    # The fullest file of each domain comes first.
+    fullest = {e.domain: e.url for e in reversed(history.experts)}
+    files = tuple((domain, url, _modified(url)) for domain, url in sorted(fullest.items()))
     table, coreset = _load(history.domains, files)
     return (table, coreset) if table.sets else None
 
@@ -90,7 +92,7 @@ def _build(history: History, blocks: Sequence[slice], fit: bool) -> Surrogate:
     from botorch.utils.sampling import manual_seed
 
     from optuna_mde.features import Features
-    from optuna_mde.surrogate import fit as fit_surrogate
+    from optuna_mde.fitting import fit as fit_surrogate
 
     loaded = expert_table(history)
     with torch.device("cpu"), manual_seed(0):

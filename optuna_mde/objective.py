@@ -19,6 +19,7 @@ ObjectiveLike = (
 )
 
 MEAN = "mean"
+CONSTRAINT = "constraint:"  # outputs of this name are limits of the user's own, not losses
 
 
 class ObjectiveError(ValueError):
@@ -75,16 +76,17 @@ class Objective:
             outputs: names of the M model outputs.
 
         Returns:
-            A `G x M` array; rows sum to 1. A goal over the plain mean counts every output.
+            A `G x M` array; rows sum to 1. A goal over the plain mean counts every loss.
 
         Raises:
             ObjectiveError: if a goal names a set that is not among the outputs.
         """
         W = np.zeros((len(self.goals), len(outputs)))
         column = {name: j for j, name in enumerate(outputs)}
+        losses = [j for j, name in enumerate(outputs) if not name.startswith(CONSTRAINT)]
         for g, (name, weights) in enumerate(self.goals):
             if not weights:
-                W[g] = 1.0 / max(len(outputs), 1)
+                W[g, losses] = 1.0 / max(len(losses), 1)
             for set_name, weight in weights:
                 if set_name not in column:
                     raise ObjectiveError(

@@ -22,19 +22,14 @@ import torch
 from torch import Tensor
 
 from optuna_mde.features import Features
-from optuna_mde.forms import Form, forms_for, layout
+from optuna_mde.forms import Form
 from optuna_mde.kernel import ResidualKernel
 
 # A run that lacks an output (or a corner, for the mean form) stays in the batch with this noise
 # variance in standardised units, which is to say that it is not there.
-_ABSENT = 1e6
+ABSENT = 1e6
 
-# Prior of the seed noise: median sd .05 of the spread over mixtures, within a factor of e.
-_NOISE_MEDIAN, _NOISE_SPREAD = 2.5e-3, 1.0
-_NOISE_FLOOR = 1e-6
 _BELIEVED = 1e-6  # noise variance of a pending run that counts at its predicted value
-
-_FIT_STEPS = 50
 
 # Correlation of residuals across validation sets: that of the leave-one-out residuals, shrunk
 # to this value with the weight of this many runs.
@@ -60,23 +55,29 @@ class Runs:
 
 
 class Surrogate:
-    """Posterior of every output, see the module's text. Made by `fit`."""
+    """Posterior of every output, see the module's text. Made by `fitting.fit`."""
 
     def __init__(
         self,
         features: Features,
+        runs: Runs,
         forms: tuple[Form, ...],
         kernel: ResidualKernel,
         noise: Tensor,
         inputs: Tensor,
         targets: Tensor,
         extra: Tensor,
+        prior: Tensor,
         centre: Tensor,
         scale: Tensor,
     ) -> None:
         self.features = features
+        self.runs = runs
         self.forms = forms
         self.centre, self.scale = centre, scale  # [M]
+        self._prior = (
+            prior + centre
+        )  # [n, M]: what every run's loss was expected to be, nats per token
         self._kernel, self._noise = kernel, noise  # noise: [B]
         self._inputs, self._targets, self._extra = (
             inputs,
@@ -192,13 +193,11 @@ class Surrogate:
         Williams 2006, eq. 5.12).
 
         Returns:
-            mean and sd (noise included), both `n x M`, nats per token, relative to the prior and
-            centre for means: ``Y - prior - centre`` is what they predict. Where an output was
-            absent they are plain predictions.
+            mean and sd (noise included), both `n x M`, nats per token. Where an output was absent
+            they are plain predictions.
         """
-        mean, variance = self._leave_one_out()
-        mean, variance = self._combine(mean, variance)
-        return mean.mT * self.scale, variance.mT.sqrt() * self.scale
+        mean, variance = self._combine(*self._leave_one_out())
+        return self._prior + mean.mT * self.scale, variance.mT.sqrt() * self.scale
 
     def state(self) -> dict[str, Tensor]:
         """Hyper-parameters, for a warm start of the next fit."""
@@ -218,9 +217,9 @@ class Surrogate:
 
     def _leave_one_out(self) -> tuple[Tensor, Tensor]:
         inverse = torch.cholesky_inverse(self._cholesky).diagonal(dim1=-2, dim2=-1)  # [B, n]
-        variance = 1.0 / inverse - self._extra * (self._extra < _ABSENT)
+        variance = 1.0 / inverse - self._extra * (self._extra < ABSENT)
         # A run that is absent from an output has its huge noise in `1 / inverse`.
-        absent = self._extra >= _ABSENT
+        absent = self._extra >= ABSENT
         variance = torch.where(absent, 1.0 / inverse - self._extra, variance).clamp_min(1e-12)
         return self._targets - self._alpha / inverse, variance
 
@@ -230,7 +229,7 @@ class Surrogate:
             return torch.ones(1, B, dtype=torch.float64)
         mean, variance = self._leave_one_out()
         # Judge all forms on the runs that every one of them learns from.
-        shared = (self._extra.reshape(F, B // F, -1) < _ABSENT).all(dim=0)
+        shared = (self._extra.reshape(F, B // F, -1) < ABSENT).all(dim=0)
         error2 = (self._targets - mean).square().reshape(F, B // F, -1)
         spread2 = variance.reshape(F, B // F, -1)
         density = -0.5 * (error2 / spread2 + spread2.log())
@@ -246,7 +245,7 @@ class Surrogate:
         prior = torch.full((M, M), _PRIOR_CORRELATION, dtype=torch.float64)
         prior.fill_diagonal_(1.0)
         mean, variance = self._leave_one_out()
-        present = (self._extra < _ABSENT).reshape(len(self.forms), M, -1).all(dim=0)  # [M, n]
+        present = (self._extra < ABSENT).reshape(len(self.forms), M, -1).all(dim=0)  # [M, n]
         error, variance = self._combine(self._targets - mean, variance)
         standard = torch.where(present, error / variance.sqrt(), 0.0)
         standard = standard.clamp(-3.0, 3.0)
@@ -258,49 +257,6 @@ class Surrogate:
         return mixed
 
 
-def fit(
-    features: Features, runs: Runs, warm: dict[str, Tensor] | None = None, steps: int = _FIT_STEPS
-) -> Surrogate:
-    """Fit the surrogate.
-
-    Args:
-        features: the lift of inputs.
-        runs: finished runs; may be empty where every output has an MDE loss.
-        warm: hyper-parameters of an earlier fit to start from.
-        steps: L-BFGS-B steps at most; 0 keeps the starting hyper-parameters.
-
-    Raises:
-        botorch.exceptions.errors.ModelFittingError: if no attempt ends in a positive definite
-            covariance.
-    """
-    forms = forms_for(features)
-    M = len(features.outputs)
-    centre, scale = standards(features, runs)
-    inputs, prior = stack_inputs(features, runs.X, len(forms))
-    targets = (winsorise(features, runs, prior, scale) - prior - centre) / scale  # [n, M]
-    present = targets.isfinite()
-    targets = torch.where(present, targets, 0.0)
-    extra = torch.stack(
-        [
-            torch.where(present & (form.uses_corners | ~runs.corner.unsqueeze(-1)), 0.0, _ABSENT)
-            for form in forms
-        ]
-    )  # [F, n, M]
-    extra = extra.permute(0, 2, 1).reshape(len(forms) * M, -1)
-    targets = targets.mT.repeat(len(forms), 1)
-    kernel = ResidualKernel(layout(features, forms))
-    noise = torch.full((len(forms) * M,), _NOISE_MEDIAN, dtype=torch.float64)
-    if warm is not None and warm["log_lengthscale"].shape == kernel.log_lengthscale.shape:
-        with torch.no_grad():
-            kernel.log_lengthscale.copy_(warm["log_lengthscale"])
-            kernel.log_outputscale.copy_(warm["log_outputscale"])
-            noise = warm["noise"].clone()
-    if steps > 0 and len(runs.X) >= 2:
-        noise = _fit_hyperparameters(kernel, noise, inputs, targets, extra, steps)
-    kernel.requires_grad_(False)
-    return Surrogate(features, forms, kernel, noise, inputs, targets, extra, centre, scale)
-
-
 def stack_inputs(features: Features, X: Tensor, n_forms: int) -> tuple[Tensor, Tensor]:
     """Inputs `[B, n, D + L]` of the batch of processes, and the prior `[n, M]`."""
     z, phi, prior = features.lift(X)
@@ -309,92 +265,8 @@ def stack_inputs(features: Features, X: Tensor, n_forms: int) -> tuple[Tensor, T
     return own.repeat(n_forms, 1, 1), prior
 
 
-def standards(features: Features, runs: Runs) -> tuple[Tensor, Tensor]:
-    """Centre and scale `[M]` of each output's residual: MDE's own spread, else the data's."""
-    M = len(features.outputs)
-    centre = torch.zeros(M, dtype=torch.float64)
-    scale = features.scale.clone()
-    for i in range(M):
-        if features.has_mde[i]:
-            continue
-        values = runs.Y[:, i][runs.Y[:, i].isfinite()]
-        if len(values) == 0:
-            scale[i] = 1.0
-            continue
-        centre[i] = values.median()
-        low, high = torch.quantile(values, torch.tensor([0.16, 0.84], dtype=torch.float64))
-        # Half the central range resists diverged runs; the sd serves where the range is empty.
-        spread = float(high - low) / 2.0 or float(values.std(correction=0))
-        scale[i] = spread if spread > 0 else 1.0
-    return centre, scale
-
-
-def winsorise(features: Features, runs: Runs, prior: Tensor, scale: Tensor) -> Tensor:
-    """Losses `[n, M]` with diverged runs pulled in: one loss of 11 nats would otherwise cost every
-    prediction a factor of six. ``-inf`` is as bad as ``inf`` and becomes absent."""
-    Y = runs.Y.clone()
-    Y[torch.isneginf(Y)] = torch.nan
-    for i in range(Y.shape[1]):
-        values = Y[:, i][Y[:, i].isfinite()]
-        if len(values) == 0:
-            Y[:, i] = torch.nan
-            continue
-        middle = values.median()
-        limit = middle + 4.0 * (middle - torch.quantile(values, 0.16)).clamp_min(scale[i])
-        if features.has_mde[i]:
-            # Convexity: no MDE loss exceeds the worst expert's.
-            limit = torch.maximum(limit, prior[:, i].max() + scale[i])
-        Y[:, i] = torch.where(Y[:, i].isnan(), Y[:, i], Y[:, i].clamp_max(limit))
-    return Y
-
-
 def psd_cholesky(covariance: Tensor) -> Tensor:
     """Cholesky factor with as little jitter as it takes."""
     from linear_operator.utils.cholesky import psd_safe_cholesky
 
     return psd_safe_cholesky(covariance)
-
-
-def _fit_hyperparameters(
-    kernel: ResidualKernel,
-    noise: Tensor,
-    inputs: Tensor,
-    targets: Tensor,
-    extra: Tensor,
-    steps: int,
-) -> Tensor:
-    """Maximise the posterior of the kernel's parameters in place; returns the noise `[B]`."""
-    import gpytorch
-    from botorch.fit import fit_gpytorch_mll
-    from botorch.models import SingleTaskGP
-    from gpytorch.constraints import GreaterThan
-    from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
-    from gpytorch.means import ZeroMean
-    from gpytorch.mlls import ExactMarginalLogLikelihood
-    from gpytorch.priors import LogNormalPrior
-
-    B = len(noise)
-    with gpytorch.settings.min_fixed_noise(double_value=0.0):  # the learned noise comes on top
-        likelihood = FixedNoiseGaussianLikelihood(
-            noise=extra,
-            learn_additional_noise=True,
-            batch_shape=torch.Size([B]),
-            noise_prior=LogNormalPrior(
-                torch.tensor(_NOISE_MEDIAN, dtype=torch.float64).log(), _NOISE_SPREAD
-            ),
-            noise_constraint=GreaterThan(_NOISE_FLOOR),
-        ).double()
-    likelihood.second_noise = noise.unsqueeze(-1)
-    model = SingleTaskGP(
-        inputs,
-        targets.unsqueeze(-1),
-        likelihood=likelihood,
-        covar_module=kernel,
-        mean_module=ZeroMean(batch_shape=torch.Size([B])),
-        outcome_transform=None,
-    )
-    fit_gpytorch_mll(
-        ExactMarginalLogLikelihood(likelihood, model),
-        optimizer_kwargs={"options": {"maxiter": steps}},
-    )
-    return likelihood.second_noise.detach().squeeze(-1)

@@ -1,0 +1,149 @@
+"""Fitting the surrogate: standard units, diverged runs, hyper-parameters.
+
+Notation as in `surrogate`. Targets are in standard units, ``(Y - prior - centre) / scale``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from optuna_mde.features import Features
+from optuna_mde.forms import forms_for, layout
+from optuna_mde.kernel import ResidualKernel
+from optuna_mde.surrogate import ABSENT, Runs, Surrogate, stack_inputs
+
+# Prior of the seed noise: median sd .05 of the spread over mixtures, within a factor of e.
+_NOISE_MEDIAN, _NOISE_SPREAD = 2.5e-3, 1.0
+_NOISE_FLOOR = 1e-6
+
+_FIT_STEPS = 50
+
+
+def fit(
+    features: Features, runs: Runs, warm: dict[str, Tensor] | None = None, steps: int = _FIT_STEPS
+) -> Surrogate:
+    """Fit the surrogate.
+
+    Args:
+        features: the lift of inputs.
+        runs: finished runs; may be empty where every output has an MDE loss.
+        warm: hyper-parameters of an earlier fit to start from.
+        steps: L-BFGS-B steps at most; 0 keeps the starting hyper-parameters.
+
+    Raises:
+        botorch.exceptions.errors.ModelFittingError: if no attempt ends in a positive definite
+            covariance.
+    """
+    forms = forms_for(features)
+    M = len(features.outputs)
+    centre, scale = standards(features, runs)
+    inputs, prior = stack_inputs(features, runs.X, len(forms))
+    targets = (winsorise(features, runs, prior, scale) - prior - centre) / scale  # [n, M]
+    present = targets.isfinite()
+    targets = torch.where(present, targets, 0.0)
+    extra = torch.stack(
+        [
+            torch.where(present & (form.uses_corners | ~runs.corner.unsqueeze(-1)), 0.0, ABSENT)
+            for form in forms
+        ]
+    )  # [F, n, M]
+    extra = extra.permute(0, 2, 1).reshape(len(forms) * M, -1)
+    targets = targets.mT.repeat(len(forms), 1)
+    kernel = ResidualKernel(layout(features, forms))
+    noise = torch.full((len(forms) * M,), _NOISE_MEDIAN, dtype=torch.float64)
+    if warm is not None and warm["log_lengthscale"].shape == kernel.log_lengthscale.shape:
+        with torch.no_grad():
+            kernel.log_lengthscale.copy_(warm["log_lengthscale"])
+            kernel.log_outputscale.copy_(warm["log_outputscale"])
+            noise = warm["noise"].clone()
+    if steps > 0 and len(runs.X) >= 2:
+        noise = _fit_hyperparameters(kernel, noise, inputs, targets, extra, steps)
+    kernel.requires_grad_(False)
+    return Surrogate(
+        features, runs, forms, kernel, noise, inputs, targets, extra, prior, centre, scale
+    )
+
+
+def standards(features: Features, runs: Runs) -> tuple[Tensor, Tensor]:
+    """Centre and scale `[M]` of each output's residual: MDE's own spread, else the data's."""
+    M = len(features.outputs)
+    centre = torch.zeros(M, dtype=torch.float64)
+    scale = features.scale.clone()
+    for i in range(M):
+        if features.has_mde[i]:
+            continue
+        values = runs.Y[:, i][runs.Y[:, i].isfinite()]
+        if len(values) == 0:
+            scale[i] = 1.0
+            continue
+        centre[i] = values.median()
+        low, high = torch.quantile(values, torch.tensor([0.16, 0.84], dtype=torch.float64))
+        # Half the central range resists diverged runs; the sd serves where the range is empty.
+        spread = float(high - low) / 2.0 or float(values.std(correction=0))
+        scale[i] = spread if spread > 0 else 1.0
+    return centre, scale
+
+
+def winsorise(features: Features, runs: Runs, prior: Tensor, scale: Tensor) -> Tensor:
+    """Losses `[n, M]` with diverged runs pulled in: one loss of 11 nats would otherwise cost every
+    prediction a factor of six. ``-inf`` is as bad as ``inf`` and becomes absent."""
+    Y = runs.Y.clone()
+    Y[torch.isneginf(Y)] = torch.nan
+    for i in range(Y.shape[1]):
+        values = Y[:, i][Y[:, i].isfinite()]
+        if len(values) == 0:
+            Y[:, i] = torch.nan
+            continue
+        middle = values.median()
+        limit = middle + 4.0 * (middle - torch.quantile(values, 0.16)).clamp_min(scale[i])
+        if features.has_mde[i]:
+            # Convexity: no MDE loss exceeds the worst expert's.
+            limit = torch.maximum(limit, prior[:, i].max() + scale[i])
+        Y[:, i] = torch.where(Y[:, i].isnan(), Y[:, i], Y[:, i].clamp_max(limit))
+    return Y
+
+
+def _fit_hyperparameters(
+    kernel: ResidualKernel,
+    noise: Tensor,
+    inputs: Tensor,
+    targets: Tensor,
+    extra: Tensor,
+    steps: int,
+) -> Tensor:
+    """Maximise the posterior of the kernel's parameters in place; returns the noise `[B]`."""
+    import gpytorch
+    from botorch.fit import fit_gpytorch_mll
+    from botorch.models import SingleTaskGP
+    from gpytorch.constraints import GreaterThan
+    from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
+    from gpytorch.means import ZeroMean
+    from gpytorch.mlls import ExactMarginalLogLikelihood
+    from gpytorch.priors import LogNormalPrior
+
+    B = len(noise)
+    with gpytorch.settings.min_fixed_noise(double_value=0.0):  # the learned noise comes on top
+        likelihood = FixedNoiseGaussianLikelihood(
+            noise=extra,
+            learn_additional_noise=True,
+            batch_shape=torch.Size([B]),
+            noise_prior=LogNormalPrior(
+                torch.tensor(_NOISE_MEDIAN, dtype=torch.float64).log(), _NOISE_SPREAD
+            ),
+            noise_constraint=GreaterThan(_NOISE_FLOOR),
+        ).double()
+    likelihood.second_noise = noise.unsqueeze(-1)
+    model = SingleTaskGP(
+        inputs,
+        targets.unsqueeze(-1),
+        likelihood=likelihood,
+        covar_module=kernel,
+        mean_module=ZeroMean(batch_shape=torch.Size([B])),
+        outcome_transform=None,
+    )
+    fit_gpytorch_mll(
+        ExactMarginalLogLikelihood(likelihood, model),
+        optimizer_kwargs={"options": {"maxiter": steps}},
+    )
+    return likelihood.second_noise.detach().squeeze(-1)
