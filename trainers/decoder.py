@@ -12,10 +12,9 @@ import math
 from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-
 from optuna_mde_trainers.spec import DecoderConfig
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention, silu
 
 
 class Attention(nn.Module):
@@ -36,7 +35,7 @@ class Attention(nn.Module):
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [b, h, t, d]
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y = F.scaled_dot_product_attention(
+        y = scaled_dot_product_attention(
             rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True, enable_gqa=self.grouped
         )
         return cast(Tensor, self.o_proj(y.transpose(1, 2).flatten(-2)))
@@ -52,7 +51,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)))
+        return cast(Tensor, self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x)))
 
 
 class Layer(nn.Module):

@@ -25,8 +25,13 @@ from pydantic import (
     model_validator,
 )
 
+# Files of a run's folder.
 SPEC_FILE = "spec.json"
-RESULT_FILE = "result.json"
+CHECKPOINT_FILE = "last.ckpt"  # while the run is unfinished
+WEIGHTS_FILE = "model.safetensors"  # float32, with the names of LlamaForCausalLM
+LOGPROBS_FILE = "logprobs.safetensors"  # if they were asked for: an expert's file
+RESULT_FILE = "result.json"  # written last: a folder that has one is finished
+LOCK_FILE = "run.lock"  # held by the process that works here
 
 # Rates are written by people as well as by samplers: 0.333 + 0.333 + 0.333 is a mistake worth a
 # word, the last digit of a float is not.

@@ -1,0 +1,284 @@
+"""One run: from its spec to its folder `runs/<hash of the training part>/`, resumed where it
+stopped. What the folder holds is listed in `spec`.
+
+Torch and Lightning are imported when there is something to compute: asking a finished folder for
+its result needs neither.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+from optuna_mde_trainers.blocks import Corpus
+from optuna_mde_trainers.schedule import Schedule
+from optuna_mde_trainers.spec import (
+    CHECKPOINT_FILE,
+    LOCK_FILE,
+    LOGPROBS_FILE,
+    RESULT_FILE,
+    SPEC_FILE,
+    WEIGHTS_FILE,
+    Realised,
+    RunResult,
+    RunSpec,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from optuna_mde_trainers.fit import OnStep
+    from torch import nn
+
+
+class RunError(ValueError):
+    """A run that cannot take place as it was asked for; the message says the mend."""
+
+
+def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunResult:
+    """Perform a run, or take its result where it is finished already.
+
+    A finished folder is never trained again; when other sets or log-probabilities are asked of it
+    than it has, its weights are scored. An unfinished one goes on from its checkpoint, and ends
+    with the weights that an uninterrupted run has. While another process works in the folder,
+    this one waits.
+
+    Args:
+        spec: The run.
+        runs: Folder of all runs; this one's is `runs / spec.folder_name`.
+        on_step: Called after every step with (steps done, steps of the run).
+
+    Raises:
+        RunError: If the corpus is not the spec's, a set or domain is unknown, or weights are gone.
+        DivergedError: If a loss is no longer a number (`optuna_mde_trainers.module`).
+    """
+    corpus = Corpus.load(spec.launch.corpus_folder)
+    wanted = _wanted_sets(spec, corpus)
+    folder = Path(runs) / spec.folder_name
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / LOCK_FILE):
+        path = folder / RESULT_FILE
+        result = RunResult.read(path) if path.exists() else None
+        missing = _missing_sets(wanted, result, spec, corpus, folder)
+        if result is not None and not missing:
+            return result
+        with _threads(spec.launch.num_threads):
+            if result is None:
+                spec.write(folder / SPEC_FILE)
+                model, result = _trained(spec, corpus, folder, on_step)
+            else:
+                model = _kept_model(spec, corpus, folder)
+            result = _scored(model, result, missing, spec, corpus, folder)
+        result.write(path)
+        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+        return result
+
+
+def _wanted_sets(spec: RunSpec, corpus: Corpus) -> list[str]:
+    sets = list(corpus.sets) if spec.score.sets is None else spec.score.sets
+    unknown = [name for name in sets if name not in corpus.sets]
+    if unknown:
+        raise RunError(
+            f"score.sets names {', '.join(unknown)}, but the corpus {corpus.folder} has "
+            f"{', '.join(corpus.sets)}: add the set to the corpus, or leave it out"
+        )
+    return sets
+
+
+def _missing_sets(
+    wanted: list[str], result: RunResult | None, spec: RunSpec, corpus: Corpus, folder: Path
+) -> list[str]:
+    """What is still to be scored; a set whose tokens have changed is."""
+    if result is None:
+        return wanted
+    held = [result.set_fingerprints]
+    if spec.score.logprobs:
+        held.append(_kept_logprobs(result, folder)[1])
+    return [
+        name
+        for name in wanted
+        if any(fingerprints.get(name) != corpus.sets[name].fingerprint for fingerprints in held)
+    ]
+
+
+def _trained(
+    spec: RunSpec, corpus: Corpus, folder: Path, on_step: OnStep | None
+) -> tuple[nn.Module, RunResult]:
+    """The finished model, its weights written, and a result without scores."""
+    training = spec.training
+    for field, asked, held in (
+        ("corpus", training.corpus, corpus.fingerprint),
+        ("tokenizer", training.tokenizer, corpus.tokenizer_fingerprint),
+    ):
+        if asked != held:
+            raise RunError(
+                f"training.{field} is {asked}, but {corpus.folder} holds {held}: train on the "
+                "corpus that the spec was made for, or make the spec anew"
+            )
+    schedule = _schedule(spec, corpus)
+
+    from optuna_mde_trainers.data import BlockDataModule
+    from optuna_mde_trainers.decoder import count_parameters
+    from optuna_mde_trainers.fit import fit
+    from optuna_mde_trainers.module import LanguageModel
+    from safetensors.torch import save_model
+
+    model = _build(spec, corpus)
+    module = LanguageModel(model, training.optimizer, training.max_steps)
+    data = BlockDataModule(
+        {name: corpus.train_blocks(name) for name, count in schedule.counts.items() if count},
+        schedule,
+        fingerprint=corpus.fingerprint,
+        micro_batch_size=training.micro_batches,
+        num_workers=spec.launch.num_workers,
+    )
+    seconds = fit(module, data, spec, folder, on_step)
+    beside = folder / f"{WEIGHTS_FILE}.part"
+    save_model(model, str(beside))
+    os.replace(beside, folder / WEIGHTS_FILE)
+    sequences = training.max_steps * training.global_batch_size
+    return model, RunResult(
+        losses={},
+        bits_per_byte={},
+        set_fingerprints={},
+        train_loss=module.final_train_loss(),
+        tokens=sequences * corpus.block_size,
+        parameters=count_parameters(model),
+        realised={
+            name: Realised(
+                rate=count / sequences,
+                tokens=count * corpus.block_size,
+                epochs=schedule.epochs[name],
+            )
+            for name, count in schedule.counts.items()
+        },
+        seconds=seconds,
+    )
+
+
+def _schedule(spec: RunSpec, corpus: Corpus) -> Schedule:
+    blocks = {name: info.blocks for name, info in corpus.domains.items()}
+    try:
+        return Schedule(
+            spec.training.mixture,
+            blocks,
+            steps=spec.training.max_steps,
+            batch_size=spec.training.global_batch_size,
+            seed=spec.training.seed,
+        )
+    except ValueError as error:
+        raise RunError(f"training.mixture: {error}") from error
+
+
+def _build(spec: RunSpec, corpus: Corpus) -> nn.Module:
+    from optuna_mde_trainers.decoder import build
+
+    return build(
+        spec.training.model,
+        vocab_size=corpus.vocab_size,
+        max_positions=corpus.block_size,
+        seed=spec.training.seed,
+    )
+
+
+def _kept_model(spec: RunSpec, corpus: Corpus, folder: Path) -> nn.Module:
+    if spec.training.tokenizer != corpus.tokenizer_fingerprint:
+        raise RunError(
+            f"training.tokenizer is {spec.training.tokenizer}, but the sets of {corpus.folder} "
+            f"are in tokens of {corpus.tokenizer_fingerprint}: no model can score them"
+        )
+    if not (folder / WEIGHTS_FILE).exists():
+        raise RunError(
+            f"{folder / WEIGHTS_FILE} is gone, so nothing new can be scored: "
+            f"delete {RESULT_FILE} beside it to train the run again"
+        )
+    from safetensors.torch import load_model
+
+    model = _build(spec, corpus)
+    load_model(model, str(folder / WEIGHTS_FILE))
+    return model
+
+
+def _scored(
+    model: nn.Module,
+    result: RunResult,
+    missing: list[str],
+    spec: RunSpec,
+    corpus: Corpus,
+    folder: Path,
+) -> RunResult:
+    """The result with the missing sets, and their log-probabilities if they are asked for."""
+    from optuna_mde_trainers.fit import scoring_device
+    from optuna_mde_trainers.module import DivergedError
+    from optuna_mde_trainers.scoring import score_sets
+
+    device = scoring_device(spec.launch)
+    scores = score_sets(model.to(device), corpus, missing, device=device)
+    for name, score in scores.items():
+        if not math.isfinite(score.loss):
+            raise DivergedError(f"the loss on {name} is {score.loss}: the run has diverged")
+    if spec.score.logprobs:
+        from optuna_mde.experts import save_logprobs
+
+        arrays, fingerprints = _kept_logprobs(result, folder)
+        save_logprobs(
+            folder / LOGPROBS_FILE,
+            {**arrays, **{name: score.logprobs for name, score in scores.items()}},
+            sets={**fingerprints, **{name: score.fingerprint for name, score in scores.items()}},
+            tokenizer=spec.training.tokenizer,
+            tokens=result.tokens,
+            run=spec.folder_name,
+            **_expert_of(result),
+        )
+    return result.model_copy(
+        update={
+            "losses": {**result.losses, **{n: s.loss for n, s in scores.items()}},
+            "bits_per_byte": {
+                **result.bits_per_byte,
+                **{n: s.bits_per_byte for n, s in scores.items()},
+            },
+            "set_fingerprints": {
+                **result.set_fingerprints,
+                **{n: s.fingerprint for n, s in scores.items()},
+            },
+            "logprobs": LOGPROBS_FILE if spec.score.logprobs else result.logprobs,
+        }
+    )
+
+
+def _kept_logprobs(
+    result: RunResult, folder: Path
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Log-probabilities that the folder has, and the fingerprints of their sets."""
+    if result.logprobs is None:
+        return {}, {}
+    from optuna_mde.experts import load_logprobs
+
+    arrays, metadata = load_logprobs(folder / result.logprobs)
+    return arrays, json.loads(metadata["sets"])
+
+
+def _expert_of(result: RunResult) -> dict[str, str]:
+    """The domain, where a run has seen one alone."""
+    seen = [name for name, realised in result.realised.items() if realised.tokens]
+    return {"domain": seen[0]} if len(seen) == 1 else {}
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    if number is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
