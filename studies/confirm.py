@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from optuna_mde_studies.objective import SAME_RATE
+from optuna_mde_studies.objective import same_mixture
 from optuna_mde_studies.workers import RunOrder
 from optuna_mde_trainers.spec import RunResult, ScoreSpec, write_atomic
 from pydantic import BaseModel, ConfigDict
@@ -124,7 +124,7 @@ def distinct(mixtures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str,
     """The mixtures without those that another one before them is already."""
     kept: dict[str, dict[str, float]] = {}
     for name, mixture in mixtures.items():
-        if not any(_same(mixture, other) for other in kept.values()):
+        if not any(same_mixture(mixture, other) for other in kept.values()):
             kept[name] = dict(mixture)
     return kept
 
@@ -176,8 +176,3 @@ def verdict(differences: Sequence[Difference], n_seeds: int) -> str:
 def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
-
-def _same(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
-    return all(
-        abs(one.get(name, 0.0) - other.get(name, 0.0)) <= SAME_RATE for name in {*one, *other}
-    )

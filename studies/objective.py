@@ -161,17 +161,19 @@ class Experiment:
         )
 
 
+def same_mixture(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Whether two mixtures are the same training; a domain that is not named has the rate 0."""
+    return all(
+        abs(one.get(name, 0.0) - other.get(name, 0.0)) <= SAME_RATE for name in {*one, *other}
+    )
+
+
 def _repeats(study: optuna.Study, mixture: Mapping[str, float]) -> int:
     """Trials that run this very mixture already: the next one takes another seed."""
     from optuna.trial import TrialState
 
-    count = 0
-    for other in study.get_trials(deepcopy=False):
-        if other.state == TrialState.FAIL or SPEC_ATTR not in other.user_attrs:
-            continue
-        trained = other.user_attrs[SPEC_ATTR]["training"]["mixture"]
-        count += all(
-            abs(trained.get(name, 0.0) - mixture.get(name, 0.0)) <= SAME_RATE
-            for name in {*trained, *mixture}
-        )
-    return count
+    return sum(
+        same_mixture(other.user_attrs[SPEC_ATTR]["training"]["mixture"], mixture)
+        for other in study.get_trials(deepcopy=False)
+        if other.state != TrialState.FAIL and SPEC_ATTR in other.user_attrs
+    )

@@ -34,7 +34,7 @@ from optuna_mde_studies.workers import (
 )
 
 if TYPE_CHECKING:
-    from optuna_mde.recommend import Recommendation
+    from optuna_mde.recommendation import Recommendation
     from optuna_mde_trainers.blocks import Corpus
     from optuna_mde_trainers.spec import RunResult
 
@@ -295,8 +295,9 @@ class Session:
                         f"(details in {self.folder.logs})"
                     )
             case Lost():
-                if (number := self._trials.pop(worker, None)) is not None:
-                    settle(self.study, lambda: self.experiment, number)
+                held = self._trials.pop(worker, None)
+                if held is not None:
+                    settle(self.study, lambda: self.experiment, held)
 
     def _show(self, number: int) -> None:
         trial = self.study.get_trials(deepcopy=False)[number]
@@ -354,7 +355,7 @@ class Session:
         """Results of runs, in their order; those that are finished already are taken."""
         experiment = self.experiment
         results = {order.name: experiment.finished(order.spec) for order in orders}
-        waiting = deque(order for order in orders if results[order.name] is None)
+        waiting = deque(run for run in orders if results[run.name] is None)
         self.progress.done += len(orders) - len(waiting)
         self.progress.total = self.progress.done + len(waiting)
         if waiting:

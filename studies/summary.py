@@ -14,7 +14,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     import optuna
-    from optuna_mde.recommend import Recommendation
+    from optuna_mde.recommendation import Recommendation
 
     from optuna_mde.objective import Objective
 
