@@ -1,1 +1,54 @@
 """Data mixtures for language-model pre-training, searched with Optuna."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from optuna_mde.experts import save_logprobs
+    from optuna_mde.losses import exclude_trials, report_losses
+    from optuna_mde.mixture import Mixture, suggest_mixture
+    from optuna_mde.recommend import predict, recommend
+    from optuna_mde.sampler import MDESampler
+
+__all__ = [
+    "MDESampler",
+    "Mixture",
+    "exclude_trials",
+    "predict",
+    "recommend",
+    "report_losses",
+    "save_logprobs",
+    "suggest_mixture",
+]
+
+try:
+    __version__ = version("optuna-mde")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0.0.0"
+
+_ROOMS = {
+    "MDESampler": "sampler",
+    "Mixture": "mixture",
+    "exclude_trials": "losses",
+    "predict": "recommend",
+    "recommend": "recommend",
+    "report_losses": "losses",
+    "save_logprobs": "experts",
+    "suggest_mixture": "mixture",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import optuna_mde` stays light."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -78,7 +78,7 @@ class Record:
     completed: datetime | None
     values: tuple[float, ...] | None
     params: dict[str, Any]
-    """Parameters; while unfinished, completed by what is enqueued and what is published."""
+    """Parameters; unless the run came to an end, completed by what is enqueued or published."""
     distributions: dict[str, BaseDistribution]
     fixed: dict[str, Any]
     """Enqueued parameters."""
@@ -137,7 +137,7 @@ def read_trial(trial: FrozenTrial) -> Record:
     fixed = dict(fixed) if isinstance(fixed, Mapping) else {}
     published = _published(system)
     params = dict(trial.params)
-    if not trial.state.is_finished():
+    if not trial.state.is_finished() or trial.state == TrialState.FAIL:
         params = {**(published.params if published else {}), **fixed, **params}
     trained = {}
     for key, value in user.items():
@@ -229,6 +229,14 @@ def is_maximised(study: optuna.Study) -> tuple[bool, ...]:
     return tuple(d == StudyDirection.MAXIMIZE for d in study.directions)
 
 
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a parameter may take the value."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (ValueError, TypeError):
+        return False
+
+
 def set_trial_attr(study: optuna.Study, trial: FrozenTrial, key: str, value: Any) -> None:
     """Write a user attribute from inside a sampler, visible to the objective as well."""
     study._storage.set_trial_user_attr(trial._trial_id, key, value)
@@ -274,10 +282,11 @@ def settings(study: optuna.Study) -> dict[str, Any]:
 
 
 def set_settings(study: optuna.Study, value: Mapping[str, Any]) -> None:
-    """Keep the sampler's options on the study."""
-    if value and settings(study) != dict(value):
+    """Keep the sampler's options on the study, beside those that other workers brought."""
+    known = settings(study)
+    if known != {**known, **value}:
         old = study._storage.get_study_system_attrs(study._study_id)
-        for key, text in _chunks("settings", value, old):
+        for key, text in _chunks("settings", {**known, **value}, old):
             study._storage.set_study_system_attr(study._study_id, key, text)
 
 

@@ -1,0 +1,184 @@
+"""What is tried before the model: experts, the natural mixture, the uniform one, a design.
+
+Workers do not talk to each other. A trial publishes its proposal before anything else, and takes
+the r-th target that no trial holds, r being the number of lower-numbered running trials that
+have not published yet: these will take the targets before it. (Taking simply the first free one
+gave two workers the same expert in 3 of 3 runs with four processes on SQLite.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState
+
+from optuna_mde import records
+from optuna_mde.records import EXPERT, Record
+from optuna_mde.simplex import Array, Region, corner, uniform
+from optuna_mde.space import Group, middle
+
+NATURAL = "natural"
+UNIFORM = "uniform"
+DESIGN = "design"
+FIXED_PHASES = (EXPERT, NATURAL, UNIFORM)
+
+TRIES = 2  # a target whose runs failed this often is missing, and the study goes on without it
+SAME_MIXTURE = 1e-6  # largest difference of a rate between a target and the run that holds it
+
+# Finished runs before the model of a study without experts' log-probabilities. Plain parameters:
+# what Optuna's GPSampler takes. Mixtures: with 7 domains a GP on the rates halves its error from
+# 6 to 13 runs, so one run more than there are domains; beyond 20 the model chooses better.
+PLAIN_STARTUP = 10
+LEAST_MIXTURE_STARTUP, MOST_MIXTURE_STARTUP = 6, 20
+
+
+@dataclass(frozen=True)
+class Target:
+    """A mixture that every study should try once."""
+
+    phase: str
+    rates: Array
+    """Rates `[K]`."""
+    domain: str | None = None
+    """The domain of an expert."""
+
+
+@dataclass(frozen=True)
+class Startup:
+    """What the start-up rule sees of a study for one trial.
+
+    Args:
+        trial: the trial that is proposed for.
+        others: every other trial that counts, by number.
+        group: the mixture that has the experts.
+        region: where the mixture may lie.
+        given: domains whose experts' files were passed in.
+        lost: numbers of running trials that no worker is at any more.
+    """
+
+    trial: Record
+    others: Sequence[Record]
+    group: Group
+    region: Region
+    given: Collection[str]
+    lost: Collection[int]
+
+    def next_target(self) -> Target | None:
+        """The target of this trial; None when other trials hold or will take them all."""
+        free = [target for target in self._targets() if self._is_free(target)]
+        ahead = sum(self._is_undecided(t) for t in self.others if t.number < self.trial.number)
+        return free[ahead] if ahead < len(free) else None
+
+    def experts_ready(self) -> bool:
+        """Whether log-probabilities of two experts are there and no expert is being trained."""
+        waited_for = any(
+            self._is_alive(trial) and trial.corner(self.group) is not None for trial in self.others
+        )
+        return not waited_for and len({*self.given, *self._with_logprobs()}) >= 2
+
+    def _with_logprobs(self) -> set[str]:
+        return {
+            domain
+            for trial in self.others
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            and trial.logprobs is not None
+            and (domain := trial.corner(self.group)) is not None
+        }
+
+    def _targets(self) -> list[Target]:
+        group = self.group
+        targets = []
+        if self._keeps_logprobs():
+            targets = [
+                Target(EXPERT, corner(group.size, j), domain)
+                for j, domain in enumerate(group.domains)
+                # a domain that may not be used needs no expert
+                if domain not in self.given and group.upper[j] > 0.0
+            ]
+        baselines = [Target(UNIFORM, uniform(group.lower, group.upper))]
+        if group.natural is not None:
+            baselines.insert(0, Target(NATURAL, np.array(group.natural)))
+        for target in baselines:
+            rates = self.region.snap(target.rates)[0]
+            if not any(_same(rates, other.rates) for other in targets):
+                targets.append(Target(target.phase, rates))
+        return targets
+
+    def _keeps_logprobs(self) -> bool:
+        """False once two finished experts left no log-probabilities, and none did."""
+        finished = {
+            domain
+            for trial in self.others
+            if trial.state == TrialState.COMPLETE
+            and (domain := trial.corner(self.group)) is not None
+        }
+        return len(finished) < 2 or bool(self.given) or bool(self._with_logprobs())
+
+    def _is_free(self, target: Target) -> bool:
+        """Whether no trial holds the target, and it is not missing either."""
+        failures = 0
+        for trial in self.others:
+            mixture = trial.mixture(self.group.prefix)
+            rates = None if mixture is None else self.group.rates(mixture)
+            if rates is None or not _same(rates, target.rates):
+                continue
+            if trial.state == TrialState.FAIL or trial.number in self.lost:
+                failures += 1
+            else:
+                return False  # a pruned expert without log-probabilities is missing: not again
+        return failures < TRIES
+
+    def _is_alive(self, trial: Record) -> bool:
+        return not trial.finished and trial.number not in self.lost
+
+    def _is_undecided(self, trial: Record) -> bool:
+        """Whether a running trial will still take a target."""
+        return (
+            trial.state == TrialState.RUNNING
+            and trial.number not in self.lost
+            and trial.published is None
+            and not any(name in trial.params for name in self.group.names)
+        )
+
+
+def startup_runs(group: Group | None) -> int:
+    """Finished runs that the model waits for where no experts' log-probabilities are known."""
+    if group is None:
+        return PLAIN_STARTUP
+    return min(max(LEAST_MIXTURE_STARTUP, group.size + 1), MOST_MIXTURE_STARTUP)
+
+
+def shared_value(
+    name: str, distribution: BaseDistribution, trials: Sequence[Record], group: Group
+) -> Any:
+    """The value of a parameter beside the mixture that all experts and baselines share.
+
+    That of the first enqueued trial or expert that has one, else the centre of its range.
+    """
+    for trial in trials:
+        fixed: Mapping[str, Any] = trial.params if trial.corner(group) else trial.fixed
+        if name in fixed and records.contains(distribution, fixed[name]):
+            return fixed[name]
+    return middle(distribution)
+
+
+def shared_mixture(group: Group, trials: Sequence[Record], experts: Group) -> Array:
+    """Rates of a further mixture of the study while the experts of the first are trained."""
+    for trial in trials:
+        if trial.corner(experts) is None:
+            continue
+        mixture = trial.mixture(group.prefix)
+        rates = None if mixture is None else group.rates(mixture)
+        if rates is not None:
+            return rates
+    region = group.region()
+    natural = region.center if group.natural is None else np.array(group.natural)
+    return region.snap(natural)[0]
+
+
+def _same(a: Array, b: Array) -> bool:
+    return bool(np.abs(a - b).max() <= SAME_MIXTURE)
