@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 FILE_BUILDERS = ("json", "csv", "parquet", "text", "arrow")  # `path`s that read `data_files`
+SUFFIXES = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+SUFFIXES |= {".txt": "text", ".md": "text", ".arrow": "arrow"}
 DATASETS_FIELDS = ("name", "data_files", "revision", "validation_split")
 
 
@@ -64,9 +66,23 @@ class DomainSource(BaseModel):
             given = [field for field in DATASETS_FIELDS if getattr(self, field) is not None]
             if given:
                 raise ValueError(f"{', '.join(given)} go with path, not with environment")
-        if self.path in FILE_BUILDERS and self.data_files is None:
+        if self.path in FILE_BUILDERS and not self.data_files:
             raise ValueError(f"path {self.path!r} is a format and needs data_files")
+        file_format = SUFFIXES.get(Path(self.path or "").suffix)
+        if file_format is not None:
+            raise ValueError(
+                f"path {self.path!r} looks like a file; write path: {file_format}, "
+                f"data_files: {self.path}"
+            )
         return self
+
+    @property
+    def label(self) -> str:
+        """The source in a few words, for messages."""
+        if self.path in FILE_BUILDERS:
+            files = list(_file_names(self))
+            return files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        return self.environment or self.path or ""
 
 
 def read(field: str, source: DomainSource, *, split: str | None = None) -> Documents:
@@ -87,13 +103,13 @@ def read(field: str, source: DomainSource, *, split: str | None = None) -> Docum
     column = source.text_column
     if column not in dataset.column_names:
         raise CorpusError(
-            f"{field}.text_column: {source.path} has no column {column!r}; "
+            f"{field}.text_column: {source.label} has no column {column!r}; "
             f"it has {', '.join(dataset.column_names)}"
         )
     kind = getattr(dataset.features[column], "dtype", str(dataset.features[column]))
     if kind not in ("string", "large_string"):
         raise CorpusError(
-            f"{field}.text_column: column {column!r} of {source.path} holds {kind}, not text"
+            f"{field}.text_column: column {column!r} of {source.label} holds {kind}, not text"
         )
     return Documents(None, dataset[column])
 
@@ -120,7 +136,7 @@ def _load(field: str, source: DomainSource, split: str) -> Dataset:
         cause = error.__cause__ or error
         reason = str(cause).strip().split("\n")[0] or type(cause).__name__
         raise CorpusError(
-            f"{field}: datasets.load_dataset cannot read split {split!r} of {source.path!r} "
+            f"{field}: datasets.load_dataset cannot read split {split!r} of {source.label} "
             f"({reason}); check path, name, data_files and split"
         ) from error
 
@@ -136,12 +152,15 @@ def _check_files(field: str, source: DomainSource) -> None:
 
 def _patterns(source: DomainSource) -> list[str]:
     """Local files that a source names; none for a dataset of the hub."""
-    if source.data_files is None or source.path not in FILE_BUILDERS:
+    if source.path not in FILE_BUILDERS:
         return []
+    return [file for file in _file_names(source) if "://" not in file]
+
+
+def _file_names(source: DomainSource) -> Iterator[str]:
     by_split = source.data_files
-    groups = by_split.values() if isinstance(by_split, dict) else [by_split]
-    files = [file for group in groups for file in ([group] if isinstance(group, str) else group)]
-    return [file for file in files if "://" not in file]
+    for group in by_split.values() if isinstance(by_split, dict) else [by_split or []]:
+        yield from [group] if isinstance(group, str) else group
 
 
 def inventory(field: str, source: DomainSource) -> dict[str, str]:
