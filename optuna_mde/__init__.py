@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from optuna_mde.experts import save_logprobs
     from optuna_mde.losses import exclude_trials, report_losses
     from optuna_mde.mixture import Mixture, suggest_mixture
-    from optuna_mde.recommend import predict, recommend
+    from optuna_mde.prediction import predict
+    from optuna_mde.recommendation import recommend
     from optuna_mde.sampler import MDESampler
 
 __all__ = [
@@ -33,8 +34,8 @@ _ROOMS = {
     "MDESampler": "sampler",
     "Mixture": "mixture",
     "exclude_trials": "losses",
-    "predict": "recommend",
-    "recommend": "recommend",
+    "predict": "prediction",
+    "recommend": "recommendation",
     "report_losses": "losses",
     "save_logprobs": "experts",
     "suggest_mixture": "mixture",
