@@ -1,0 +1,145 @@
+"""What the trials of a study hold, as the pictures and the report see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
+
+from optuna_mde import records
+from optuna_mde.objective import Objective
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trial, finished or not."""
+
+    number: int
+    state: str
+    """complete, running, pruned or failed; "left out" where somebody excluded it."""
+    phase: str
+    """What chose the mixture: expert, natural, uniform, design, model, … ("": nobody says)."""
+    mixture: dict[str, float]
+    """Domain -> rate, as trained; empty where no valid mixture is known."""
+    parameters: dict[str, Any]
+    """The parameters beside the mixture."""
+    values: tuple[float, ...]
+    """Objective values; empty unless complete."""
+    losses: dict[str, float]
+    """Validation set -> nats per token."""
+    predicted: tuple[float, float] | None
+    """Mean and sd of the objective, predicted before the run was started."""
+    budget: float
+    """Share of a full run that was trained."""
+    tokens: int | None
+    weights: int | None
+    """Number of weights of the model that was trained."""
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All runs of a study, and the names that they share."""
+
+    study: str
+    domains: tuple[str, ...]
+    sets: tuple[str, ...]
+    objectives: tuple[str, ...]
+    """A name for each objective value."""
+    maximise: tuple[bool, ...]
+    goals: Objective | None
+    """How the objectives are made of the validation losses; None if no run says it."""
+    natural: dict[str, float]
+    """Domain -> share of the text at hand; empty when unknown."""
+    runs: tuple[Run, ...]
+
+    @property
+    def complete(self) -> tuple[Run, ...]:
+        """Runs that count."""
+        return tuple(run for run in self.runs if run.values)
+
+    @property
+    def counted(self) -> frozenset[str]:
+        """Validation sets with a weight in an objective, where they are not simply all."""
+        goals = self.goals.goals if self.goals else ()
+        return frozenset(name for _, weights in goals for name, _ in weights)
+
+
+def read(study: Study) -> Evidence:
+    """Reads a study once. Trials that wait for a worker are left out.
+
+    Of several mixtures in one study the first is the mixture, the parts of the others are
+    parameters.
+    """
+    trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
+    parsed = [records.read_trial(trial) for trial in trials]
+    groups = [group.prefix for record in parsed for group in record.groups]
+    prefix = groups[0] if groups else records.DEFAULT_PREFIX
+    excluded = records.excluded(study)
+    runs = tuple(
+        _run(trial, record, prefix, left_out=trial.number in excluded)
+        for trial, record in zip(trials, parsed, strict=True)
+    )
+    texts = [record.objective for record in parsed if record.objective]
+    goals = Objective.from_json(texts[-1]) if texts else None
+    return Evidence(
+        study=study.study_name,
+        domains=tuple(dict.fromkeys(domain for run in runs for domain in run.mixture)),
+        sets=tuple(dict.fromkeys(name for run in runs for name in run.losses)),
+        objectives=_objective_names(study, goals),
+        maximise=records.is_maximised(study),
+        goals=goals,
+        natural=records.natural(study),
+        runs=runs,
+    )
+
+
+def _objective_names(study: Study, goals: Objective | None) -> tuple[str, ...]:
+    number = len(study.directions)
+    if study.metric_names:
+        return tuple(study.metric_names)
+    if goals and len(goals.names) == number:
+        return tuple("loss" if name == "objective" else f"{name} loss" for name in goals.names)
+    return ("objective",) if number == 1 else tuple(f"objective {i}" for i in range(number))
+
+
+def _run(trial: FrozenTrial, record: records.Record, prefix: str, *, left_out: bool) -> Run:
+    attrs = trial.user_attrs
+    mean, sd = _number(attrs.get("predicted_mean")), _number(attrs.get("predicted_sd"))
+    counts = trial.state == TrialState.COMPLETE and not left_out
+    return Run(
+        number=trial.number,
+        state="left out" if left_out else _STATES[trial.state],
+        phase=str(attrs.get("phase") or ""),
+        mixture=record.mixture(prefix) or {},
+        parameters={k: v for k, v in trial.params.items() if not k.startswith(prefix)},
+        values=tuple(trial.values or ()) if counts else (),
+        losses=record.losses,
+        predicted=None if mean is None or sd is None else (mean, sd),
+        budget=record.budget,
+        tokens=_count(attrs.get("tokens")),
+        weights=_count(attrs.get("parameters")),
+        seconds=record.seconds,
+    )
+
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.RUNNING: "running",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.WAITING: "waiting",
+}
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None

@@ -1,0 +1,110 @@
+"""All pictures of a study, in the order in which they are best read, with titles and captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from optuna_mde_studies import comparison_plots, search_plots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import plotly.graph_objects as go
+    from optuna_mde_studies.confirm import Difference
+    from optuna_mde_studies.evidence import Evidence
+
+    from optuna_mde.recommendation import Recommendation
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with what stands above and below it."""
+
+    key: str
+    """Letters and hyphens: the HTML id, and the figure's name in the dashboard."""
+    title: str
+    caption: str
+    figure: go.Figure
+
+
+def confirmation(differences: Mapping[str, Sequence[Difference]]) -> list[Picture]:
+    """Confirmed differences of the recommended mixture to others, a picture for every goal."""
+    found = {goal: d for goal, d in differences.items() if d}
+    single = len(found) == 1
+    return [
+        Picture(
+            "confirmed" if single else f"confirmed-{i}",
+            "Confirmed differences" if single else f"Confirmed differences: {goal}",
+            "Loss of the recommended mixture minus another's, both trained again with the same "
+            "fresh seeds: left of the line it is better. Bars are 95 % intervals.",
+            comparison_plots.confirmed(d),
+        )
+        for i, (goal, d) in enumerate(found.items())
+    ]
+
+
+def pictures(evidence: Evidence, recommendation: Recommendation | None = None) -> list[Picture]:
+    """What the runs and the recommendation look like; only the pictures that the data allow."""
+    return [
+        *_of_recommendation(evidence, recommendation),
+        *_of_search(evidence, recommendation),
+    ]
+
+
+def _of_recommendation(
+    evidence: Evidence, recommendation: Recommendation | None
+) -> Iterator[Picture]:
+    rows = recommendation.rows if recommendation else ()
+    if rows:
+        yield Picture(
+            "mixtures",
+            "The mixtures compared",
+            "Each domain's share of the training tokens; on the right the predicted objective.",
+            comparison_plots.mixtures(rows, evidence.domains),
+        )
+    if len(rows) > 1 and evidence.sets:
+        yield Picture(
+            "sets",
+            "Loss on every validation set",
+            "Predicted losses with 90 % intervals, as differences to the reference: left of the "
+            "line is better. Sets in bold count in the objective.",
+            comparison_plots.set_losses(rows, evidence.sets, evidence.counted),
+        )
+
+
+def _of_search(evidence: Evidence, recommendation: Recommendation | None) -> Iterator[Picture]:
+    single = len(evidence.objectives) == 1
+    for i, name in enumerate(evidence.objectives if evidence.complete else ()):
+        yield Picture(
+            "search" if single else f"search-{i}",
+            "The search" if single else f"The search: {name}",
+            "The objective of every run in the order of the search, and beside each proposal what "
+            "the surrogate had predicted for it before it was trained.",
+            search_plots.history(evidence, recommendation if single else None, objective=i),
+        )
+    front = recommendation.pareto if recommendation else ()
+    for i in range(1, len(evidence.objectives) if front else 1):
+        yield Picture(
+            f"trade-off-{i}",
+            f"Trade-off: {evidence.objectives[0]}, {evidence.objectives[i]}",
+            "Two objectives of every run, and the mixtures that are predicted to be best for some "
+            "weighting of the objectives.",
+            search_plots.trade_off(evidence, front, first=0, second=i),
+        )
+    if search_plots.foreseen(evidence):
+        noise = recommendation.noise_sd if recommendation else 0.0
+        yield Picture(
+            "foresight",
+            "Predicted against observed",
+            "Proposals as predicted before they were trained, and what their runs then gave; bars "
+            "are 90 % intervals of a single run, so nine in ten should reach the diagonal.",
+            search_plots.foresight(evidence, noise_sd=noise),
+        )
+    if any(run.mixture for run in evidence.runs):
+        yield Picture(
+            "tried",
+            "Every mixture tried",
+            "Each domain's share of the training tokens in every run, in the order of the search.",
+            search_plots.mixtures_by_run(evidence),
+        )

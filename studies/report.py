@@ -1,0 +1,112 @@
+"""One HTML page that says what a study found: the answer first, then why it can be believed.
+
+The page needs nothing but itself: Plotly's script is inside, and its content security policy
+forbids every connection. Whatever a user has named (study, domains, sets) is escaped.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING
+
+from optuna_mde_studies import evidence, plots, sections
+from optuna_mde_studies.confirm import verdict
+from optuna_mde_trainers.blocks import Corpus
+from optuna_mde_trainers.spec import write_atomic
+from plotly.offline import get_plotlyjs
+
+import optuna_mde
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from optuna import Study
+    from optuna_mde_studies.confirm import Confirmation
+    from optuna_mde_studies.plots import Picture
+
+    from optuna_mde.recommendation import Recommendation
+
+FILE = "report.html"
+TEMPLATE = "report_template.html"
+
+
+def write(
+    study: Study,
+    folder: Path,
+    *,
+    recommendation: Recommendation | None = None,
+    confirmation: Confirmation | None = None,
+) -> Path:
+    """Writes `report.html`.
+
+    Args:
+        study: any study with mixtures; it need not be finished.
+        folder: where the page goes. A corpus in `folder/corpus` is described in it.
+        recommendation: what `optuna_mde.recommend(study)` has said; asked for if missing.
+        confirmation: runs of the recommended mixture and others with fresh seeds.
+
+    Returns:
+        The path of the page.
+    """
+    reason = ""
+    if recommendation is None:
+        try:
+            recommendation = optuna_mde.recommend(study)
+        except ValueError as error:
+            reason = str(error)
+    found = evidence.read(study)
+    goals = found.goals
+    differences = confirmation.differences(goals) if confirmation and goals else {}
+    verdicts = [
+        sections.Verdict(goal, d, verdict(d, len(confirmation.seeds)))
+        for goal, d in differences.items()
+        if confirmation
+    ]
+    confirmed = plots.confirmation(differences)
+    shown = plots.pictures(found, recommendation)
+    corpus = folder / "corpus"
+    parts = [sections.header(found)]
+    if recommendation:
+        parts.append(sections.answer(found, recommendation, verdicts))
+        parts.append(sections.comparison(found, recommendation))
+        parts.append(sections.trust(recommendation))
+    else:
+        parts.append(sections.no_answer(reason))
+    if confirmation:
+        parts.append(sections.confirmation(confirmation, verdicts))
+        parts += [_figure(picture) for picture in confirmed]
+    parts += [f"<h2>{escape(picture.title)}</h2>{_figure(picture)}" for picture in shown]
+    parts += [sections.runs(found), sections.losses(found)]
+    if corpus.is_dir():
+        parts.append(sections.corpus(Corpus.load(corpus)))
+    parts += [sections.costs(found), sections.versions()]
+    path = folder / FILE
+    write_atomic(path, _page(study.study_name, parts, [*confirmed, *shown]))
+    return path
+
+
+def _figure(picture: Picture) -> str:
+    return (
+        f'<figure aria-label="{escape(picture.title)}">'
+        f'<div id="{picture.key}" style="--height:{picture.figure.layout.height}"></div>'
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+    )
+
+
+def _page(title: str, parts: Sequence[str], shown: Sequence[Picture]) -> str:
+    template = resources.files("optuna_mde_studies").joinpath(TEMPLATE).read_text("utf-8")
+    figures = ",\n".join(f'"{picture.key}": {picture.figure.to_json()}' for picture in shown)
+    return Template(template).substitute(
+        title=escape(f"{title}: data mixture"),
+        plotly=get_plotlyjs(),
+        body="\n".join(parts),
+        figures=_inert(f"{{{figures}}}"),
+    )
+
+
+def _inert(data: str) -> str:
+    """JSON that may stand inside a script element, whatever the names in it."""
+    return data.replace("<", "\\u003c").replace(">", "\\u003e")

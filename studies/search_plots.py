@@ -1,0 +1,321 @@
+"""Pictures of the search: what the runs gave, in order, and what had been predicted of them.
+
+Losses are in nats per token.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import plotly.graph_objects as go
+from optuna_mde_studies.palette import (
+    ACCENT,
+    MUTED,
+    PAPER,
+    bars,
+    label,
+    layers,
+    quiet,
+    short,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optuna_mde_studies.evidence import Evidence, Run
+
+    from optuna_mde.recommendation import Recommendation, Row
+
+Z90 = 1.6449
+"""Half the width of a normal 90 % interval, in sd."""
+
+FORESEEN = "#a9bfd6"
+
+
+class Look(NamedTuple):
+    """How the runs that one rule has chosen are drawn."""
+
+    title: str
+    symbol: str
+    colour: str
+
+
+PROPOSALS = Look("proposals", "circle", "#4477aa")
+NATURAL = Look("natural", "diamond", "#228833")
+LOOKS = {
+    "expert": Look("experts", "triangle-up", "#ccbb44"),
+    "natural": NATURAL,
+    "uniform": Look("uniform", "square", "#66ccee"),
+    "design": Look("space-filling", "cross", "#999933"),
+    "model": PROPOSALS,
+    "prior": PROPOSALS,
+    "mde": PROPOSALS,
+}
+"""By phase; the last three are the surrogate's proposals, the two without a fit among them."""
+OTHERS = Look("others", "circle", MUTED)
+
+
+def history(
+    evidence: Evidence, recommendation: Recommendation | None = None, *, objective: int = 0
+) -> go.Figure:
+    """Objective by run, coloured by phase, with predictions, the best so far and natural.
+
+    Values far from those of the mixed runs (experts, most of all) stand at the edge, hollow, with
+    their number beside them: drawn to scale they would flatten everything else.
+    """
+    runs = [run for run in evidence.complete if not math.isnan(run.values[objective])]
+    values = [run.values[objective] for run in runs]
+    figure = go.Figure()
+    _add_best_so_far(figure, runs, values, maximise=evidence.maximise[objective])
+    if len(evidence.objectives) == 1:
+        _add_predictions(figure, runs)
+    low, high = _focus(runs, values)
+    for look, members in _by_look(runs).items():
+        _add_observed(figure, look, members, [r.values[objective] for r in members], low, high)
+    last = max(run.number for run in runs)
+    natural = [run.values[objective] for run in runs if run.phase == "natural"]
+    if natural:
+        _add_reference(figure, sum(natural) / len(natural), "natural")
+    if recommendation:
+        _add_recommended(figure, recommendation, at=last + 1.5)
+    margin = 0.1 * (high - low)
+    better = "higher is better" if evidence.maximise[objective] else "lower is better"
+    return quiet(
+        figure,
+        height=430,
+        xaxis_title_text="trial",
+        yaxis_title_text=f"{label(evidence.objectives[objective])} ({better})",
+        yaxis_showgrid=True,
+        yaxis_range=[low - margin, high + margin],
+        xaxis_range=[-0.9, last + (2.4 if recommendation else 0.9)],
+    )
+
+
+def _focus(runs: Sequence[Run], values: Sequence[float]) -> tuple[float, float]:
+    """The range to draw: that of the mixed runs, and of the experts where they are near."""
+    finite = [v for v in values if math.isfinite(v)]
+    if not finite:
+        return 0.0, 1.0
+    mixed = [v for run, v in zip(runs, values, strict=True) if run.phase != "expert"]
+    mixed = [v for v in mixed if math.isfinite(v)]
+    low, high = min(finite), max(finite)
+    if len(mixed) >= 3:
+        reach = 0.6 * (max(mixed) - min(mixed))
+        low, high = max(low, min(mixed) - reach), min(high, max(mixed) + reach)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _add_observed(
+    figure: go.Figure,
+    look: Look,
+    runs: Sequence[Run],
+    values: Sequence[float],
+    low: float,
+    high: float,
+) -> None:
+    off = [not low <= value <= high for value in values]
+    figure.add_scatter(
+        x=[run.number for run in runs],
+        y=short(min(max(value, low), high) for value in values),
+        mode="markers+text",
+        text=[f"{v:.2f}" if out else "" for v, out in zip(values, off, strict=True)],
+        textposition="top center",
+        textfont={"size": 10, "color": MUTED},
+        marker={
+            "symbol": [f"{look.symbol}-open" if out else look.symbol for out in off],
+            "size": 9,
+            "color": look.colour,
+            "line": {"width": 1.5 if any(off) else 0, "color": look.colour},
+        },
+        name=look.title,
+        hoverinfo="text",
+        hovertext=[_hover(run, value) for run, value in zip(runs, values, strict=True)],
+    )
+
+
+def _add_best_so_far(
+    figure: go.Figure, runs: Sequence[Run], values: Sequence[float], *, maximise: bool
+) -> None:
+    better = max if maximise else min
+    figure.add_scatter(
+        x=[run.number for run in runs],
+        y=short(better(values[: i + 1]) for i in range(len(values))),
+        mode="lines",
+        line={"shape": "hv", "width": 1.5, "color": "#b4bdc6"},
+        name="best so far",
+        hoverinfo="skip",
+    )
+
+
+def _add_predictions(figure: go.Figure, runs: Sequence[Run]) -> None:
+    foreseen = [(run.number, *run.predicted) for run in runs if run.predicted]
+    if not foreseen:
+        return
+    number, mean, sd = zip(*foreseen, strict=True)
+    figure.add_scatter(
+        x=[n - 0.25 for n in number],
+        y=short(mean),
+        error_y={"array": short(sd), "color": FORESEEN, "thickness": 2, "width": 0},
+        mode="markers",
+        marker={"symbol": "circle", "size": 5, "color": FORESEEN},
+        name="predicted ± sd",
+        hoverinfo="skip",
+    )
+
+
+def _add_reference(figure: go.Figure, value: float, name: str) -> None:
+    colour = NATURAL.colour
+    figure.add_hline(
+        y=short([value])[0],
+        line={"width": 1.2, "dash": "dot", "color": colour},
+        annotation={
+            "text": name,
+            "x": 1,
+            "xanchor": "right",
+            "yanchor": "bottom",
+            "showarrow": False,
+            "font": {"size": 11, "color": colour},
+        },
+    )
+
+
+def _add_recommended(figure: go.Figure, recommendation: Recommendation, at: float) -> None:
+    interval = recommendation.objective
+    figure.add_scatter(
+        x=[at],
+        y=short([interval.mean]),
+        error_y=bars([interval], ACCENT),
+        mode="markers",
+        marker={"symbol": "star", "size": 13, "color": ACCENT},
+        name="recommended",
+        hoverinfo="text",
+        hovertext=[
+            f"recommended<br>predicted {interval.mean:.4f}"
+            f"<br>90 %: {interval.low:.4f} to {interval.high:.4f}"
+        ],
+    )
+
+
+def trade_off(evidence: Evidence, front: Sequence[Row], *, first: int, second: int) -> go.Figure:
+    """Two objectives of every run against each other, with the predicted front."""
+    figure = go.Figure()
+    for look, members in _by_look(evidence.complete).items():
+        figure.add_scatter(
+            x=short(run.values[first] for run in members),
+            y=short(run.values[second] for run in members),
+            mode="markers",
+            marker={"symbol": look.symbol, "size": 9, "color": look.colour},
+            name=look.title,
+            hoverinfo="text",
+            hovertext=[_hover(run, run.values[first]) for run in members],
+        )
+    ends = sorted((row.goals[first].mean, row.goals[second].mean) for row in front if row.goals)
+    figure.add_scatter(
+        x=short(x for x, _ in ends),
+        y=short(y for _, y in ends),
+        mode="lines+markers",
+        line={"width": 1.2, "color": ACCENT},
+        marker={"symbol": "star", "size": 10, "color": ACCENT},
+        name="predicted front",
+        hoverinfo="skip",
+    )
+    return quiet(
+        figure,
+        height=440,
+        xaxis={"title": {"text": label(evidence.objectives[first])}, "showgrid": True},
+        yaxis={"title": {"text": label(evidence.objectives[second])}, "showgrid": True},
+    )
+
+
+def foresight(evidence: Evidence, *, noise_sd: float = 0.0) -> go.Figure:
+    """Observed objective against the one predicted at proposal, with the diagonal.
+
+    Bars are 90 % intervals of a run to come: the sd of the prediction together with `noise_sd`,
+    that of one run.
+    """
+    runs = foreseen(evidence)
+    observed = [run.values[0] for run in runs]
+    mean = [run.predicted[0] for run in runs if run.predicted]
+    half = [Z90 * math.hypot(run.predicted[1], noise_sd) for run in runs if run.predicted]
+    low = min([*observed, *(m - h for m, h in zip(mean, half, strict=True))])
+    high = max([*observed, *(m + h for m, h in zip(mean, half, strict=True))])
+    margin = 0.04 * (high - low) or 0.5
+    ends = short([low - margin, high + margin])
+    figure = go.Figure()
+    figure.add_scatter(
+        x=ends,
+        y=ends,
+        mode="lines",
+        line={"width": 1, "color": MUTED, "dash": "dot"},
+        hoverinfo="skip",
+    )
+    figure.add_scatter(
+        x=short(mean),
+        y=short(observed),
+        error_x={"array": short(half), "color": FORESEEN, "thickness": 1.5, "width": 0},
+        mode="markers+text",
+        text=[str(run.number) for run in runs],
+        textposition="top center",
+        textfont={"size": 10, "color": MUTED},
+        marker={"size": 8, "color": PROPOSALS.colour},
+        hoverinfo="text",
+        hovertext=[_hover(run, run.values[0]) for run in runs],
+    )
+    name = label(evidence.objectives[0])
+    return quiet(
+        figure,
+        height=440,
+        margin_t=16,
+        showlegend=False,
+        xaxis={"title": {"text": f"predicted {name}"}, "range": ends, "showgrid": True},
+        yaxis={"title": {"text": f"observed {name}"}, "range": ends, "showgrid": True},
+    )
+
+
+def foreseen(evidence: Evidence) -> list[Run]:
+    """Complete runs whose only objective had been predicted."""
+    if len(evidence.objectives) > 1:
+        return []
+    return [run for run in evidence.complete if run.predicted and math.isfinite(run.values[0])]
+
+
+def mixtures_by_run(evidence: Evidence) -> go.Figure:
+    """Every run's mixture as a stacked bar, in the order of the search."""
+    runs = [run for run in evidence.runs if run.mixture]
+    numbers = [str(run.number) for run in runs]
+    figure = go.Figure()
+    for layer in layers([run.mixture for run in runs], evidence.domains):
+        figure.add_bar(
+            x=numbers,
+            y=short(layer.rates),
+            name=layer.title,
+            marker={"color": layer.colour, "line": {"color": PAPER, "width": 0.5}},
+            hovertemplate="trial %{x}, %{fullData.name} %{y:.1%}<extra></extra>",
+        )
+    return quiet(
+        figure,
+        height=330,
+        barmode="stack",
+        bargap=0.12,
+        legend_traceorder="normal",
+        xaxis={"type": "category", "title": {"text": "trial"}},
+        yaxis={"range": [0, 1], "tickformat": ".0%", "dtick": 0.25},
+    )
+
+
+def _by_look(runs: Sequence[Run]) -> dict[Look, list[Run]]:
+    groups: dict[Look, list[Run]] = {look: [] for look in [*LOOKS.values(), OTHERS]}
+    for run in runs:
+        groups[LOOKS.get(run.phase, OTHERS)].append(run)
+    return {look: members for look, members in groups.items() if members}
+
+
+def _hover(run: Run, value: float) -> str:
+    lines = [f"trial {run.number}" + (f", {label(run.phase)}" if run.phase else "")]
+    lines.append(f"observed {value:.4f}")
+    if run.predicted:
+        lines.append(f"predicted {run.predicted[0]:.4f} ± {run.predicted[1]:.4f}")
+    largest = sorted(run.mixture.items(), key=lambda item: -item[1])[:6]
+    lines += [f"{label(domain)} {rate:.1%}" for domain, rate in largest if rate > 0]
+    return "<br>".join(lines)
