@@ -134,7 +134,7 @@ def _load(field: str, source: DomainSource, split: str) -> Dataset:
             )
     except (DatasetsError, OSError, ValueError, TypeError) as error:
         cause = error.__cause__ or error
-        reason = str(cause).strip().split("\n")[0] or type(cause).__name__
+        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
         raise CorpusError(
             f"{field}: datasets.load_dataset cannot read split {split!r} of {source.label} "
             f"({reason}); check path, name, data_files and split"

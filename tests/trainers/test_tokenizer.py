@@ -76,9 +76,7 @@ def test_a_folder_written_by_transformers_is_a_tokenizer(tmp_path: Path) -> None
 def test_the_end_of_text_must_be_a_token(tmp_path: Path) -> None:
     train_bpe(TEXTS, 300, "</s>").save(str(tmp_path / "tokenizer.json"))
     config = TokenizerConfig(type="pretrained", path=str(tmp_path))
-    with pytest.raises(
-        CorpusError, match=r"tokenizer\.end_of_text: .*its special tokens are '</s>'"
-    ):
+    with pytest.raises(CorpusError, match=r"end_of_text: .* its special tokens are '</s>'"):
         build(config, [])
 
 
