@@ -374,7 +374,7 @@ COLLECTIONS: dict[str, Collection] = {
             Tree(("torch", "numpy", "pandas", "scipy"), (".pyi",)),
             Tree(("attrs", "tokenizers", "pydantic-core", "mypy"), (".pyi",)),
         ),
-        enough=1_500_000,
+        enough=1_000_000,
     ),
 }
 

@@ -264,7 +264,8 @@ def test_docstrings_are_dedented_and_code_strings_left_out() -> None:
             return """Not one either, because code stands before it on the same line, see above"""
 
         class C:
-            \'\'\'Single quotes do as well, if they hold more than eighty characters, as here.......\'\'\'
+            \'\'\'Single quotes do as well, when what they hold is more than
+            eighty characters long.\'\'\'
             def g(self):
                 """Too short."""
         '''
@@ -272,7 +273,7 @@ def test_docstrings_are_dedented_and_code_strings_left_out() -> None:
     assert docstrings(code) == (
         "Does something that takes more than eighty characters to say, so it is kept here.\n\n"
         "Indented:\n    as it was.\n\n"
-        "Single quotes do as well, if they hold more than eighty characters, as here......."
+        "Single quotes do as well, when what they hold is more than\neighty characters long."
     )
 
 
