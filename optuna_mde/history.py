@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from optuna_mde import records
 from optuna_mde.objective import Objective
-from optuna_mde.records import Record
+from optuna_mde.records import Notes, Record
 from optuna_mde.simplex import Array
 from optuna_mde.space import Group, Space
 
@@ -80,6 +80,9 @@ class Cache:
     """What decides the columns: prefixes, domains and distributions, but no bounds."""
     rows: dict[int, Array | None] = field(default_factory=dict)
     """Inputs of finished trials in that layout."""
+    common: dict[str, BaseDistribution] | None = None
+    """Parameters that the trials in `counted` have in common."""
+    counted: set[int] = field(default_factory=set)
 
 
 def study_space(
@@ -87,6 +90,8 @@ def study_space(
     trial: FrozenTrial | Trial | None = None,
     mixtures: Mapping[str, Sequence[str]] | None = None,
     trials: Sequence[Record] | None = None,
+    notes: Notes | None = None,
+    cache: Cache | None = None,
 ) -> Space:
     """The space of a study's next proposal.
 
@@ -99,21 +104,23 @@ def study_space(
         trial: the trial to propose for.
         mixtures: prefix -> domains of mixtures that no helper registers.
         trials: the study's records, if they were read already.
+        notes: what the study keeps, if it was read already.
+        cache: kept between calls for the same study.
     """
     trials = records.read_trials(study) if trials is None else trials
+    notes = records.read_notes(study) if notes is None else notes
     own = next((t for t in trials if trial is not None and t.number == trial.number), None)
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    declared = mixtures if mixtures is not None else records.settings(study).get("mixtures", {})
+    declared = notes.mixtures if mixtures is None else mixtures
     groups = {p: _declared_group(p, domains, complete) for p, domains in declared.items()}
     told = next((t for t in reversed(complete) if t.groups), None)
     latest = told or next((t for t in reversed(trials) if t.groups), None)
     for source in (latest, own):
         groups |= {group.prefix: group for group in (source.groups if source else ())}
-    natural = records.natural(study) if groups else {}
     parts = {name for group in groups.values() for name in group.names}
-    others = _intersection(complete)
+    others = _in_common(complete, cache or Cache())
     return Space(
-        tuple(_with_natural(group, natural) for group in groups.values()),
+        tuple(_with_natural(group, notes.natural) for group in groups.values()),
         {name: d for name, d in others.items() if name not in parts and not d.single()},
     )
 
@@ -124,7 +131,7 @@ def read(
     *,
     trial: FrozenTrial | Trial | None = None,
     trials: Sequence[Record] | None = None,
-    objective: Objective | None = None,
+    notes: Notes | None = None,
     cache: Cache | None = None,
 ) -> History:
     """Read a study's runs as observations in the columns of `space`.
@@ -134,16 +141,16 @@ def read(
         space: the columns, from `study_space`.
         trial: the trial that is being proposed for; it does not count as pending.
         trials: the study's records, if they were read already.
-        objective: the objective, unless the study's runs carry their own.
+        notes: what the study keeps, if it was read already.
         cache: kept between calls for the same study.
     """
     trials = records.read_trials(study) if trials is None else trials
+    notes = records.read_notes(study) if notes is None else notes
     cache = cache if cache is not None else Cache()
     layout = ([(g.prefix, g.domains) for g in space.groups], space.distributions)
     if cache.layout != layout:
         cache.layout, cache.rows = layout, {}
-    left_out = records.excluded(study)
-    runs = [t for t in trials if t.number not in left_out and _is_observation(t)]
+    runs = [t for t in trials if t.number not in notes.excluded and _is_observation(t)]
     placed = [(t, x) for t in runs if (x := _row(t, space, cache)) is not None]
     group = space.groups[0] if space.groups else None
     reporting = any(t.losses for t, _ in placed)
@@ -158,9 +165,7 @@ def read(
     waiting = [space.encode(t.params, _mixtures(t, space)) for t in alive if t.number not in lost]
     pending = np.array([x for x in waiting if x is not None]).reshape(-1, space.dim)
     goals = (
-        _objective(told, objective or _kept_objective(study))
-        if reporting
-        else _value_goals(len(records.is_maximised(study)))
+        _objective(told, notes) if reporting else _value_goals(len(records.is_maximised(study)))
     )
     return History(
         space_dim=space.dim,
@@ -171,7 +176,7 @@ def read(
         corner=np.array([group is not None and t.corner(group) is not None for t in told], bool),
         budget=np.array([t.budget for t in told], dtype=float),
         pending=pending,
-        experts=expert_files(study, group, runs) if group else (),
+        experts=expert_files(notes, group, runs) if group else (),
         block=space.block(group) if group else None,
         domains=group.domains if group else (),
         objective=Objective(_reported_goals(goals, outputs), _limits(told, group, goals, outputs)),
@@ -179,13 +184,11 @@ def read(
     )
 
 
-def expert_files(
-    study: optuna.Study, group: Group, trials: Iterable[Record]
-) -> tuple[ExpertFile, ...]:
+def expert_files(notes: Notes, group: Group, trials: Iterable[Record]) -> tuple[ExpertFile, ...]:
     """Log-probability files that exist, passed in or left by corner runs; the fullest first."""
     files = [
         ExpertFile(domain, url, 1.0, -1)
-        for domain, url in records.settings(study).get("experts", {}).items()
+        for domain, url in notes.experts.items()
         if domain in group.domains
     ]
     for trial in trials:
@@ -196,7 +199,7 @@ def expert_files(
     return tuple(
         ExpertFile(f.domain, url, f.budget, f.number)
         for f in files
-        if _exists(url := records.resolve(study, f.url), f)
+        if _exists(url := notes.resolve(f.url), f)
     )
 
 
@@ -261,20 +264,16 @@ def _with_constraints(
     return (*outputs, *(CONSTRAINT + key for key in keys)), np.hstack([Y, extra])
 
 
-def _kept_objective(study: optuna.Study) -> Objective | None:
-    text = records.settings(study).get("objective")
-    return Objective.from_json(text) if isinstance(text, str) else None
-
-
-def _objective(told: Sequence[Record], given: Objective | None) -> Objective:
+def _objective(told: Sequence[Record], notes: Notes) -> Objective:
     """The objective of the latest run that carries one: a study may change its mind."""
-    for trial in reversed(told):
-        if trial.objective is not None:
+    texts = [trial.objective for trial in reversed(told)]
+    for text in (*texts, notes.objective):
+        if text is not None:
             try:
-                return Objective.from_json(trial.objective)
+                return Objective.from_json(text)
             except (ValueError, KeyError, TypeError):
-                continue
-    return given or Objective()
+                continue  # another tool's attribute of the same name
+    return Objective()
 
 
 def _reported_goals(
@@ -340,15 +339,19 @@ def _exists(url: str, file: ExpertFile) -> bool:
     return False
 
 
-def _intersection(complete: Sequence[Record]) -> dict[str, BaseDistribution]:
+def _in_common(complete: Sequence[Record], cache: Cache) -> dict[str, BaseDistribution]:
     """Parameters that all finished runs have with the same distribution, by name."""
-    common: dict[str, BaseDistribution] | None = None
-    for trial in reversed(complete):
-        if common is None:
-            common = dict(trial.distributions)
+    for trial in complete:
+        if trial.number in cache.counted:
+            continue
+        cache.counted.add(trial.number)
+        if cache.common is None:
+            cache.common = dict(trial.distributions)
         else:
-            common = {n: d for n, d in common.items() if trial.distributions.get(n) == d}
-    return dict(sorted((common or {}).items()))
+            cache.common = {
+                n: d for n, d in cache.common.items() if trial.distributions.get(n) == d
+            }
+    return dict(sorted((cache.common or {}).items()))
 
 
 def _declared_group(prefix: str, domains: Sequence[str], complete: Sequence[Record]) -> Group:

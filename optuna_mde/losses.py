@@ -129,8 +129,8 @@ def _checked(losses: Mapping[str, float]) -> dict[str, float]:
 
 def _goals(study: optuna.Study | None, objective: ObjectiveLike) -> Objective:
     if objective is None and study is not None:
-        text = records.settings(study).get("objective")
-        if isinstance(text, str):
+        text = records.read_notes(study).objective
+        if text is not None:
             return Objective.from_json(text)
     return Objective.parse(objective)
 

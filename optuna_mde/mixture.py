@@ -282,4 +282,4 @@ def _expert_budget(study: optuna.Study, group: Group, rates: Array, record: Reco
         return 1.0
     if record.published is not None and record.published.phase == EXPERT:
         return record.published.budget
-    return records.expert_budget(study, group.domains[int(rates.argmax())])
+    return records.read_notes(study).expert_budget(group.domains[int(rates.argmax())])

@@ -29,7 +29,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -92,6 +92,7 @@ class Record:
     budget: float
     logprobs: str | None
     constraints: dict[str, float]
+    _mixtures: dict[str, dict[str, float] | None] = field(default_factory=dict, compare=False)
 
     @property
     def finished(self) -> bool:
@@ -107,6 +108,11 @@ class Record:
 
     def mixture(self, prefix: str) -> dict[str, float] | None:
         """{domain: rate} of the mixture with this prefix; None where no valid one is known."""
+        if prefix not in self._mixtures:
+            self._mixtures[prefix] = self._find_mixture(prefix)
+        return self._mixtures[prefix]
+
+    def _find_mixture(self, prefix: str) -> dict[str, float] | None:
         if prefix in self.trained:
             return self.trained[prefix]
         own = next((g for g in self.groups if g.prefix == prefix), None)
@@ -243,9 +249,71 @@ def set_trial_attr(study: optuna.Study, trial: FrozenTrial, key: str, value: Any
     trial.user_attrs[key] = value
 
 
+@dataclass(frozen=True)
+class Notes:
+    """What is kept on a study rather than on its trials."""
+
+    natural: dict[str, float]
+    """{domain: share} of the natural mixture; empty where the study does not know it."""
+    excluded: dict[int, str]
+    """{trial number: reason} of the trials that are left out."""
+    folder: str | None
+    """Where relative log-probability paths start."""
+    settings: dict[str, Any]
+    """Options of the sampler: mixtures, experts, expert_budget, objective."""
+
+    @property
+    def mixtures(self) -> dict[str, list[str]]:
+        """Prefix -> domains of mixtures that no helper registers."""
+        return self.settings.get("mixtures", {})
+
+    @property
+    def experts(self) -> dict[str, str]:
+        """Domain -> URL of log-probability files that were passed in."""
+        return self.settings.get("experts", {})
+
+    @property
+    def objective(self) -> str | None:
+        """JSON text of the sampler's objective."""
+        return self.settings.get("objective")
+
+    def expert_budget(self, domain: str) -> float:
+        """Share of a full run that the domain's expert trains."""
+        value = self.settings.get("expert_budget", 1.0)
+        return float(value.get(domain, 1.0) if isinstance(value, Mapping) else value)
+
+    def resolve(self, url: str) -> str:
+        """A URL as it can be opened from here."""
+        if self.folder is None or "://" in url or os.path.isabs(url):
+            return url
+        return str(Path(self.folder) / url)
+
+
+def read_notes(study: optuna.Study) -> Notes:
+    """What the study itself keeps."""
+    # not study.user_attrs: HyperbandPruner's study has none
+    user = study._storage.get_study_user_attrs(study._study_id)
+    settings = _read_chunks(study._storage.get_study_system_attrs(study._study_id), "settings")
+    excluded, folder = user.get("excluded"), user.get("mde_folder")
+    return Notes(
+        natural=_numbers(user.get("natural")),
+        excluded={
+            int(number): str(reason)
+            for number, reason in (excluded.items() if isinstance(excluded, Mapping) else ())
+        },
+        folder=folder if isinstance(folder, str) else None,
+        settings=settings if isinstance(settings, dict) else {},
+    )
+
+
 def natural(study: optuna.Study) -> dict[str, float]:
     """{domain: share} of the natural mixture; empty where the study does not know it."""
-    return _numbers(_study_attrs(study).get("natural"))
+    return read_notes(study).natural
+
+
+def excluded(study: optuna.Study) -> dict[int, str]:
+    """{trial number: reason} of the trials that are left out."""
+    return read_notes(study).excluded
 
 
 def set_natural(study: optuna.Study, shares: Mapping[str, float]) -> None:
@@ -254,46 +322,19 @@ def set_natural(study: optuna.Study, shares: Mapping[str, float]) -> None:
         study._storage.set_study_user_attr(study._study_id, "natural", dict(shares))
 
 
-def excluded(study: optuna.Study) -> dict[int, str]:
-    """{trial number: reason} of the trials that are left out."""
-    value = _study_attrs(study).get("excluded")
-    pairs = value.items() if isinstance(value, Mapping) else ()
-    return {int(number): str(reason) for number, reason in pairs}
-
-
 def set_excluded(study: optuna.Study, reasons: Mapping[int, str]) -> None:
     """Keep the trials that are left out, and why, on the study."""
     value = {str(number): reason for number, reason in sorted(reasons.items())}
     study._storage.set_study_user_attr(study._study_id, "excluded", value)
 
 
-def resolve(study: optuna.Study, url: str) -> str:
-    """A URL as it can be opened from here: relative paths start from the study's folder."""
-    if "://" in url or os.path.isabs(url):
-        return url
-    folder = _study_attrs(study).get("mde_folder")
-    return str(Path(folder) / url) if isinstance(folder, str) else url
-
-
-def settings(study: optuna.Study) -> dict[str, Any]:
-    """Options of the sampler that readers of the study need: mixtures, experts, objective."""
-    value = _read_chunks(study._storage.get_study_system_attrs(study._study_id), "settings")
-    return value if isinstance(value, dict) else {}
-
-
 def set_settings(study: optuna.Study, value: Mapping[str, Any]) -> None:
     """Keep the sampler's options on the study, beside those that other workers brought."""
-    known = settings(study)
+    known = read_notes(study).settings
     if known != {**known, **value}:
         old = study._storage.get_study_system_attrs(study._study_id)
         for key, text in _chunks("settings", {**known, **value}, old):
             study._storage.set_study_system_attr(study._study_id, key, text)
-
-
-def expert_budget(study: optuna.Study, domain: str) -> float:
-    """Share of a full run that the study's experts train."""
-    value = settings(study).get("expert_budget", 1.0)
-    return float(value.get(domain, 1.0) if isinstance(value, Mapping) else value)
 
 
 def publish(study: optuna.Study, trial: FrozenTrial, proposal: Published) -> None:
@@ -336,11 +377,6 @@ def clear_results(trial: Trial) -> None:
     if inherited and trial.storage.get_trial_system_attrs(trial._trial_id).get("retry_history"):
         for key in inherited:
             trial.set_user_attr(key, None)
-
-
-def _study_attrs(study: optuna.Study) -> dict[str, Any]:
-    # not study.user_attrs: HyperbandPruner's study has none
-    return study._storage.get_study_user_attrs(study._study_id)
 
 
 def _groups(system_attrs: Mapping[str, Any]) -> tuple[Group, ...]:

@@ -26,7 +26,7 @@ from optuna_mde import history as histories
 from optuna_mde import records
 from optuna_mde.mixture import make_group
 from optuna_mde.objective import Objective, ObjectiveLike
-from optuna_mde.records import Published, Record
+from optuna_mde.records import Notes, Published, Record
 from optuna_mde.simplex import MixtureError, design, sample
 from optuna_mde.space import Group, Space
 from optuna_mde.startup import (
@@ -183,7 +183,7 @@ class MDESampler(BaseSampler):
         """
         with self._lock:
             trials = self._read(study)
-        space = self._space(study, trial, trials)
+            space = self._space(study, trial, trials, records.read_notes(study))
         registered = {group.prefix for group in _own(trials, trial).groups}
         search_space: dict[str, BaseDistribution] = {}
         for group in space.groups:
@@ -243,12 +243,13 @@ class MDESampler(BaseSampler):
     ) -> dict[str, Any]:
         """One joint proposal for the trial, published before it is returned."""
         with self._lock:
-            trials = self._read(study)
+            trials, notes = self._read(study), records.read_notes(study)
             own = _own(trials, trial)
-            space = _widened(self._space(study, trial, trials), own, search_space)
+            space = self._space(study, trial, trials, notes)
+            space = _widened(space, own, search_space)
             kept = _kept(own)
             fixed = {**kept, **records.partially_fixed(study), **own.fixed, **trial.params}
-            draft = self._draft(study, trial, trials, space, fixed)
+            draft = self._draft(study, trial, trials, notes, space, fixed)
             if own.published is not None and kept:
                 draft.phase, draft.budget = own.published.phase, own.published.budget
             names = {name for group in space.groups for name in group.names}
@@ -272,11 +273,11 @@ class MDESampler(BaseSampler):
         study: optuna.Study,
         trial: FrozenTrial,
         trials: Sequence[Record],
+        notes: Notes,
         space: Space,
         fixed: Mapping[str, Any],
     ) -> _Draft:
-        left_out = records.excluded(study)
-        others = [t for t in trials if t.number != trial.number and t.number not in left_out]
+        others = [t for t in trials if t.number != trial.number and t.number not in notes.excluded]
         told = sum(t.state == TrialState.COMPLETE or bool(t.losses) for t in others if t.finished)
         group = space.groups[0] if space.groups else None
         ready = told >= startup_runs(group)
@@ -286,19 +287,19 @@ class MDESampler(BaseSampler):
                 others=others,
                 group=group,
                 region=group.region(),
-                given=self._settings.get("experts", {}).keys(),
+                given=notes.experts.keys(),
                 lost=histories.lost_trials(trials),
             )
             if not any(name in fixed for name in group.names):
                 target = startup.next_target()
                 if target is not None:
-                    return self._at_target(study, target, others, space)
+                    return _at_target(target, others, notes, space)
             ready = ready or startup.experts_ready()
         if self._n_startup_trials is not None:
             ready = told >= self._n_startup_trials
         if ready and told > 0:
             try:
-                return self._by_model(study, trial, trials, space, fixed)
+                return self._by_model(study, trial, trials, notes, space, fixed)
             except Exception as error:  # a study goes on whatever its history holds
                 _logger.warning(
                     "Trial %d takes a design point. %s: %s",
@@ -309,24 +310,12 @@ class MDESampler(BaseSampler):
         x = design(space.region(fixed), self._entropy, trial.number)
         return _Draft(space.decode(x), DESIGN)
 
-    def _at_target(
-        self, study: optuna.Study, target: Target, others: Sequence[Record], space: Space
-    ) -> _Draft:
-        experts = space.groups[0]
-        params: dict[str, Any] = dict(zip(experts.names, target.rates.tolist(), strict=True))
-        for group in space.groups[1:]:
-            rates = shared_mixture(group, others, experts)
-            params.update(zip(group.names, rates.tolist(), strict=True))
-        for name, distribution in space.distributions.items():
-            params[name] = shared_value(name, distribution, others, experts)
-        budget = 1.0 if target.domain is None else records.expert_budget(study, target.domain)
-        return _Draft(params, target.phase, budget)
-
     def _by_model(
         self,
         study: optuna.Study,
         trial: FrozenTrial,
         trials: Sequence[Record],
+        notes: Notes,
         space: Space,
         fixed: Mapping[str, Any],
     ) -> _Draft:
@@ -335,7 +324,9 @@ class MDESampler(BaseSampler):
             from optuna_mde.proposal import Proposer
 
             state.proposer = Proposer()
-        history = histories.read(study, space, trial=trial, trials=trials, cache=state.cache)
+        history = histories.read(
+            study, space, trial=trial, trials=trials, notes=notes, cache=state.cache
+        )
         region = space.region(fixed)
         # Workers that ask at the same moment see the same history: what those before this one
         # are about to take counts as pending, or all would propose nearly the same.
@@ -356,8 +347,16 @@ class MDESampler(BaseSampler):
         sequence = np.random.SeedSequence([self._entropy, self._reseed, number])
         return int(sequence.generate_state(1)[0])
 
-    def _space(self, study: optuna.Study, trial: FrozenTrial, trials: Sequence[Record]) -> Space:
-        return histories.study_space(study, trial, self._settings.get("mixtures"), trials)
+    def _space(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        trials: Sequence[Record],
+        notes: Notes,
+    ) -> Space:
+        declared = {**notes.mixtures, **self._settings.get("mixtures", {})}
+        cache = self._state(study).cache
+        return histories.study_space(study, trial, declared, trials, notes, cache)
 
     def _read(self, study: optuna.Study) -> list[Record]:
         return records.read_trials(study, self._state(study).cache.records)
@@ -393,6 +392,18 @@ def _settings(
     if objective is not None:
         settings["objective"] = Objective.parse(objective).to_json()
     return settings
+
+
+def _at_target(target: Target, others: Sequence[Record], notes: Notes, space: Space) -> _Draft:
+    experts = space.groups[0]
+    params: dict[str, Any] = dict(zip(experts.names, target.rates.tolist(), strict=True))
+    for group in space.groups[1:]:
+        rates = shared_mixture(group, others, experts)
+        params.update(zip(group.names, rates.tolist(), strict=True))
+    for name, distribution in space.distributions.items():
+        params[name] = shared_value(name, distribution, others, experts)
+    budget = 1.0 if target.domain is None else notes.expert_budget(target.domain)
+    return _Draft(params, target.phase, budget)
 
 
 def _own(trials: Sequence[Record], trial: FrozenTrial) -> Record:

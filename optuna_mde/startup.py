@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -120,17 +121,25 @@ class Startup:
 
     def _is_free(self, target: Target) -> bool:
         """Whether no trial holds the target, and it is not missing either."""
-        failures = 0
-        for trial in self.others:
-            mixture = trial.mixture(self.group.prefix)
-            rates = None if mixture is None else self.group.rates(mixture)
-            if rates is None or not _same(rates, target.rates):
-                continue
-            if trial.state == TrialState.FAIL or trial.number in self.lost:
-                failures += 1
-            else:
-                return False  # a pruned expert without log-probabilities is missing: not again
-        return failures < TRIES
+        if len(self._rates) == 0:
+            return True
+        same = np.abs(self._rates - target.rates).max(axis=1) <= SAME_MIXTURE
+        holders = [self._placed[i] for i in np.flatnonzero(same)]
+        failures = [t for t in holders if t.state == TrialState.FAIL or t.number in self.lost]
+        # a pruned expert without log-probabilities is missing as well: it is not run again
+        return len(failures) == len(holders) < TRIES
+
+    @cached_property
+    def _placed(self) -> list[Record]:
+        """Trials whose mixture is known."""
+        return [t for t in self.others if t.mixture(self.group.prefix) is not None]
+
+    @cached_property
+    def _rates(self) -> Array:
+        """Their rates `[n, K]`; NaN for a mixture with mass on a domain that the group lacks."""
+        nowhere = np.full(self.group.size, np.nan)
+        rows = [self.group.rates(t.mixture(self.group.prefix) or {}) for t in self._placed]
+        return np.array([nowhere if row is None else row for row in rows])
 
     def _is_alive(self, trial: Record) -> bool:
         return not trial.finished and trial.number not in self.lost
