@@ -15,10 +15,8 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 import plotly.graph_objects as go
-from optuna_mde_studies import evidence, plots, sections
+from optuna_mde_studies import evidence, plots, wording
 from optuna_mde_studies.folder import StudyError
-
-import optuna_mde
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,10 +50,7 @@ def publish(
 
     reason = ""
     if recommendation is None:
-        try:
-            recommendation = optuna_mde.recommend(study)
-        except ValueError as error:
-            reason = str(error)
+        recommendation, reason = evidence.recommendation(study)
     found = evidence.read(study)
     differences = confirmation.differences(found.goals) if confirmation and found.goals else {}
     for picture in [*plots.confirmation(differences), *plots.pictures(found, recommendation)]:
@@ -87,11 +82,11 @@ def _card(picture: Picture) -> go.Figure:
 
 def _note(found: evidence.Evidence, recommendation: Recommendation | None, reason: str) -> str:
     if recommendation is None:
-        return f"No recommendation yet: {_plain(reason)}"
-    rates = sections.copyable(recommendation.mixture)
+        return f"No recommendation yet: {_plain(wording.sentence(reason))}"
+    rates = wording.copyable(recommendation.mixture)
     lines = [
-        f"**Train on {_plain(sections.in_words(rates))}.** "
-        f"{_plain(sections.gain_in_words(found, recommendation))}",
+        f"**Train on {_plain(wording.in_words(rates))}.** "
+        f"{_plain(wording.gain_in_words(found, recommendation))}",
         "",
         f"| % | {' | '.join(f'&emsp;{_plain(row.name)}' for row in recommendation.rows)} |",
         f"|---|{'---:|' * len(recommendation.rows)}",
@@ -103,7 +98,7 @@ def _note(found: evidence.Evidence, recommendation: Recommendation | None, reaso
     lines.append(f"| predicted | {' | '.join(cells)} |")
     cells = ["" if r.observed is None else f"{r.observed:.3f}" for r in recommendation.rows]
     lines.append(f"| observed | {' | '.join(cells)} |")
-    lines += ["", _plain(sections.sentence(recommendation.trust.statement))]
+    lines += ["", _plain(wording.sentence(recommendation.trust.statement))]
     return "\n".join(lines)
 
 

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
+import optuna_mde
 from optuna_mde import records
 from optuna_mde.objective import Objective
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
+
+    from optuna_mde.recommendation import Recommendation
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,15 @@ def read(study: Study) -> Evidence:
         natural=records.natural(study),
         runs=runs,
     )
+
+
+def recommendation(study: Study) -> tuple[Recommendation | None, str]:
+    """What the study recommends; if it cannot say yet, nothing and the reason."""
+    try:
+        found = optuna_mde.recommend(study)
+    except ValueError as error:
+        return None, str(error)
+    return (found, "") if found.mixture else (None, "no trial of this study has a mixture")
 
 
 def _objective_names(study: Study, goals: Objective | None) -> tuple[str, ...]:

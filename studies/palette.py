@@ -40,11 +40,15 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 LABEL_LENGTH = 28
 
 
+def shortened(name: str) -> str:
+    """A name that leaves room for others."""
+    return name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…"
+
+
 def label(name: str) -> str:
     """A user's name as Plotly may show it: its markup inert, its length bounded."""
-    short = name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…"
     # "%" starts a d3 template ("%{x}") in some of Plotly's texts.
-    return html.escape(short, quote=False).replace("%{", "%&#123;")
+    return html.escape(shortened(name), quote=False).replace("%{", "%&#123;")
 
 
 class Layer(NamedTuple):

@@ -79,8 +79,8 @@ def _of_search(evidence: Evidence, recommendation: Recommendation | None) -> Ite
         yield Picture(
             "search" if single else f"search-{i}",
             "The search" if single else f"The search: {name}",
-            "The objective of every run in the order of the search, and beside each proposal what "
-            "the surrogate had predicted for it before it was trained.",
+            "The objective of every run in the order of the search"
+            + (", and beside each proposal what had been predicted for it." if single else "."),
             search_plots.history(evidence, recommendation if single else None, objective=i),
         )
     front = recommendation.pareto if recommendation else ()

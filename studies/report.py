@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from html import escape
 from importlib import resources
+from itertools import zip_longest
 from string import Template
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,8 @@ from optuna_mde_trainers.blocks import Corpus
 from optuna_mde_trainers.spec import write_atomic
 from plotly.offline import get_plotlyjs
 
-import optuna_mde
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from optuna import Study
@@ -53,10 +52,7 @@ def write(
     """
     reason = ""
     if recommendation is None:
-        try:
-            recommendation = optuna_mde.recommend(study)
-        except ValueError as error:
-            reason = str(error)
+        recommendation, reason = evidence.recommendation(study)
     found = evidence.read(study)
     goals = found.goals
     differences = confirmation.differences(goals) if confirmation and goals else {}
@@ -67,25 +63,51 @@ def write(
     ]
     confirmed = plots.confirmation(differences)
     shown = plots.pictures(found, recommendation)
-    corpus = folder / "corpus"
-    parts = [sections.header(found)]
-    if recommendation:
-        parts.append(sections.answer(found, recommendation, verdicts))
-        parts.append(sections.comparison(found, recommendation))
-        parts.append(sections.trust(recommendation))
-    else:
-        parts.append(sections.no_answer(reason))
-    if confirmation:
-        parts.append(sections.confirmation(confirmation, verdicts))
-        parts += [_figure(picture) for picture in confirmed]
-    parts += [f"<h2>{escape(picture.title)}</h2>{_figure(picture)}" for picture in shown]
-    parts += [sections.runs(found), sections.losses(found)]
-    if corpus.is_dir():
-        parts.append(sections.corpus(Corpus.load(corpus)))
-    parts += [sections.costs(found), sections.versions()]
+    parts = [
+        sections.header(found),
+        *_answer(found, recommendation, verdicts, reason),
+        *([sections.confirmation(confirmation)] if confirmation else []),
+        *_confirmed(verdicts, confirmed),
+        *(f"<h2>{escape(picture.title)}</h2>{_figure(picture)}" for picture in shown),
+        sections.runs(found),
+        sections.losses(found),
+        *_corpus(folder / "corpus"),
+        sections.costs(found),
+        sections.versions(),
+    ]
     path = folder / FILE
     write_atomic(path, _page(study.study_name, parts, [*confirmed, *shown]))
     return path
+
+
+def _answer(
+    found: evidence.Evidence,
+    recommendation: Recommendation | None,
+    verdicts: Sequence[sections.Verdict],
+    reason: str,
+) -> Iterator[str]:
+    if recommendation is None:
+        yield sections.no_answer(reason)
+        return
+    yield sections.answer(found, recommendation, verdicts)
+    yield sections.comparison(found, recommendation)
+    if recommendation.pareto:
+        yield sections.trade_offs(found, recommendation.pareto)
+    yield sections.trust(recommendation)
+
+
+def _confirmed(
+    verdicts: Sequence[sections.Verdict], confirmed: Sequence[Picture]
+) -> Iterator[str]:
+    for said, picture in zip_longest(verdicts, confirmed):
+        yield sections.confirmed(said, named=len(verdicts) > 1)
+        if picture:
+            yield _figure(picture)
+
+
+def _corpus(folder: Path) -> Iterator[str]:
+    if folder.is_dir():
+        yield sections.corpus(Corpus.load(folder))
 
 
 def _figure(picture: Picture) -> str:

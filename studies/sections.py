@@ -9,7 +9,18 @@ from importlib import metadata
 from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
-from optuna_mde_studies.palette import domain_colours, signed
+from optuna_mde_studies.palette import domain_colours, shortened, signed
+from optuna_mde_studies.wording import (
+    NARROW,
+    NONE,
+    copyable,
+    count,
+    gain_in_words,
+    in_words,
+    objective_in_words,
+    percent,
+    sentence,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +29,6 @@ if TYPE_CHECKING:
     from optuna_mde_studies.evidence import Evidence, Run
     from optuna_mde_trainers.blocks import Corpus
 
-    from optuna_mde.objective import Objective
     from optuna_mde.recommendation import Recommendation, Row
     from optuna_mde.trust import Trust
 
@@ -32,46 +42,23 @@ PACKAGES = (
     "datasets",
     "plotly",
 )
-NARROW = "\u202f"
-"""Between a number and %: narrow, and no place for a line to break."""
 PHASES = {"model": "proposal", "prior": "proposal (no fit)", "mde": "proposal (MDE alone)"}
 """What a reader calls the phases of the search whose own names do not say it."""
-NONE = 5e-5
-"""Rates below this are 0 for a reader."""
-MOST_NAMED = 5
-"""Parts of a mixture that a sentence names."""
 
 
 def header(evidence: Evidence) -> str:
     """Name of the study, and in one line what was searched."""
     finished = len(evidence.complete)
     what = [
-        _count(finished, "finished run"),
-        _count(len(evidence.domains), "domain"),
-        _count(len(evidence.sets), "validation set"),
+        count(finished, "finished run"),
+        count(len(evidence.domains), "domain"),
+        count(len(evidence.sets), "validation set"),
     ]
     return (
         '<header><p class="kicker">Data mixture study</p>'
         f"<h1>{escape(evidence.study)}</h1>"
         f"<p>{', '.join(what)}. {escape(objective_in_words(evidence.goals))}</p></header>"
     )
-
-
-def objective_in_words(goals: Objective | None) -> str:
-    """What is minimised, in a sentence; nothing if no run says it."""
-    if goals is None:
-        return ""
-    return "; ".join(_goal(name, dict(weights)) for name, weights in goals.goals) + "."
-
-
-def _goal(name: str, weights: Mapping[str, float]) -> str:
-    if not weights:
-        return "Objective: the mean loss over all validation sets"
-    if len(weights) == 1:
-        return f"Objective: the loss on {next(iter(weights))}"
-    if len({round(weight, 6) for weight in weights.values()}) == 1:
-        return f"Objective: the mean loss on {_listed(weights)}"
-    return "Objective: " + " + ".join(f"{weight:.3g} {s}" for s, weight in weights.items())
 
 
 class Verdict(NamedTuple):
@@ -90,7 +77,7 @@ def answer(
     kind, title, lead = "", f"Train on {in_words(rates)}", gain_in_words(evidence, recommendation)
     if not recommendation.signal:
         kind, title = " none", "No mixture stands out from the noise"
-    elif any(d.is_worse for verdict in verdicts for d in verdict.differences):
+    elif len(verdicts) == 1 and any(d.is_worse for d in verdicts[0].differences):
         kind, title = " none", "The recommended mixture did not hold"
     if kind:
         lead = f"It would be {in_words(rates)}. {lead}"
@@ -107,39 +94,8 @@ def no_answer(reason: str) -> str:
     """Why nothing is recommended yet."""
     return (
         '<section class="answer none" id="answer"><h2>No recommendation yet</h2>'
-        f'<p class="lead">{escape(reason)}</p></section>'
+        f'<p class="lead">{escape(sentence(reason))}</p></section>'
     )
-
-
-def copyable(mixture: Mapping[str, float], decimals: int = 4) -> dict[str, float]:
-    """Rates as one copies them: few decimals, and still a sum of exactly 1."""
-    units = {domain: round(rate * 10**decimals) for domain, rate in mixture.items()}
-    largest = max(units, key=lambda domain: units[domain])
-    units[largest] += 10**decimals - sum(units.values())
-    return {domain: unit / 10**decimals for domain, unit in units.items()}
-
-
-def in_words(mixture: Mapping[str, float]) -> str:
-    """The largest parts: "58 % docs, 36 % prose and 6 % python"."""
-    parts = sorted(mixture.items(), key=lambda item: -item[1])
-    named = [(domain, rate) for domain, rate in parts if rate >= 0.005][:MOST_NAMED]
-    words = [f"{100 * rate:.0f}{NARROW}% {domain}" for domain, rate in named]
-    rest = sum(1 for _, rate in parts if rate >= NONE) - len(named)
-    return _listed([*words, f"{_count(rest, 'smaller part')}"] if rest else words)
-
-
-def gain_in_words(evidence: Evidence, recommendation: Recommendation) -> str:
-    """Predicted objective of the recommended mixture, and what that gains over the baseline."""
-    found = recommendation.objective
-    what = "Predicted loss" if evidence.goals else "Predicted objective"
-    unit = " nats per token" if evidence.goals else ""
-    text = f"{what} {found.mean:.3f}{unit} (90 % interval {found.low:.3f} to {found.high:.3f})"
-    for row in recommendation.rows:
-        if row.name in ("natural", "uniform"):
-            gain = found.mean - row.objective.mean
-            way = "below" if gain < 0 else "above"
-            return f"{text}, {abs(gain):.3f} {way} the {row.name} mixture."
-    return f"{text}."
 
 
 def _rates_table(evidence: Evidence, rates: Mapping[str, float]) -> str:
@@ -150,9 +106,9 @@ def _rates_table(evidence: Evidence, rates: Mapping[str, float]) -> str:
         cells = [
             f'<span class="swatch" style="background:{colours.get(domain, "#fff")}"></span>'
             f"{escape(domain)}",
-            _percent(rates[domain]),
+            percent(rates[domain]),
         ]
-        lines.append(cells + ([_percent(natural.get(domain, 0.0))] if natural else []))
+        lines.append(cells + ([percent(natural.get(domain, 0.0))] if natural else []))
     return _table(["domain", "recommended", *(["natural"] if natural else [])], lines, text=1)
 
 
@@ -168,39 +124,43 @@ def _snippet(recommendation: Recommendation, rates: Mapping[str, float]) -> str:
 
 def comparison(evidence: Evidence, recommendation: Recommendation) -> str:
     """Recommended, natural, uniform, best expert, best seen: predicted and observed."""
-    rows, front = recommendation.rows, recommendation.pareto
-    parts = ["<h2>Beside the alternatives</h2>", _rows_table(evidence, rows, first=True)]
-    if front:
-        parts += [
-            "<h2>Other trade-offs</h2>"
-            f"<p>Mixtures that are predicted to be best for some weighting of the "
-            f"{len(evidence.objectives)} objectives.</p>",
-            _rows_table(evidence, front, first=False),
-        ]
-    return "".join(parts)
-
-
-def _rows_table(evidence: Evidence, rows: Sequence[Row], *, first: bool) -> str:
     goals = evidence.objectives if len(evidence.objectives) > 1 else ()
+    recommended = recommendation.objective.mean
+    lines = []
+    for i, row in enumerate(recommendation.rows):
+        lines.append(
+            [
+                escape(row.name),
+                *(f"{goal.mean:.3f}" for goal in (row.goals if goals else ())),
+                f"{row.objective.mean:.3f}",
+                f"{row.objective.low:.3f} to {row.objective.high:.3f}",
+                "" if row.observed is None else f"{row.observed:.3f}",
+                "" if row.trial is None else str(row.trial),
+                signed(row.objective.mean - recommended) if i else "",
+            ]
+        )
     predicted = "mean of objectives" if goals else "predicted"
     head = ["mixture", *map(escape, goals), predicted, "90 % interval", "observed", "trial"]
-    head.append("minus recommended" if first else "rates")
-    return _table(
-        head, [_row_line(row, rows[0], bool(goals), first) for row in rows], text=1, first=first
-    )
+    head.append("minus recommended")
+    return "<h2>Beside the alternatives</h2>" + _table(head, lines, text=1, first=True)
 
 
-def _row_line(row: Row, recommended: Row, several: bool, named: bool) -> list[str]:
-    gap = "" if row is recommended else signed(row.objective.mean - recommended.objective.mean)
-    return [
-        escape(row.name),
-        *(f"{goal.mean:.3f}" for goal in (row.goals if several else ())),
-        f"{row.objective.mean:.3f}",
-        f"{row.objective.low:.3f} to {row.objective.high:.3f}",
-        "" if row.observed is None else f"{row.observed:.3f}",
-        "" if row.trial is None else str(row.trial),
-        gap if named else escape(in_words(row.mixture)),
+def trade_offs(evidence: Evidence, front: Sequence[Row]) -> str:
+    """Mixtures for other weightings of several objectives."""
+    colours = domain_colours(evidence.domains)
+    lines = [
+        [
+            _bar(row.mixture, colours),
+            escape(in_words(row.mixture)),
+            *(f"{goal.mean:.3f}" for goal in row.goals),
+        ]
+        for row in front
     ]
+    return (
+        "<h2>Other trade-offs</h2><p>Mixtures that are predicted to be best for some weighting of "
+        "the objectives, and their predicted values.</p>"
+        + _table(["mixture", "", *map(escape, evidence.objectives)], lines, text=2)
+    )
 
 
 def trust(recommendation: Recommendation) -> str:
@@ -224,35 +184,38 @@ def trust(recommendation: Recommendation) -> str:
     return "".join(parts)
 
 
-def confirmation(kept: Confirmation, verdicts: Sequence[Verdict]) -> str:
-    """What runs with fresh seeds have said, goal by goal."""
-    parts = [
+def confirmation(kept: Confirmation) -> str:
+    """How the confirmation was done."""
+    return (
         "<h2>Confirmed with fresh seeds</h2>"
         f'<p class="muted">{len(kept.mixtures)} mixtures, each trained {len(kept.seeds)} times, '
         "with seeds that no run of the search has used; differences are paired by seed, in nats "
         "per token.</p>"
-    ]
-    for goal, differences, sentence in verdicts:
-        title = f"<b>{escape(goal)}:</b> " if len(verdicts) > 1 else ""
-        lines = [
-            [
-                f"against {escape(d.other)}",
-                f'<span class="{"good" if d.is_better else "bad" if d.is_worse else "muted"}">'
-                f"{signed(d.mean)}</span>",
-                f"{signed(d.low)} to {signed(d.high)}",
-            ]
-            for d in differences
+    )
+
+
+def confirmed(verdict: Verdict, *, named: bool) -> str:
+    """What it has said for one goal."""
+    lines = [
+        [
+            f"against {escape(d.other)}",
+            f'<span class="{"good" if d.is_better else "bad" if d.is_worse else "muted"}">'
+            f"{signed(d.mean)}</span>",
+            f"{signed(d.low)} to {signed(d.high)}",
         ]
-        table = _table(["recommended mixture", "difference", "95 % interval"], lines, text=1)
-        parts.append(f"<p>{title}{escape(sentence)}</p>{table}")
-    return "".join(parts)
+        for d in verdict.differences
+    ]
+    title = f"<b>{escape(verdict.goal)}:</b> " if named else ""
+    return f"<p>{title}{escape(verdict.sentence)}</p>" + _table(
+        ["recommended mixture", "difference", "95 % interval"], lines, text=1
+    )
 
 
 def runs(evidence: Evidence) -> str:
     """Every run: who chose it, its mixture, what was observed and predicted, what it cost."""
     colours = domain_colours(evidence.domains)
     beside = any(run.parameters for run in evidence.runs)
-    head = ["trial", "chosen as", "mixture", "", *(["parameters"] if beside else [])]
+    head = ["trial", "phase", "mixture", "", *(["parameters"] if beside else [])]
     head += ["observed", "predicted", "seconds"]
     lines = [_run_line(run, colours, beside=beside) for run in evidence.runs]
     return "<h2>All trials</h2>" + _table(head, lines, text=5 if beside else 4)
@@ -279,7 +242,8 @@ def losses(evidence: Evidence) -> str:
     """Observed loss of every run on every validation set."""
     if not evidence.sets:
         return ""
-    head = ["trial", *(escape(name) for name in evidence.sets)]
+    names = [f'<span title="{escape(s)}">{escape(shortened(s))}</span>' for s in evidence.sets]
+    head = ["trial", *names]
     lines = [
         [
             str(run.number),
@@ -297,7 +261,7 @@ def losses(evidence: Evidence) -> str:
 def corpus(held: Corpus) -> str:
     """Text that the runs were trained and scored on."""
     domains = [
-        [escape(d.name), f"{d.tokens:,}", f"{d.bytes / 1e6:.2f}", _percent(d.natural)]
+        [escape(d.name), f"{d.tokens:,}", f"{d.bytes / 1e6:.2f}", percent(d.natural)]
         for d in held.domains.values()
     ]
     sets = [
@@ -378,26 +342,8 @@ def _bar(mixture: Mapping[str, float], colours: Mapping[str, str]) -> str:
     return f'<div class="bar">{parts}</div>'
 
 
-def _percent(rate: float) -> str:
-    return "0" if rate < NONE else f"{100 * rate:.1f}{NARROW}%"
-
-
-def sentence(text: str) -> str:
-    """Begins with a capital, ends with a full stop."""
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
-
-
 def _plain(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _listed(words: Iterable[str]) -> str:
-    *most, last = words
-    return f"{', '.join(most)} and {last}" if most else last
 
 
 def _duration(seconds: float) -> str:

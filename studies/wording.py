@@ -1,0 +1,94 @@
+"""Mixtures and figures in words, for the report and the dashboard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from optuna_mde_studies.palette import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from optuna_mde_studies.evidence import Evidence
+
+    from optuna_mde.objective import Objective
+    from optuna_mde.recommendation import Recommendation
+
+NARROW = "\u202f"
+"""Between a number and %: narrow, and no place for a line to break."""
+NONE = 5e-5
+"""Rates below this are 0 for a reader."""
+MOST_NAMED = 5
+"""Parts of a mixture that a sentence names."""
+
+
+def objective_in_words(goals: Objective | None) -> str:
+    """What is minimised, in a sentence; nothing if no run says it."""
+    if goals is None:
+        return ""
+    told = [(name, _goal(dict(weights))) for name, weights in goals.goals]
+    if len(told) == 1:
+        return f"Objective: {told[0][1]}."
+    return f"Objectives: {'; '.join(f'{name}, {goal}' for name, goal in told)}."
+
+
+def _goal(weights: Mapping[str, float]) -> str:
+    if not weights:
+        return "the mean loss over all validation sets"
+    if len(weights) == 1:
+        return f"the loss on {next(iter(weights))}"
+    if len({round(weight, 6) for weight in weights.values()}) == 1:
+        return f"the mean loss on {listed(weights)}"
+    return " + ".join(f"{weight:.3g} {name}" for name, weight in weights.items())
+
+
+def copyable(mixture: Mapping[str, float], decimals: int = 4) -> dict[str, float]:
+    """Rates as one copies them: few decimals, and still a sum of exactly 1."""
+    units = {domain: round(rate * 10**decimals) for domain, rate in mixture.items()}
+    largest = max(units, key=lambda domain: units[domain])
+    units[largest] += 10**decimals - sum(units.values())
+    return {domain: unit / 10**decimals for domain, unit in units.items()}
+
+
+def in_words(mixture: Mapping[str, float]) -> str:
+    """The largest parts: "58 % docs, 36 % prose and 6 % python"."""
+    parts = sorted(mixture.items(), key=lambda item: -item[1])
+    named = [(domain, rate) for domain, rate in parts if rate >= 0.005][:MOST_NAMED]
+    words = [f"{100 * rate:.0f}{NARROW}% {shortened(domain)}" for domain, rate in named]
+    rest = sum(1 for _, rate in parts if rate >= NONE) - len(named)
+    return listed([*words, f"{count(rest, 'smaller part')}"] if rest else words)
+
+
+def gain_in_words(evidence: Evidence, recommendation: Recommendation) -> str:
+    """Predicted objective of the recommended mixture, and what that gains over the baseline."""
+    found = recommendation.objective
+    what = "Predicted loss" if evidence.goals else "Predicted objective"
+    unit = " nats per token" if evidence.goals else ""
+    text = f"{what} {found.mean:.3f}{unit} (90 % interval {found.low:.3f} to {found.high:.3f})"
+    for row in recommendation.rows:
+        if row.name in ("natural", "uniform"):
+            gain = found.mean - row.objective.mean
+            way = "below" if gain < 0 else "above"
+            return f"{text}, {abs(gain):.3f} {way} the {row.name} mixture."
+    return f"{text}."
+
+
+def percent(rate: float) -> str:
+    """A rate with one decimal; what rounds to nothing is 0."""
+    return "0" if rate < NONE else f"{100 * rate:.1f}{NARROW}%"
+
+
+def sentence(text: str) -> str:
+    """Begins with a capital, ends with a full stop."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun in the singular or the plural."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words with commas and a last "and"."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
