@@ -16,7 +16,6 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from optuna_mde_trainers.data import BlockDataModule
 from optuna_mde_trainers.module import LOG_EVERY_N_STEPS, LanguageModel
 from optuna_mde_trainers.spec import CHECKPOINT_FILE, LaunchSpec, RunSpec
@@ -54,13 +53,11 @@ class Keeper(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         step = trainer.global_step
-        if trainer.received_sigterm:  # Lightning itself would only stop when the run is over
-            self._save(trainer)
-            raise SIGTERMException
-        if step % self.every_n_steps == 0 and step < trainer.max_steps:
-            self._save(trainer)
         if self.on_step is not None:
             self.on_step(step, trainer.max_steps)
+        due = step % self.every_n_steps == 0 or trainer.received_sigterm  # Lightning then stops
+        if due and step < trainer.max_steps:
+            self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
@@ -135,7 +132,11 @@ def fit(
 def scoring_device(launch: LaunchSpec) -> torch.device:
     """The device that the run's accelerator stands for."""
     with quiet_lightning():
-        return Fabric(accelerator=launch.accelerator, devices=launch.devices).device
+        return Fabric(
+            accelerator=launch.accelerator,
+            devices=launch.devices,
+            plugins=[LightningEnvironment()],
+        ).device
 
 
 @contextmanager

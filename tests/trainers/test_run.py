@@ -123,7 +123,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(
     cases: list[tuple[list[int], int, dict[str, int]]] = [
         ([3], 1, {}),
         ([7], 6, {}),
-        ([10, 13], 11, {}),
+        ([11, 13], 11, {}),
         ([4, 19, 24], 21, {}),
         ([13], 11, {"micro_batch_size": 4}),
     ]
