@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -16,7 +17,7 @@ def test_the_learning_rate_rises_and_falls_to_zero_after_the_last_step() -> None
     assert factors[10] == 1
     assert factors[55] == pytest.approx(0.5)
     assert factors[100] == pytest.approx(0)
-    assert all(later < earlier for earlier, later in zip(factors[10:], factors[11:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(factors[10:]))
 
 
 @pytest.mark.parametrize(
