@@ -317,8 +317,7 @@ def natural_loss(told: Sequence[Record], group: Group | None, name: str) -> floa
     natural = np.array(group.natural)
     values = []
     for trial in told:
-        mixture = trial.mixture(group.prefix)
-        rates = None if mixture is None else group.rates(mixture)
+        rates = trial.rates(group)
         if rates is not None and np.abs(rates - natural).max() <= NATURAL_TOLERANCE:
             values.append(trial.losses.get(name, np.nan))
     finite = [value for value in values if np.isfinite(value)]

@@ -97,7 +97,7 @@ def suggest_mixture(
         records.register(running, group)
     elif isinstance(trial, FrozenTrial):
         recorded = records.read_trial(trial)
-        rates = _recorded_rates(recorded, group)
+        rates = recorded.rates(group)
         if rates is not None:
             return _mixture(group, rates, recorded, recorded.budget)
     elif encoding != "weights":
@@ -234,11 +234,6 @@ def _encoded(trial: BaseTrial, group: Group, encoding: Encoding) -> Mixture:
     rates = group.region().snap(lower + (1.0 - lower.sum()) * shares)[0]
     _write(trial, group, rates, None)
     return _mixture(group, rates, None)
-
-
-def _recorded_rates(record: Record, group: Group) -> Array | None:
-    mixture = record.mixture(group.prefix)
-    return None if mixture is None else group.rates(mixture)
 
 
 def _write(trial: BaseTrial, group: Group, rates: Array, raw: Array | None) -> None:

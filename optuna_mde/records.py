@@ -41,6 +41,7 @@ from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
+from optuna_mde.simplex import Array
 from optuna_mde.space import Group
 
 FORMAT = 1
@@ -93,6 +94,7 @@ class Record:
     logprobs: str | None
     constraints: dict[str, float]
     _mixtures: dict[str, dict[str, float] | None] = field(default_factory=dict, compare=False)
+    _rates: dict[object, Array | None] = field(default_factory=dict, compare=False)
 
     @property
     def finished(self) -> bool:
@@ -127,13 +129,21 @@ class Record:
         mixture = {domain: float(rate) for domain, rate in rates.items() if rate is not None}
         return mixture if abs(sum(mixture.values()) - 1.0) <= RECORDED_TOLERANCE else None
 
+    def rates(self, group: Group) -> Array | None:
+        """Rates `[K]` of the trial's mixture; None where it has none that the group can hold."""
+        key = (group.prefix, group.domains)
+        if key not in self._rates:
+            mixture = self.mixture(group.prefix)
+            self._rates[key] = None if mixture is None else group.rates(mixture)
+        return self._rates[key]
+
     def corner(self, group: Group) -> str | None:
         """The domain of which the trial trains nothing else; None inside the simplex."""
-        mixture = self.mixture(group.prefix)
-        for domain, rate in (mixture or {}).items():
-            if rate >= 1.0 - CORNER_TOLERANCE and domain in group.domains:
-                return domain
-        return None
+        rates = self.rates(group)
+        if rates is None:
+            return None
+        largest = int(rates.argmax())
+        return group.domains[largest] if rates[largest] >= 1.0 - CORNER_TOLERANCE else None
 
 
 def read_trial(trial: FrozenTrial) -> Record:

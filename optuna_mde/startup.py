@@ -132,14 +132,12 @@ class Startup:
     @cached_property
     def _placed(self) -> list[Record]:
         """Trials whose mixture is known."""
-        return [t for t in self.others if t.mixture(self.group.prefix) is not None]
+        return [t for t in self.others if t.rates(self.group) is not None]
 
     @cached_property
     def _rates(self) -> Array:
-        """Their rates `[n, K]`; NaN for a mixture with mass on a domain that the group lacks."""
-        nowhere = np.full(self.group.size, np.nan)
-        rows = [self.group.rates(t.mixture(self.group.prefix) or {}) for t in self._placed]
-        return np.array([nowhere if row is None else row for row in rows])
+        """Their rates `[n, K]`."""
+        return np.array([t.rates(self.group) for t in self._placed])
 
     def _is_alive(self, trial: Record) -> bool:
         return not trial.finished and trial.number not in self.lost
@@ -180,8 +178,7 @@ def shared_mixture(group: Group, trials: Sequence[Record], experts: Group) -> Ar
     for trial in trials:
         if trial.corner(experts) is None:
             continue
-        mixture = trial.mixture(group.prefix)
-        rates = None if mixture is None else group.rates(mixture)
+        rates = trial.rates(group)
         if rates is not None:
             return rates
     region = group.region()
