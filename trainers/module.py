@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from optuna_mde_trainers.spec import OptimizerConfig
+from optuna_mde_trainers.spec import DivergedError, OptimizerConfig
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import AdamW, Optimizer
@@ -17,18 +17,6 @@ from torch.optim.lr_scheduler import LambdaLR
 CHECK_EVERY_N_STEPS = 10
 
 LOG_EVERY_N_STEPS = 10
-
-
-class DivergedError(RuntimeError):
-    """The loss of a run is no longer a number. The same spec will always diverge.
-
-    Args:
-        step: The first step without a finite loss; None if only the scores are not finite.
-    """
-
-    def __init__(self, message: str, step: int | None = None) -> None:
-        super().__init__(message)
-        self.step = step
 
 
 class LanguageModel(LightningModule):

@@ -25,6 +25,7 @@ from optuna_mde_trainers.spec import (
     RESULT_FILE,
     SPEC_FILE,
     WEIGHTS_FILE,
+    DivergedError,
     Realised,
     RunResult,
     RunSpec,
@@ -55,7 +56,7 @@ def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunRes
 
     Raises:
         RunError: If the corpus is not the spec's, a set or domain is unknown, or weights are gone.
-        DivergedError: If a loss is no longer a number (`optuna_mde_trainers.module`).
+        DivergedError: If a loss is no longer a number.
     """
     corpus = Corpus.load(spec.launch.corpus_folder)
     wanted = _wanted_sets(spec, corpus)
@@ -214,7 +215,6 @@ def _scored(
 ) -> RunResult:
     """The result with the missing sets, and their log-probabilities if they are asked for."""
     from optuna_mde_trainers.fit import scoring_device
-    from optuna_mde_trainers.module import DivergedError
     from optuna_mde_trainers.scoring import score_sets
 
     device = scoring_device(spec.launch)

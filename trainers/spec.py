@@ -46,6 +46,18 @@ class SpecError(ValueError):
     """A spec or result that cannot be used; the message names the file, the field and the mend."""
 
 
+class DivergedError(RuntimeError):
+    """The loss of a run is no longer a number. The same spec will always diverge.
+
+    Args:
+        step: The first step without a finite loss; None if only the scores are not finite.
+    """
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class _Group(BaseModel):
     """A group of settings: unknown keys, NaN and later assignments are refused."""
 

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 from optuna_mde_trainers.blocks import Corpus
-from optuna_mde_trainers.module import DivergedError
 from optuna_mde_trainers.run import RunError, train
-from optuna_mde_trainers.spec import RunResult, RunSpec
+from optuna_mde_trainers.spec import DivergedError, RunResult, RunSpec
 from safetensors.torch import load_file
 
 from optuna_mde.experts import load_logprobs
