@@ -144,7 +144,7 @@ def build(config: DecoderConfig, *, vocab_size: int, max_positions: int, seed: i
     rows = config.vocab_size or vocab_size
     if rows < vocab_size:
         raise ValueError(
-            f"training.model.vocab_size ({rows}) is smaller than the tokenizer's {vocab_size}: "
+            f"vocab_size ({rows}) is smaller than the tokenizer's {vocab_size}: "
             "leave it out, or give at least as many"
         )
     return Decoder(config, rows, max_positions, seed=seed)

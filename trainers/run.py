@@ -179,12 +179,15 @@ def _schedule(spec: RunSpec, corpus: Corpus) -> Schedule:
 def _build(spec: RunSpec, corpus: Corpus) -> nn.Module:
     from optuna_mde_trainers.decoder import build
 
-    return build(
-        spec.training.model,
-        vocab_size=corpus.vocab_size,
-        max_positions=corpus.block_size,
-        seed=spec.training.seed,
-    )
+    try:
+        return build(
+            spec.training.model,
+            vocab_size=corpus.vocab_size,
+            max_positions=corpus.block_size,
+            seed=spec.training.seed,
+        )
+    except ValueError as error:
+        raise RunError(f"training.model.{error}") from error
 
 
 def _kept_model(spec: RunSpec, corpus: Corpus, folder: Path) -> nn.Module:

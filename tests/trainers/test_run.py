@@ -272,6 +272,8 @@ def test_errors_name_the_mend(tiny_corpus: Corpus, make_spec: MakeSpec, tmp_path
         train(make_spec(corpus="c0"), tmp_path)
     with pytest.raises(RunError, match=r"training\.tokenizer is t0"):
         train(make_spec(tokenizer="t0"), tmp_path)
+    with pytest.raises(RunError, match=r"training\.model\.vocab_size \(100\) .* 257"):
+        train(make_spec(model={"vocab_size": 100}), tmp_path)
     spec = make_spec(score={"sets": ["mixed"]}, max_steps=1)
     train(spec, tmp_path)
     (tmp_path / spec.folder_name / "model.safetensors").unlink()
