@@ -19,6 +19,7 @@ Array = npt.NDArray[np.float64]
 
 TOLERANCE = 1e-9  # a point within this of the simplex, its bounds and constraints lies in them
 MARGIN = 1e-12  # constraints are met with this to spare, so that rounding never breaks one
+REACH = 2.0  # points farther outside than this are brought nearer before they are projected
 THIN = 1e-7  # a region whose inscribed ball is smaller has no interior to sample from
 
 
@@ -332,6 +333,7 @@ def _project_polytope(p: Array, lower: Array, upper: Array, A: Array, b: Array) 
     Squares Problems, ch. 23): finite, so exact up to rounding.
     """
     free = np.flatnonzero(upper > lower)
+    p = np.clip(p, lower - REACH, upper + REACH)
     x = np.clip(p, lower, upper)
     if len(free) < 2:
         return settle(x, lower, upper)
@@ -346,7 +348,8 @@ def _project_polytope(p: Array, lower: Array, upper: Array, A: Array, b: Array) 
         h = np.concatenate([lower[free], -upper[free], rest + margin])
         gap = h - G @ (origin + basis @ target)
         residual = _nnls_residual(np.vstack([(G @ basis).T, gap]))
-        if residual[-1] < -1e-12:
+        # -residual[-1] is 1 / (1 + squared distance), and 0 where no point meets all of them
+        if -residual[-1] > 0.1 / (1.0 + (1.0 + REACH) ** 2 * len(p)):
             x[free] = origin + basis @ (target - residual[:-1] / residual[-1])
             return settle(np.clip(x, lower, upper), lower, upper)
     raise MixtureError(
