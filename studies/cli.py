@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import optuna
     from optuna_mde_studies.definitions import Definition
     from optuna_mde_studies.folder import StudyFolder
     from optuna_mde_studies.session import Outcome
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -72,7 +74,7 @@ def run(study: StudyArgument, out: OutOption = None, set: SetOption = None) -> N
             outcome = session.run(definition, folder, display)
     except KeyboardInterrupt:
         _say_interrupted(folder)
-    _print_outcome(console, outcome, definition, folder)
+    _print_outcome(console, outcome, definition)
     console.print(f"\nreport: {folder.report}\nbrowse: optuna-mde dashboard {study}")
 
 
@@ -95,7 +97,7 @@ def confirm(
             outcome = session.confirm_again(definition, folder, display, seeds)
     except KeyboardInterrupt:
         _say_interrupted(folder)
-    _print_outcome(console, outcome, definition, folder)
+    _print_outcome(console, outcome, definition)
 
 
 @app.command()
@@ -107,9 +109,11 @@ def dashboard(
 ) -> None:
     """Opens Optuna Dashboard on a study, with this package's figures among its graphs."""
     from optuna_mde_studies import dashboard as server
+    from optuna_mde_studies.confirm import Confirmation
 
     definition, folder = _resolve_existing(study, out)
-    server.publish(_open(definition, folder))
+    confirmation = Confirmation.read(folder.confirmation)
+    server.publish(_open(definition, folder), confirmation=confirmation)
     server.serve(folder.storage_url, host, port)
 
 
@@ -140,9 +144,7 @@ def recommend(
     definition, folder = _resolve_existing(study, out)
     recommendation = optuna_mde.recommend(_open(definition, folder))
     if format is Format.text:
-        console = progress.console()
-        for part in summary.outcome(recommendation):
-            console.print(part)
+        _print(progress.console(), summary.outcome(recommendation))
     else:
         print(summary.rates_as(format.value, recommendation.mixture), end="")
 
@@ -275,6 +277,12 @@ def _open(definition: Definition, folder: StudyFolder) -> optuna.Study:
     return open_study(folder, definition.config)
 
 
+def _print(console: Console, parts: Iterable[RenderableType]) -> None:
+    for part in parts:
+        console.print()
+        console.print(part)
+
+
 def _quiet() -> None:
     """Keeps Optuna's own lines out of ours."""
     import optuna
@@ -282,13 +290,10 @@ def _quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def _print_outcome(
-    console: Console, outcome: Outcome, definition: Definition, folder: StudyFolder
-) -> None:
+def _print_outcome(console: Console, outcome: Outcome, definition: Definition) -> None:
     from optuna_mde_studies import summary
 
-    for part in summary.outcome(outcome.recommendation):
-        console.print(part)
+    parts = [*summary.outcome(outcome.recommendation)]
     if outcome.confirmation is not None:
-        for part in summary.confirmed(outcome.confirmation, definition.config.goals):
-            console.print(part)
+        parts += summary.confirmed(outcome.confirmation, definition.config.goals)
+    _print(console, parts)

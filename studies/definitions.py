@@ -41,9 +41,11 @@ class Definition:
         return _place(field, self.places, self.label)
 
     def located(self, message: str) -> str:
-        """A message that begins with a field (`corpus.domains.web: …`), with the field's place."""
+        """A message about the corpus that begins with a field, with the field's place."""
         field, colon, rest = message.partition(": ")
         path: FieldPath = tuple(field.split("."))
+        if path[0] in type(self.config.corpus).model_fields:
+            path = ("corpus", *path)
         if not colon or path[0] not in StudyConfig.model_fields:
             return f"{self.label}: {message}"
         return f"{self.place(path)}: {rest}"

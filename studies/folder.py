@@ -74,7 +74,9 @@ class StudyFolder:
 
     @property
     def storage_url(self) -> str:
-        return f"sqlite:///{self.database.resolve()}"
+        path = str(self.database.resolve())
+        # Optuna formats the URL (for `{SCHEMA_VERSION}`), so braces of a path are doubled.
+        return f"sqlite:///{path.replace('{', '{{').replace('}', '}}')}"
 
     def storage(self) -> optuna.storages.BaseStorage:
         """The study's storage, ready for several writing processes."""
@@ -161,16 +163,28 @@ def create(folder: StudyFolder) -> None:
 def keep_definition(folder: StudyFolder, definition: Definition) -> None:
     """Stores the definition beside its study, or checks it against the one that began the study.
 
+    A study without a trial has not begun: another definition simply takes its place.
+
     Raises:
-        DefinitionError: if a field changed that finished runs depend on.
+        DefinitionError: if a field changed that runs depend on.
     """
     new = definition.config.model_dump(mode="json")
-    if folder.definition.exists():
+    if not _has_trials(folder):
+        folder.database.unlink(missing_ok=True)
+    elif folder.definition.exists():
         old = stored_config(folder).model_dump(mode="json")
         changes = [change for change in _differences(old, new) if not _is_changeable(change[0])]
         if changes:
             raise DefinitionError("\n".join(_refusal(folder, definition, *c) for c in changes))
     write_atomic(folder.definition, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+
+
+def _has_trials(folder: StudyFolder) -> bool:
+    if not folder.database.exists():
+        return False
+    from optuna.study import get_all_study_summaries
+
+    return any(summary.n_trials for summary in get_all_study_summaries(folder.storage()))
 
 
 def stored_config(folder: StudyFolder) -> StudyConfig:

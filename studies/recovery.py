@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 INTERRUPTED = "interrupted"
 """Trial attribute of a trial that no live process works on any more."""
 
+KEPT = (SPEC_ATTR, "phase", "predicted_mean", "predicted_sd")
+"""Trial attributes that go over to the trial that takes a run up again."""
+
 
 def settle(
     study: optuna.Study,
@@ -44,7 +47,7 @@ def settle(
             _fail(study, trial)
             # After the failure, not before: a death between the two loses a proposal, while the
             # other order would run one mixture twice.
-            kept = {SPEC_ATTR: trial.user_attrs[SPEC_ATTR]}
+            kept = {key: trial.user_attrs[key] for key in KEPT if key in trial.user_attrs}
             study.enqueue_trial(trial.params, user_attrs=kept)
     return len(stale)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -34,9 +35,10 @@ from optuna_mde_studies.workers import (
 )
 
 if TYPE_CHECKING:
-    from optuna_mde.recommendation import Recommendation
     from optuna_mde_trainers.blocks import Corpus
     from optuna_mde_trainers.spec import RunResult
+
+    from optuna_mde.recommendation import Recommendation
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """What counts as a trial of `search.n_trials`; a shortened expert ends PRUNED."""
@@ -68,7 +70,9 @@ def open_study(folder: StudyFolder, config: StudyConfig) -> optuna.Study:
         load_if_exists=True,
     )
     if study.metric_names != list(goals):
-        study.set_metric_names(list(goals))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(goals))
     here = str(folder.path.resolve())
     if study.user_attrs.get("mde_folder") != here:  # new, or the folder has moved
         study.set_user_attr("mde_folder", here)

@@ -14,9 +14,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     import optuna
-    from optuna_mde.recommendation import Recommendation
 
     from optuna_mde.objective import Objective
+    from optuna_mde.recommendation import Recommendation, Row
 
 MAX_BEST = 5
 """Trials of a Pareto front that are listed."""
@@ -27,15 +27,15 @@ def outcome(recommendation: Recommendation) -> Iterator[RenderableType]:
     table = _table("nats per token", "predicted", "90 % interval", "observed", "trial")
     for row in recommendation.rows:
         table.add_row(
-            Text(row.name),
+            Text(_label(row)),
             f"{row.objective.mean:.4f}",
-            f"{row.objective.low:.4f} – {row.objective.high:.4f}",
+            f"[{row.objective.low:.4f}, {row.objective.high:.4f}]",
             "" if row.observed is None else f"{row.observed:.4f}",
             "" if row.trial is None else str(row.trial),
         )
     yield table
     yield _rates(recommendation)
-    yield Text(recommendation.trust.statement)
+    yield Text(f"Trust in these predictions: {recommendation.trust.statement}")
     for note in recommendation.notes:
         yield Text(note)
 
@@ -54,7 +54,7 @@ def confirmed(confirmation: Confirmation, objective: Objective) -> Iterator[Rend
             if d is None:
                 table.add_row(Text(name), mean, "", "")
             else:
-                table.add_row(Text(name), mean, f"{d.mean:+.4f}", f"{d.low:+.4f} – {d.high:+.4f}")
+                table.add_row(Text(name), mean, f"{d.mean:+.4f}", f"[{d.low:+.4f}, {d.high:+.4f}]")
         yield table
         yield Text(verdict(differences, seeds), style="bold")
 
@@ -96,6 +96,12 @@ def _rates(recommendation: Recommendation) -> Table:
     for domain in recommendation.mixture:
         table.add_row(Text(domain), *(_percent(row.mixture.get(domain, 0.0)) for row in rows))
     return table
+
+
+def _label(row: Row) -> str:
+    """The row's name; an expert says of what."""
+    of = next((domain for domain, rate in row.mixture.items() if rate == 1.0), None)
+    return f"{row.name}: {of}" if of and row.name == "best expert" else row.name
 
 
 def _percent(rate: float) -> str:

@@ -301,6 +301,10 @@ class _Bench:
 
         # Seconds of imports: better now than inside the first run's time.
         import optuna_mde_trainers.fit  # noqa: F401
+        from tqdm import tqdm
+
+        # Its default lock is a semaphore between processes, which a killed one leaves behind.
+        tqdm.set_lock(threading.RLock())
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._connection = connection

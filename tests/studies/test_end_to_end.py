@@ -1,0 +1,128 @@
+"""The main job, by its command: from text to a confirmed mixture, and started again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+
+def study_of(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name="tiny", storage=f"sqlite:///{folder}/runs/tiny/study.db")
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """When every run's result was written."""
+    results = (folder / "runs/tiny/runs").glob("*/result.json")
+    return {str(path): path.stat().st_mtime_ns for path in results}
+
+
+def test_the_study_is_an_ordinary_optuna_study(tiny_run):
+    study = study_of(tiny_run)
+    trials = study.trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    assert [trial.number for trial in trials] == list(range(6))
+    mixtures = [
+        {name.removeprefix("mix/"): rate for name, rate in trial.params.items()}
+        for trial in trials
+    ]
+    for mixture in mixtures:
+        assert sum(mixture.values()) == pytest.approx(1, abs=1e-9)
+    corners = sorted(max(m, key=lambda name: m[name]) for m in mixtures[:3])
+    assert corners == ["code", "numbers", "prose"]
+    assert all(set(mixture.values()) == {0.0, 1.0} for mixture in mixtures[:3])
+    assert mixtures[3] == pytest.approx(study.user_attrs["natural"])
+
+
+def test_every_run_is_a_folder_of_its_own_and_told_as_it_came_out(tiny_run):
+    study, root = study_of(tiny_run), tiny_run / "runs/tiny"
+    assert len({trial.user_attrs["run"] for trial in study.trials}) == 6
+    for trial in study.trials:
+        result = json.loads((root / trial.user_attrs["run"] / "result.json").read_text())
+        assert trial.user_attrs["losses"] == pytest.approx(result["losses"])
+        losses = result["losses"]
+        assert trial.value == pytest.approx((losses["code"] + 2 * losses["news"]) / 3)
+        assert set(losses) == {"code", "prose", "numbers", "news"}
+    seeds = {trial.user_attrs["spec"]["training"]["seed"] for trial in study.trials}
+    assert seeds == {0}
+    with_logprobs = [trial.number for trial in study.trials if "logprobs" in trial.user_attrs]
+    assert with_logprobs == [0, 1, 2]
+    for trial in study.trials[:3]:
+        assert (root / trial.user_attrs["logprobs"]).is_file()
+
+
+def test_the_output_says_what_happens_and_ends_with_the_tables(tiny_run):
+    output = (tiny_run / "output.txt").read_text()
+    lines = output.split("\n")
+    for said in ("building the corpus", "searching: 6 trials, the first 3 of them experts"):
+        assert any(said in line for line in lines)
+    assert sum("/14] trial" in line for line in lines) == 6
+    for row in ("recommended", "natural", "uniform", "best expert: ", "best seen"):
+        assert any(line.startswith(row) for line in lines)
+    assert "confirming: recommended, natural, uniform, best expert, 2 fresh seeds each" in output
+    assert "2 fresh seeds" in output
+    assert "report: runs/tiny/report.html" in output
+
+
+def test_the_confirmation_pairs_fresh_seeds(tiny_run):
+    kept = json.loads((tiny_run / "runs/tiny/confirm.json").read_text())
+    assert next(iter(kept["mixtures"])) == "recommended"
+    assert {len(runs) for runs in kept["losses"].values()} == {2}
+    specs = [
+        json.loads(path.read_text())["training"]
+        for path in (tiny_run / "runs/tiny/runs").glob("*/spec.json")
+    ]
+    for seed in kept["seeds"]:
+        paired = [spec for spec in specs if spec["seed"] == seed]
+        assert len(paired) == len(kept["mixtures"])
+        assert seed != 0
+
+
+def test_run_again_when_done_it_trains_nothing(tiny_run, command):
+    before = stamps(tiny_run)
+    again = command("run", "tiny.yaml", folder=tiny_run)
+    assert again.returncode == 0
+    assert stamps(tiny_run) == before
+    assert len(study_of(tiny_run).trials) == 6
+    first = (tiny_run / "output.txt").read_text()
+    tables = first[first.index("nats per token") :]
+    assert again.stdout.endswith(tables)
+
+
+def test_more_trials_go_on_where_the_study_stopped(tiny_run, command, tmp_path):
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    before = stamps(tmp_path)
+    more = command("run", "tiny.yaml", "--set", "search.n_trials=7", folder=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert len(study_of(tmp_path).trials) == 7
+    after = stamps(tmp_path)
+    assert {path: after[path] for path in before} == before
+    assert json.loads((tmp_path / "runs/tiny/confirm.json").read_text())["told"] == 7
+
+
+def test_another_training_is_refused_with_the_mend(tiny_run, command):
+    refused = command("run", "tiny.yaml", "--set", "training.max_steps=21", folder=tiny_run)
+    assert refused.returncode == 2
+    assert refused.stderr == (
+        "--set training.max_steps=21: training.max_steps: the study in runs/tiny was begun with "
+        "training.max_steps = 20, and now it is 21: runs under both cannot be compared. Take the "
+        "old value, or start afresh with `--out OTHER_FOLDER`\n"
+    )
+
+
+def test_other_text_is_noticed(tiny_run, command, tmp_path):
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "prose/00.txt").write_text("something else", encoding="utf-8")
+    refused = command("run", "tiny.yaml", "--set", "search.n_trials=7", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "prose/00.txt" in refused.stderr
+    assert "`--out OTHER_FOLDER`, or delete runs/tiny" in refused.stderr
+    assert len(study_of(tmp_path).trials) == 6
+    done = command("run", "tiny.yaml", folder=tmp_path)  # nothing to train: the answer stands
+    assert done.returncode == 0
+    assert "prose/00.txt" in done.stdout
+    assert "recommended" in done.stdout
