@@ -203,6 +203,8 @@ class GoalModel(Model):
         normals = [
             MultivariateNormal(-mean[..., g], covariance[..., g, :, :]) for g in range(len(self.W))
         ]
+        if len(normals) == 1:
+            return GPyTorchPosterior(normals[0])
         return GPyTorchPosterior(MultitaskMultivariateNormal.from_independent_mvns(normals))
 
 

@@ -85,7 +85,8 @@ def load_logprobs(url: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
         metadata = _metadata(data)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise ExpertFileError(f"{url}: no readable log-probability file ({error})") from error
-    return {name: _checked(f"{url}: {name}", a) for name, a in tensors.items()}, metadata
+    names = sorted(tensors)  # the format keeps no order
+    return {name: _checked(f"{url}: {name}", tensors[name]) for name in names}, metadata
 
 
 @dataclass(frozen=True)

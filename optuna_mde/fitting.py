@@ -17,6 +17,8 @@ from optuna_mde.surrogate import ABSENT, Runs, Surrogate, stack_inputs
 _NOISE_MEDIAN, _NOISE_SPREAD = 2.5e-3, 1.0
 _NOISE_FLOOR = 1e-6
 
+_ACCIDENT = 1.0  # an error of MDE, in spreads over mixtures, that only a broken run makes
+
 _FIT_STEPS = 50
 
 
@@ -39,12 +41,12 @@ def fit(
     M = len(features.outputs)
     centre, scale = standards(features, runs)
     inputs, prior = stack_inputs(features, runs.X, len(forms))
-    targets = (winsorise(features, runs, prior, scale) - prior - centre) / scale  # [n, M]
+    targets, doubt = winsorise(features, runs, (runs.Y - prior - centre) / scale)  # [n, M]
     present = targets.isfinite()
     targets = torch.where(present, targets, 0.0)
     extra = torch.stack(
         [
-            torch.where(present & (form.uses_corners | ~runs.corner.unsqueeze(-1)), 0.0, ABSENT)
+            torch.where(present & (form.uses_corners | ~runs.corner.unsqueeze(-1)), doubt, ABSENT)
             for form in forms
         ]
     )  # [F, n, M]
@@ -85,23 +87,35 @@ def standards(features: Features, runs: Runs) -> tuple[Tensor, Tensor]:
     return centre, scale
 
 
-def winsorise(features: Features, runs: Runs, prior: Tensor, scale: Tensor) -> Tensor:
-    """Losses `[n, M]` with diverged runs pulled in: one loss of 11 nats would otherwise cost every
-    prediction a factor of six. ``-inf`` is as bad as ``inf`` and becomes absent."""
-    Y = runs.Y.clone()
-    Y[torch.isneginf(Y)] = torch.nan
-    for i in range(Y.shape[1]):
-        values = Y[:, i][Y[:, i].isfinite()]
-        if len(values) == 0:
-            Y[:, i] = torch.nan
-            continue
-        middle = values.median()
-        limit = middle + 4.0 * (middle - torch.quantile(values, 0.16)).clamp_min(scale[i])
+def winsorise(features: Features, runs: Runs, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Pull diverged runs in: one loss of 11 nats would cost every prediction a factor of twenty.
+
+    Args:
+        features: tell which outputs have an MDE loss.
+        runs: finished runs.
+        targets: `[n, M]` losses in standard units; -inf is no better than NaN.
+
+    Returns:
+        Targets `[n, M]`, and the noise variance `[n, M]` that is added to what was pulled in.
+    """
+    targets = torch.where(torch.isneginf(targets), torch.nan, targets)
+    doubt = torch.zeros_like(targets)
+    for i in range(targets.shape[1]):
+        column = targets[:, i]
         if features.has_mde[i]:
-            # Convexity: no MDE loss exceeds the worst expert's.
-            limit = torch.maximum(limit, prior[:, i].max() + scale[i])
-        Y[:, i] = torch.where(Y[:, i].isnan(), Y[:, i], Y[:, i].clamp_max(limit))
-    return Y
+            # MDE is never wrong by this share of the whole spread: such a loss is an accident,
+            # which may tell of its neighbourhood, but weakly.
+            high = torch.tensor(_ACCIDENT, dtype=torch.float64)
+            doubt[:, i] = torch.where(column > high, _ACCIDENT**2, 0.0)
+        else:
+            values = column[column.isfinite()]
+            if len(values) == 0:
+                targets[:, i] = torch.nan
+                continue
+            middle = values.median()
+            high = middle + 4.0 * (middle - torch.quantile(values, 0.16)).clamp_min(1.0)
+        targets[:, i] = torch.where(column.isnan(), column, column.clamp_max(high))
+    return targets, doubt
 
 
 def _fit_hyperparameters(

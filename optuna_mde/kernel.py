@@ -29,7 +29,7 @@ class Columns:
         block: `[D]` index of the length-scale block of each distance column.
         seen: `B x D` 1 where the process looks at the column, else 0.
         lengthscale: `B x J` prior medians, one for each block.
-        lengthscale_spread: sd of the logarithm of every length-scale.
+        lengthscale_spread: `B x J` sd of the logarithm of each length-scale.
         outputscale: `[B]` prior median of the residual's sd, in standardised units.
         outputscale_spread: sd of its logarithm.
         slope: `B x L` prior sd of the regressors' coefficients; 0 switches one off.
@@ -38,7 +38,7 @@ class Columns:
     block: Tensor
     seen: Tensor
     lengthscale: Tensor
-    lengthscale_spread: float
+    lengthscale_spread: Tensor
     outputscale: Tensor
     outputscale_spread: float
     slope: Tensor
@@ -67,10 +67,7 @@ class ResidualKernel(Kernel):
         )
         self.register_prior(
             "lengthscale_prior",
-            NormalPrior(
-                columns.lengthscale.log(),
-                torch.full_like(columns.lengthscale, columns.lengthscale_spread),
-            ),
+            NormalPrior(columns.lengthscale.log(), columns.lengthscale_spread),
             "log_lengthscale",
         )
         self.register_prior(

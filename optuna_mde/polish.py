@@ -49,9 +49,9 @@ def maximise(
     starts = _distinct(pool, order, STARTS)
     polished = [_polish(acquisition, region, pool[i]) for i in starts]
     tidied = [_tidy(acquisition, region, x) for x in [pool[order[0]], *polished]]
-    # The rest of the pool serves when all the best points have been proposed before.
-    points = np.concatenate([np.stack(tidied), pool[order[: 8 * STARTS]]])
-    scores = evaluate(acquisition, points)
+    # The rest of the pool serves when the best points lie too near to others.
+    points = np.concatenate([np.stack(tidied), pool[order]])
+    scores = np.concatenate([evaluate(acquisition, np.stack(tidied)), values[order]])
     ranking = np.argsort(-scores, kind="stable")
     return points[ranking], scores[ranking]
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 # Two mixtures closer than this (L1 distance of their columns) are the same run.
 SAME = 1e-3
+# Workers that ask at once are kept this far apart: the improvement left beside a pending run is
+# often next to nothing everywhere, and its maximum then huddles.
+APART = 0.1
 
 _logger = logging.getLogger("optuna_mde")
 
@@ -109,7 +112,7 @@ class Proposer:
             anchors = inside[np.argsort(means.mean(dim=1).numpy(), kind="stable")]
             acquisition = build(believing, W, limits, tensor(inside), seed)
             points, _ = maximise(acquisition, region, anchors, rng)
-            x = next((p for p in points if not _is_seen(p, seen)), None)
+            x = _first_new(points, seen, history.pending)
             if x is None:
                 x = _fresh(region, seen, seed, len(history.X))
             with torch.no_grad():
@@ -161,8 +164,14 @@ def _only_experts(history: History) -> bool:
     return bool(np.all(history.corner | (history.budget < 1.0)))
 
 
-def _is_seen(x: Array, seen: Array) -> bool:
-    return len(seen) > 0 and bool(np.abs(seen - x).sum(axis=1).min() < SAME)
+def _is_seen(x: Array, seen: Array, distance: float = SAME) -> bool:
+    return len(seen) > 0 and bool(np.abs(seen - x).sum(axis=1).min() < distance)
+
+
+def _first_new(points: Array, seen: Array, pending: Array) -> Array | None:
+    """The best of the points that is no repeat, apart from pending ones if that can be."""
+    new = [p for p in points if not _is_seen(p, seen)]
+    return next((p for p in new if not _is_seen(p, pending, APART)), new[0] if new else None)
 
 
 def _fresh(region: Region, seen: Array, seed: int, index: int) -> Array:

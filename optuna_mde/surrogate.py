@@ -173,7 +173,10 @@ class Surrogate:
         with torch.no_grad():
             inputs, _ = stack_inputs(self.features, X, len(self.forms))
             cross = self._kernel.forward(inputs, self._inputs)
-            means = (cross @ self._alpha.unsqueeze(-1)).squeeze(-1)  # [B, p], every form its own
+            means = (cross @ self._alpha.unsqueeze(-1)).squeeze(-1)  # [B, p]
+            # All forms believe the same, else their disagreement would stay as doubt.
+            agreed, _ = self._combine(means, torch.zeros_like(means))
+            means = agreed.repeat(len(self.forms), 1)
             believed = (_BELIEVED - self._noise).unsqueeze(-1).expand_as(means)
             other = Surrogate.__new__(Surrogate)
             other.__dict__.update(self.__dict__)

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 MIXTURE_WIDTH = 60  # characters of rates in a row; the recommended ones are listed in full
 
 
+HEADINGS = ("mixture", "predicted", "90 % interval", "observed", "trial", "rates")
+
+
 def recommendation_text(recommendation: Recommendation) -> str:
     """The table that ``print(recommend(study))`` shows."""
     head = "Recommended: " + _rates(recommendation.mixture)

@@ -1,0 +1,112 @@
+"""Acquisitions against BoTorch's own, and what they must prefer."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from optuna_mde.acquisition import (
+    ChebyshevImprovement,
+    HypervolumeImprovement,
+    Limits,
+    LogExpectedImprovement,
+    build,
+    log_improvement,
+    reference_point,
+)
+from optuna_mde.features import Features
+from optuna_mde.fitting import fit
+from optuna_mde.surrogate import Runs, Surrogate
+
+
+@pytest.fixture
+def surrogate() -> Surrogate:
+    """Two outputs over a mixture of three parts, that pull apart."""
+    X = np.random.default_rng(0).dirichlet(np.ones(3), 12)
+    Y = np.stack([(X[:, 0] - 0.8) ** 2, (X[:, 1] - 0.8) ** 2], axis=1)
+    runs = Runs(torch.from_numpy(X), torch.from_numpy(Y), torch.zeros(12, dtype=torch.bool))
+    return fit(Features(3, [slice(0, 3)], ("a", "b")), runs)
+
+
+def points(n: int, seed: int = 5) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).dirichlet(np.ones(3), n))
+
+
+@pytest.mark.parametrize("z", [-2000.0, -30.0, -8.0, -2.0, -1.0, -0.5, 0.0, 1.0, 6.0])
+def test_log_improvement_is_the_integral(z: float) -> None:
+    value = log_improvement(torch.tensor(z, dtype=torch.float64)).item()
+    if z > -10:
+        expected = math.log(quad(lambda t: (z - t) * norm.pdf(t), z - 30.0, z, epsabs=0.0)[0])
+        assert value == pytest.approx(expected, rel=1e-6)
+    else:  # asymptotic series of φ(z)/z² (1 - 3/z²)
+        expected = norm.logpdf(z) - 2 * math.log(-z) + math.log1p(-3 / z**2)
+        assert value == pytest.approx(expected, rel=1e-4)
+
+
+def test_expected_improvement_equals_botorch(surrogate: Surrogate) -> None:
+    from botorch.acquisition.analytic import LogExpectedImprovement as Theirs
+
+    from optuna_mde.acquisition import GoalModel
+
+    W = torch.tensor([[0.3, 0.7]], dtype=torch.float64)
+    seen = surrogate.runs.X
+    ours = LogExpectedImprovement(surrogate, W, Limits(surrogate, []), seen)
+    theirs = Theirs(
+        GoalModel(surrogate, W),
+        best_f=-ours.best,
+    )
+    X = points(20).unsqueeze(-2)
+    torch.testing.assert_close(ours(X), theirs(X), rtol=1e-5, atol=1e-6)
+
+
+def test_a_limit_keeps_the_search_where_it_is_met(surrogate: Surrogate) -> None:
+    W = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    X = points(400)
+    free = build(surrogate, W, [], surrogate.runs.X, seed=0)
+    limited = build(surrogate, W, [(1, 0.2)], surrogate.runs.X, seed=0)
+    best = X[free(X.unsqueeze(-2)).argmax()]
+    allowed = X[limited(X.unsqueeze(-2)).argmax()]
+    assert (best[1] - 0.8) ** 2 > 0.2
+    assert (allowed[1] - 0.8) ** 2 < 0.25
+
+
+def test_without_an_allowed_incumbent_the_allowed_region_is_sought(surrogate: Surrogate) -> None:
+    W = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    far = surrogate.runs.X[surrogate.runs.Y[:, 1] > 0.3]
+    acquisition = build(surrogate, W, [(1, 0.05)], far, seed=0)
+    X = points(300)
+    chosen = X[acquisition(X.unsqueeze(-2)).argmax()]
+    assert (chosen[1] - 0.8) ** 2 < 0.1
+
+
+def test_hypervolume_improvement_fills_the_gap_of_the_front(surrogate: Surrogate) -> None:
+    W = torch.eye(2, dtype=torch.float64)
+    ends = torch.tensor([[0.8, 0.2, 0.0], [0.2, 0.8, 0.0]], dtype=torch.float64)
+    acquisition = build(surrogate, W, [], ends, seed=0)
+    assert isinstance(acquisition, HypervolumeImprovement)
+    between = torch.tensor([[[0.5, 0.5, 0.0]], [[0.0, 0.0, 1.0]]], dtype=torch.float64)
+    values = acquisition(between)
+    assert values[0] > values[1]
+    assert acquisition.inner.X_baseline.shape[-1] == 3
+
+
+def test_many_goals_are_scalarised_and_repeatable(surrogate: Surrogate) -> None:
+    W = torch.rand(5, 2, generator=torch.Generator().manual_seed(0)).double()
+    W = W / W.sum(dim=1, keepdim=True)
+    X = points(30).unsqueeze(-2)
+    first, again, other = (build(surrogate, W, [], surrogate.runs.X, seed=s)(X) for s in (1, 1, 2))
+    assert isinstance(build(surrogate, W, [], surrogate.runs.X, seed=1), ChebyshevImprovement)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.isfinite().all()
+
+
+def test_the_reference_point_lies_behind_the_front() -> None:
+    mean = torch.tensor([[0.0, 1.0], [1.0, 0.0], [5.0, 5.0]], dtype=torch.float64)
+    point = reference_point(mean, torch.zeros_like(mean))
+    torch.testing.assert_close(point, torch.tensor([1.1, 1.1], dtype=torch.float64))

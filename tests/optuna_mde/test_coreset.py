@@ -1,0 +1,67 @@
+"""Weighted tokens against all tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from optuna_mde.coreset import MAX_RMS_ERROR, Coreset, reference_mixtures, temper
+from optuna_mde.experts import ExpertTable
+
+K = 5
+DOMAINS = tuple(f"d{j}" for j in range(K))
+
+
+def table(tokens: int, seed: int = 0) -> ExpertTable:
+    rng = np.random.default_rng(seed)
+    base = rng.normal(-3.0, 2.0, tokens)
+    data = {
+        d: {"a": np.minimum(base + rng.normal(0.0, 1.5, tokens), -1e-4).astype(np.float32)}
+        for d in DOMAINS
+    }
+    return ExpertTable(DOMAINS, data)
+
+
+@pytest.mark.parametrize("tokens", [3000, 30_000])
+def test_few_tokens_reproduce_the_loss_of_all(tokens: int) -> None:
+    full = table(tokens)
+    coreset = Coreset(full, seed=0)
+    assert coreset.n_tokens[0] < 600
+    fresh = reference_mixtures(500, K, np.random.default_rng(99))
+    error = coreset.losses(torch.from_numpy(fresh)).numpy() - full.losses(fresh)
+    assert np.sqrt(np.mean(error**2)) <= MAX_RMS_ERROR
+    assert coreset.rms_error[0] <= MAX_RMS_ERROR
+
+
+def test_a_small_set_is_kept_whole_and_exact() -> None:
+    full = table(200)
+    coreset = Coreset(full)
+    fresh = reference_mixtures(100, K, np.random.default_rng(3))
+    np.testing.assert_allclose(
+        coreset.losses(torch.from_numpy(fresh)).numpy(), full.losses(fresh), atol=1e-9
+    )
+
+
+def test_gradients_reach_the_rates() -> None:
+    full = table(200)
+    rates = torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25], dtype=torch.float64, requires_grad=True)
+    Coreset(full).losses(rates).sum().backward()
+    np.testing.assert_allclose(rates.grad, full.gradients(rates.detach().numpy())[0], rtol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_tokens() -> None:
+    full = table(3000)
+    rates = torch.full((1, K), 1.0 / K, dtype=torch.float64)
+    first, again = (Coreset(full, seed=4).losses(rates) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_tempering_keeps_corners_and_order() -> None:
+    rates = torch.tensor([[0.6, 0.3, 0.1], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]], dtype=torch.float64)
+    soft = temper(rates, 0.75)
+    torch.testing.assert_close(soft.sum(dim=-1), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(soft[1], rates[1])
+    assert soft[2, 2] == 0.0
+    assert rates[0, 0] > soft[0, 0] > soft[0, 1] > soft[0, 2] > rates[0, 2]
+    assert temper(rates, 1.0) is rates

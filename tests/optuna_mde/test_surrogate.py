@@ -1,0 +1,185 @@
+"""The surrogate against dense linear algebra, refits without a run, and a world that is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from optuna_mde.coreset import Coreset
+from optuna_mde.features import Features
+from optuna_mde.fitting import fit
+from optuna_mde.surrogate import Runs, Surrogate
+
+
+def runs_of(world, n: int, seed: int = 0) -> Runs:
+    """The experts and n mixtures."""
+    K = len(world.domains)
+    inner = np.random.default_rng(seed).dirichlet(np.ones(K), n)
+    X = np.concatenate([np.eye(K), inner])
+    return Runs(
+        torch.from_numpy(X),
+        torch.from_numpy(world.observed(X, seed)),
+        torch.arange(len(X)) < K,
+    )
+
+
+def features_of(world, experts: bool = True) -> Features:
+    block = slice(0, len(world.domains))
+    coreset = Coreset(world.table) if experts else None
+    return Features(len(world.domains), [block], world.sets, block, coreset)
+
+
+def fresh(world, n: int = 200) -> torch.Tensor:
+    K = len(world.domains)
+    return torch.from_numpy(np.random.default_rng(77).dirichlet(np.ones(K), n))
+
+
+def mean_goal(M: int) -> torch.Tensor:
+    return torch.full((1, M), 1.0 / M, dtype=torch.float64)
+
+
+def test_experts_make_few_runs_enough(world) -> None:
+    X = fresh(world)
+    truth = world.true_losses(X.numpy())
+    errors = {}
+    for experts in (True, False):
+        surrogate = fit(features_of(world, experts), runs_of(world, 8))
+        mean, _ = surrogate.posterior(X)
+        errors[experts] = np.sqrt(np.mean((mean.numpy() - truth) ** 2))
+        if experts:
+            goal, _ = surrogate.goals(X, mean_goal(len(world.sets)))
+            assert spearmanr(goal[:, 0], truth.mean(axis=1))[0] > 0.95
+    assert errors[True] < 0.5 * errors[False]
+
+
+@pytest.mark.parametrize("experts", [True, False])
+def test_intervals_hold_what_they_promise(world, experts: bool) -> None:
+    X = fresh(world)
+    truth = world.true_losses(X.numpy())
+    inside, goal_inside = [], []
+    for seed in range(4):
+        surrogate = fit(features_of(world, experts), runs_of(world, 14, seed))
+        mean, sd = (t.numpy() for t in surrogate.posterior(X))
+        inside.append(np.abs(mean - truth) <= 1.645 * sd)
+        goal, spread = (t.numpy()[:, 0] for t in surrogate.goals(X, mean_goal(len(world.sets))))
+        goal_inside.append(np.abs(goal - truth.mean(axis=1)) <= 1.645 * spread)
+    assert 0.75 <= np.mean(inside) <= 0.99
+    assert 0.7 <= np.mean(goal_inside) <= 1.0
+
+
+def test_leave_one_out_equals_a_refit_without_the_run(world) -> None:
+    features, runs = features_of(world), runs_of(world, 6)
+    surrogate = fit(features, runs, steps=0)
+    mean, sd = surrogate.leave_one_out()
+    for i in (4, 7):
+        kept = torch.arange(len(runs.X)) != i
+        without = fit(features, Runs(runs.X[kept], runs.Y[kept], runs.corner[kept]), steps=0)
+        # Which form counts how much is evidence of its own; hold it for the comparison.
+        without._weights = surrogate._weights
+        expected, spread = without.posterior(runs.X[[i]])
+        torch.testing.assert_close(mean[[i]], expected)
+        torch.testing.assert_close(sd[[i]], (spread**2 + without.noise_sd**2).sqrt())
+
+
+def test_believing_keeps_means_and_takes_away_doubt(world) -> None:
+    surrogate = fit(features_of(world), runs_of(world, 6))
+    pending, elsewhere = fresh(world, 2), fresh(world, 50)
+    believing = surrogate.believe(pending)
+    before, doubt = surrogate.posterior(pending)
+    after, rest = believing.posterior(pending)
+    torch.testing.assert_close(after, before, atol=5e-3, rtol=0)
+    # What is left of the doubt is that between the two forms.
+    assert (rest <= doubt + 1e-9).all()
+    assert (rest.mean() < 0.5 * doubt.mean()).item()
+    torch.testing.assert_close(
+        believing.posterior(elsewhere)[0], surrogate.posterior(elsewhere)[0], atol=5e-3, rtol=0
+    )
+    assert surrogate.believe(pending[:0]) is surrogate
+
+
+def test_a_missing_loss_leaves_the_other_outputs_alone(world) -> None:
+    features, runs = features_of(world), runs_of(world, 8)
+    full = fit(features, runs, steps=0)
+    holed = runs.Y.clone()
+    holed[6, 0] = torch.nan
+    partial = fit(features, Runs(runs.X, holed, runs.corner), steps=0)
+    X = fresh(world, 20)
+    full._weights = partial._weights
+    assert partial.posterior(X)[0].isfinite().all()
+    torch.testing.assert_close(partial.posterior(X)[0][:, 1:], full.posterior(X)[0][:, 1:])
+    assert not torch.equal(partial.posterior(X)[0][:, 0], full.posterior(X)[0][:, 0])
+
+
+def test_a_diverged_run_does_not_spoil_the_others(world) -> None:
+    features, runs = features_of(world), runs_of(world, 12)
+    X = fresh(world)
+    truth = world.true_losses(X.numpy())
+
+    def error(Y: torch.Tensor) -> float:
+        mean, _ = fit(features, Runs(runs.X, Y, runs.corner)).posterior(X)
+        return float(np.sqrt(np.mean((mean.numpy() - truth) ** 2)))
+
+    clean = error(runs.Y)
+    for value in (11.0, 1e30, torch.inf, -torch.inf):
+        broken = runs.Y.clone()
+        broken[9] = value
+        assert error(broken) < 3.0 * clean, value
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_next_to_no_runs(world, n: int) -> None:
+    surrogate = fit(features_of(world), runs_of(world, n))
+    mean, sd = surrogate.posterior(fresh(world, 5))
+    assert mean.isfinite().all()
+    assert (sd > 0).all()
+
+
+def test_constant_and_repeated_observations() -> None:
+    features = Features(2, [slice(0, 2)], ("a",))
+    X = torch.tensor([[0.5, 0.5]] * 5 + [[0.2, 0.8]] * 5, dtype=torch.float64)
+    runs = Runs(X, torch.full((10, 1), 3.0).double(), torch.zeros(10, dtype=torch.bool))
+    mean, sd = fit(features, runs).posterior(X[:1])
+    assert mean.item() == pytest.approx(3.0, abs=1e-3)
+    assert np.isfinite(sd.item())
+
+
+def test_goals_of_correlated_sets_are_less_certain_than_of_independent_ones(world) -> None:
+    surrogate = fit(features_of(world), runs_of(world, 10))
+    sd = torch.ones(1, len(world.sets), dtype=torch.float64)
+    W = mean_goal(len(world.sets))
+    independent = 1.0 / len(world.sets) ** 0.5
+    assert independent < surrogate.spread(sd, W).item() < 1.0
+    torch.testing.assert_close(surrogate.correlation, surrogate.correlation.mT)
+    assert torch.linalg.eigvalsh(surrogate.correlation).min() > 0
+
+
+def test_joint_posterior_agrees_with_the_marginal_one(world) -> None:
+    surrogate: Surrogate = fit(features_of(world), runs_of(world, 8))
+    surrogate._weights = torch.stack([torch.ones(5), torch.zeros(5)]).double()
+    X = fresh(world, 6).reshape(2, 3, -1)
+    W = torch.eye(5, dtype=torch.float64)[:2]
+    mean, covariance = surrogate.joint_goals(X, W)
+    expected, sd = surrogate.goals(X.reshape(6, -1), W)
+    torch.testing.assert_close(mean.reshape(6, 2), expected)
+    variances = covariance.diagonal(dim1=-2, dim2=-1).mT.reshape(6, 2)
+    torch.testing.assert_close(variances, sd.square(), rtol=1e-6, atol=1e-10)
+    assert (torch.linalg.eigvalsh(covariance) > -1e-10).all()
+
+
+def test_gradients_reach_a_face(world) -> None:
+    surrogate = fit(features_of(world), runs_of(world, 8))
+    X = torch.tensor([[0.0, 0.5, 0.5, 0.0]], dtype=torch.float64, requires_grad=True)
+    mean, sd = surrogate.posterior(X)
+    (mean.sum() + sd.sum()).backward()
+    assert X.grad is not None
+    assert X.grad.isfinite().all()
+
+
+def test_a_warm_start_of_no_steps_keeps_hyperparameters(world) -> None:
+    features, runs = features_of(world), runs_of(world, 8)
+    fitted = fit(features, runs)
+    again = fit(features, runs, fitted.state(), steps=0)
+    X = fresh(world, 10)
+    torch.testing.assert_close(again.posterior(X), fitted.posterior(X))
