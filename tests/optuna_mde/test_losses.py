@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import FixedTrial, TrialState
+
+from optuna_mde import MDESampler, exclude_trials, report_losses, suggest_mixture
+from optuna_mde.objective import Objective
+
+DOMAINS = ["web", "code"]
+LOSSES = {"web": 2.0, "code": 4.0}
+
+
+def study_of(**options: Any) -> optuna.Study:
+    return optuna.create_study(sampler=MDESampler(seed=0), **options)
+
+
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        (None, 3.0),
+        ("mean", 3.0),
+        ("code", 4.0),
+        ({"web": 3, "code": 1}, 2.5),
+        ({"a": {"web": 1}, "b": {"web": 1, "code": 1}}, (2.0, 3.0)),
+    ],
+)
+def test_values_of_the_objective(objective: Any, expected: Any) -> None:
+    n = len(expected) if isinstance(expected, tuple) else 1
+    study = study_of(directions=["minimize"] * n)
+    trial = study.ask()
+    assert report_losses(trial, LOSSES, objective=objective) == expected
+    study.tell(trial, expected)
+    attrs = study.trials[0].user_attrs
+    assert attrs["losses"] == LOSSES
+    assert Objective.from_json(attrs["objective"]) == Objective.parse(objective)
+    assert attrs["format"] == 1
+
+
+def test_what_is_known_of_a_run_is_kept() -> None:
+    study = study_of()
+    trial = study.ask()
+    report_losses(
+        trial,
+        {"web": np.float32(2.0), "code": np.array(4.0)},
+        logprobs="runs/1/logprobs.safetensors",
+        tokens=10**6,
+        parameters=2 * 10**5,
+    )
+    attrs = study.trials[0].user_attrs
+    assert attrs["losses"] == LOSSES
+    assert attrs["logprobs"] == "runs/1/logprobs.safetensors"
+    assert (attrs["tokens"], attrs["parameters"]) == (10**6, 2 * 10**5)
+    assert "budget" not in attrs
+
+
+def test_a_shortened_run_ends_pruned_with_its_losses() -> None:
+    study = study_of()
+
+    def objective(trial: optuna.Trial) -> Any:
+        return report_losses(trial, LOSSES, budget=0.5)
+
+    study.optimize(objective, n_trials=1)
+    trial = study.trials[0]
+    assert trial.state == TrialState.PRUNED
+    assert trial.user_attrs["losses"] == LOSSES
+    assert trial.user_attrs["budget"] == 0.5
+
+
+def test_a_set_that_is_nan_is_absent_and_the_study_goes_on() -> None:
+    study = study_of()
+    trial = study.ask()
+    with pytest.warns(UserWarning, match="no loss on code"):
+        value = report_losses(
+            trial, {"web": 2.0, "code": math.nan}, objective={"web": 1, "code": 1}
+        )
+    assert value == 2.0
+    assert study.trials[0].user_attrs["losses"] == {"web": 2.0}
+
+
+def test_a_set_that_other_runs_report_may_be_missing() -> None:
+    study = study_of()
+    report_losses(study.ask(), LOSSES, objective={"web": 1, "code": 1})
+    with pytest.warns(UserWarning, match="no loss on code"):
+        value = report_losses(study.ask(), {"web": 2.0}, objective={"web": 1, "code": 1})
+    assert value == 2.0
+
+
+def test_without_any_number_there_is_no_value() -> None:
+    with pytest.warns(UserWarning, match="no loss on web, code"):
+        assert math.isnan(report_losses(study_of().ask(), dict.fromkeys(DOMAINS, math.nan)))  # type: ignore[arg-type]
+
+
+def test_a_diverged_run_keeps_its_infinity() -> None:
+    study = study_of()
+    trial = study.ask()
+    assert report_losses(trial, {"web": math.inf, "code": 4.0}) == math.inf
+    study.tell(trial, math.inf)
+    assert study.trials[0].user_attrs["losses"]["web"] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"losses": {}}, "losses must be"),
+        ({"losses": {"web": "low"}}, "'web' must be a number.*'low'"),
+        ({"losses": LOSSES, "budget": 0.0}, r"\(0, 1\], got 0.0"),
+        ({"losses": LOSSES, "budget": 1.5}, r"\(0, 1\], got 1.5"),
+        ({"losses": LOSSES, "objective": {"wiki": 1.0}}, "wiki, which no run reports"),
+        ({"losses": LOSSES, "objective": {"web": -1.0}}, "at least 0"),
+        ({"losses": LOSSES, "limits": {"web": "low"}}, "limit on 'web'"),
+        ({"losses": LOSSES, "objective": {"a": "web", "b": "code"}}, "directions="),
+    ],
+)
+def test_user_errors_name_what_is_wrong(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        report_losses(study_of().ask(), **arguments)
+
+
+def test_a_maximising_study_is_refused_with_the_mend() -> None:
+    with pytest.raises(ValueError, match="direction='minimize'"):
+        report_losses(study_of(direction="maximize").ask(), LOSSES)
+
+
+def test_the_samplers_objective_is_used_where_none_is_given() -> None:
+    study = optuna.create_study(sampler=MDESampler(objective={"code": 1.0}))
+    assert report_losses(study.ask(), LOSSES) == 4.0
+    assert report_losses(study.ask(), LOSSES, objective="mean") == 3.0
+
+
+def test_limits_say_whether_a_run_is_feasible() -> None:
+    study = study_of()
+    for limit, feasible in ((2.5, True), (1.5, False)):
+        report_losses(study.ask(), LOSSES, limits={"web": limit})
+        assert study.trials[-1].user_attrs["feasible"] is feasible
+        assert study.trials[-1].user_attrs["limits"] == {"web": limit}
+
+
+def test_a_limit_may_be_the_natural_mixtures_loss() -> None:
+    study = study_of()
+    study.enqueue_trial({"mix/web": 0.75, "mix/code": 0.25})
+    for loss, feasible in ((2.0, None), (1.9, True), (2.1, False)):
+        trial = study.ask()
+        suggest_mixture(trial, DOMAINS, natural={"web": 3, "code": 1})
+        losses = {"web": loss, "code": 4.0}
+        study.tell(trial, report_losses(trial, losses, limits={"web": "natural"}))
+        assert study.trials[-1].user_attrs.get("feasible") is feasible
+
+
+def test_replays_report_without_a_study() -> None:
+    assert report_losses(FixedTrial({}), LOSSES, budget=0.5) == 3.0
+
+
+def test_excluded_trials_are_kept_with_the_reason() -> None:
+    study = study_of()
+    for _ in range(3):
+        study.tell(study.ask(), 1.0)
+    exclude_trials(study, [1], "wrong data")
+    exclude_trials(study, [2], "crashed late")
+    assert study.user_attrs["excluded"] == {"1": "wrong data", "2": "crashed late"}
+    with pytest.raises(ValueError, match="no trial 7; numbers run from 0 to 2"):
+        exclude_trials(study, [7], "typo")

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+from scipy import stats
+
+from optuna_mde import MDESampler, Mixture, suggest_mixture
+from optuna_mde.simplex import MixtureError
+
+DOMAINS = ["web", "code", "books"]
+
+
+def random_study(**options: Any) -> optuna.Study:
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0), **options)
+
+
+def trained(study: optuna.Study, **options: Any) -> Mixture:
+    """The mixture of one more trial, told."""
+    trial = study.ask()
+    mixture = suggest_mixture(trial, DOMAINS, **options)
+    study.tell(trial, 1.0)
+    return mixture
+
+
+def test_parts_are_plain_parameters() -> None:
+    study = optuna.create_study(sampler=MDESampler(seed=0))
+    for _ in range(5):
+        mixture = trained(study)
+        trial = study.trials[-1]
+        assert {f"mix/{d}": rate for d, rate in mixture.items()} == trial.params
+        assert abs(sum(trial.params.values()) - 1.0) < 1e-12
+        assert "mixture" not in trial.user_attrs
+
+
+def test_a_foreign_samplers_values_are_mapped_and_written_down() -> None:
+    study = random_study()
+    bounds = {"web": (0.0, 0.3), "code": (0.2, 1.0)}
+    for _ in range(20):
+        mixture = trained(study, bounds=bounds)
+        assert sum(mixture.values()) == pytest.approx(1.0, abs=1e-12)
+        assert mixture["web"] <= 0.3
+        assert mixture["code"] >= 0.2
+        assert study.trials[-1].user_attrs["mixture"] == mixture
+
+
+@pytest.mark.parametrize("rates", [(0.1, 0.9, 0.0), (1.0, 0.0, 0.0), (0.2, 0.3, 0.5)])
+def test_points_on_the_simplex_are_taken_as_they_are(rates: tuple[float, ...]) -> None:
+    study = random_study()
+    params = {f"mix/{d}": rate for d, rate in zip(DOMAINS, rates, strict=True)}
+    study.enqueue_trial(params)
+    with pytest.warns(UserWarning, match=r"is run as it is.*outside \[0, 0.05\]"):
+        mixture = trained(study, bounds={"web": (0.0, 0.05)})
+    assert tuple(mixture.values()) == rates
+    assert study.trials[-1].params == params
+    assert "mixture" not in study.trials[-1].user_attrs
+
+
+def test_an_enqueued_mixture_that_breaks_a_constraint_is_warned_of() -> None:
+    study = random_study()
+    study.enqueue_trial({"mix/web": 0.5, "mix/code": 0.5, "mix/books": 0.0})
+    with pytest.warns(UserWarning, match="1\\*code \\+ -2\\*web >= 0 is not met"):
+        trained(study, constraints=["code >= 2*web"])
+
+
+@pytest.mark.filterwarnings("ignore:Fixed parameter")
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"web": 1.0, "code": 1.0, "books": 2.0}, [0.25, 0.25, 0.5]),
+        ({"web": 0.0, "code": 0.0, "books": 0.0}, [1 / 3, 1 / 3, 1 / 3]),
+        ({"web": -0.5, "code": 0.5, "books": 0.0}, [0.0, 1.0, 0.0]),
+        ({"web": 0.5, "code": 0.4999, "books": 0.0}, [0.5 / 0.9999, 0.4999 / 0.9999, 0.0]),
+    ],
+)
+def test_enqueued_values_off_the_simplex_are_normalised(
+    params: dict[str, float], expected: list[float]
+) -> None:
+    for study in (random_study(), optuna.create_study(sampler=MDESampler(seed=0))):
+        study.enqueue_trial({f"mix/{d}": rate for d, rate in params.items()})
+        mixture = trained(study)
+        assert list(mixture.values()) == pytest.approx(expected)
+        assert study.trials[0].user_attrs["mixture"] == mixture
+
+
+def test_parts_that_are_enqueued_keep_their_values() -> None:
+    for study in (random_study(), optuna.create_study(sampler=MDESampler(seed=0))):
+        study.enqueue_trial({"mix/code": 0.7})
+        mixture = trained(study, bounds={"code": (0.0, 0.5)})
+        assert mixture["code"] == pytest.approx(0.7, abs=1e-12)
+        assert sum(mixture.values()) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_constraints_hold_for_foreign_samplers() -> None:
+    study = random_study()
+    for _ in range(20):
+        mixture = trained(study, constraints=["code >= 2*books", "web <= 0.4"])
+        assert mixture["code"] >= 2 * mixture["books"]
+        assert mixture["web"] <= 0.4
+
+
+@pytest.mark.parametrize("encoding", ["exponential", "sticks"])
+def test_encodings_are_uniform_on_the_simplex(encoding: Any) -> None:
+    study = random_study()
+    draws = []
+    for _ in range(400):
+        mixture = trained(study, encoding=encoding)
+        draws.append(list(mixture.values()))
+        assert study.trials[-1].user_attrs["mixture"] == mixture
+    n_parameters = {"exponential": 3, "sticks": 2}[encoding]
+    assert len(study.trials[0].params) == n_parameters
+    for part in np.array(draws).T:
+        assert stats.kstest(part, stats.beta(1, 2).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("encoding", ["exponential", "sticks"])
+@pytest.mark.parametrize("ends", [0.0, 1.0])
+def test_encodings_survive_the_ends_of_their_ranges(encoding: Any, ends: float) -> None:
+    names = {"exponential": DOMAINS, "sticks": DOMAINS[:-1]}[encoding]
+    folder = {"exponential": "exponential", "sticks": "stick"}[encoding]
+    trial = FixedTrial({f"mix/{folder}/{d}": ends for d in names})
+    mixture = suggest_mixture(trial, DOMAINS, encoding=encoding)
+    assert sum(mixture.values()) == pytest.approx(1.0)
+
+
+def test_our_sampler_needs_no_encoding() -> None:
+    study = optuna.create_study(sampler=MDESampler(seed=0))
+    mixture = trained(study, encoding="sticks")
+    assert set(study.trials[0].params) == {f"mix/{d}" for d in DOMAINS}
+    assert mixture.is_expert
+
+
+def test_replays_give_what_was_trained() -> None:
+    fixed = FixedTrial({"mix/web": 0.2, "mix/code": 0.3, "mix/books": 0.5})
+    assert suggest_mixture(fixed, DOMAINS) == {"web": 0.2, "code": 0.3, "books": 0.5}
+    study = random_study()
+    first = trained(study)
+    assert suggest_mixture(study.best_trial, DOMAINS) == first
+    # also after bounds have changed, and with a domain that was added since
+    bounds = {"web": (0.0, 0.01)}
+    replayed = suggest_mixture(study.best_trial, [*DOMAINS, "wiki"], bounds=bounds)
+    assert replayed == {**first, "wiki": 0.0}
+    off = FixedTrial({"mix/web": 2.0, "mix/code": 1.0, "mix/books": 1.0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert suggest_mixture(off, DOMAINS)["web"] == pytest.approx(0.5)
+    assert off.user_attrs["mixture"]["web"] == pytest.approx(0.5)
+
+
+def test_mixtures_are_dictionaries_with_two_facts() -> None:
+    mixture = Mixture({"web": 1.0, "code": 0.0}, is_expert=True, budget=0.5)
+    for same in (pickle.loads(pickle.dumps(mixture)), copy.deepcopy(mixture), copy.copy(mixture)):
+        assert same == mixture == {"web": 1.0, "code": 0.0}
+        assert (same.is_expert, same.budget) == (True, 0.5)
+
+
+def test_natural_shares_are_kept_on_the_study() -> None:
+    study = random_study()
+    trained(study, natural={"web": 600, "code": 300, "books": 100})
+    assert study.user_attrs["natural"] == {"web": 0.6, "code": 0.3, "books": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"domains": ["web"]}, "at least two"),
+        ({"domains": ["web", "web"]}, "'?web'? more than once"),
+        ({"domains": "web"}, "list of names"),
+        ({"domains": ["web", ""]}, "list of names"),
+        ({"bounds": {"wiki": (0, 1)}}, "'wiki'; the domains are"),
+        ({"bounds": {"web": 0.5}}, r"pair \(low, high\), got 0.5"),
+        ({"bounds": {"web": (0.7, 1), "code": (0.6, 1)}}, "= 1.3 > 1"),
+        ({"bounds": dict.fromkeys(DOMAINS, (0.0, 0.3))}, "= 0.9 < 1"),
+        ({"natural": {"wiki": 1.0}}, "'wiki'"),
+        ({"natural": {"web": -1.0, "code": 2.0}}, "at least 0"),
+        ({"natural": {"web": 0.0}}, "not all of them 0"),
+        ({"prefix": ""}, "prefix"),
+        ({"encoding": "softmax"}, "'softmax'"),
+        ({"constraints": ["code >= 2*wiki"]}, "wiki"),
+        ({"constraints": "code >= web"}, "list of inequalities"),
+        ({"constraints": ["code >= 0.6", "web >= 0.6"]}, "exclude every mixture"),
+    ],
+)
+def test_user_errors_name_what_is_wrong(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(MixtureError, match=message):
+        suggest_mixture(random_study().ask(), **{"domains": DOMAINS, **options})
+
+
+def test_sixty_four_domains() -> None:
+    domains = [f"domain {i}" for i in range(64)]
+    study = random_study()
+    mixture = suggest_mixture(study.ask(), domains, bounds=dict.fromkeys(domains, (0.0, 0.1)))
+    assert sum(mixture.values()) == pytest.approx(1.0, abs=1e-12)
+    assert max(mixture.values()) <= 0.1
