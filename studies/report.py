@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from optuna_mde_studies import evidence, plots, sections
 from optuna_mde_studies.confirm import verdict
-from optuna_mde_trainers.blocks import Corpus
+from optuna_mde_trainers.blocks import Corpus, CorpusError
 from optuna_mde_trainers.spec import write_atomic
 from plotly.offline import get_plotlyjs
 
@@ -106,8 +106,10 @@ def _confirmed(
 
 
 def _corpus(folder: Path) -> Iterator[str]:
-    if folder.is_dir():
+    try:
         yield sections.corpus(Corpus.load(folder))
+    except CorpusError:  # none, or one that is still being made
+        return
 
 
 def _figure(picture: Picture) -> str:

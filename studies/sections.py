@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from datetime import timedelta
 from html import escape
 from importlib import metadata
 from typing import TYPE_CHECKING, NamedTuple
@@ -265,11 +264,14 @@ def corpus(held: Corpus) -> str:
         for d in held.domains.values()
     ]
     sets = [
-        [escape(s.name), f"{s.tokens:,}", "" if s.domain else "belongs to no domain"]
+        [escape(s.name), f"{s.tokens:,}", "" if s.domain else "unseen"]
         for s in held.sets.values()
     ]
+    dropped = [f"{name} was left out: {reason}" for name, reason in held.dropped.items()]
     return (
-        '<h2>Corpus</h2><div class="pair">'
+        '<h2>Corpus</h2>'
+        + "".join(f"<p>{escape(sentence(text))}</p>" for text in dropped)
+        + '<div class="pair">'
         + _table(["domain", "training tokens", "MB", "natural share"], domains, text=1)
         + _table(["validation set", "tokens scored", ""], sets, text=1)
         + "</div>"
@@ -290,7 +292,7 @@ def costs(evidence: Evidence) -> str:
         facts["weights of the model"] = f"{weights.pop() / 1e6:,.2f} M"
     spent = sum(run.seconds or 0 for run in evidence.runs)
     if spent:
-        facts["time of all runs"] = _duration(spent)
+        facts["time in runs"] = _duration(spent)
     return f"<h2>Costs</h2>{_facts(facts)}"
 
 
@@ -347,4 +349,6 @@ def _plain(value: object) -> str:
 
 
 def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -53,7 +53,8 @@ def copyable(mixture: Mapping[str, float], decimals: int = 4) -> dict[str, float
 def in_words(mixture: Mapping[str, float]) -> str:
     """The largest parts: "58 % docs, 36 % prose and 6 % python"."""
     parts = sorted(mixture.items(), key=lambda item: -item[1])
-    named = [(domain, rate) for domain, rate in parts if rate >= 0.005][:MOST_NAMED]
+    visible = [(domain, rate) for domain, rate in parts if rate >= 0.005]
+    named = visible if len(visible) == MOST_NAMED + 1 else visible[:MOST_NAMED]
     words = [f"{100 * rate:.0f}{NARROW}% {shortened(domain)}" for domain, rate in named]
     rest = sum(1 for _, rate in parts if rate >= NONE) - len(named)
     return listed([*words, f"{count(rest, 'smaller part')}"] if rest else words)
