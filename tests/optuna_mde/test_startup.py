@@ -1,0 +1,168 @@
+"""The start-up rule, played by workers that read and write at arbitrary moments."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from optuna.trial import TrialState
+
+from optuna_mde.records import Published, Record
+from optuna_mde.space import Group
+from optuna_mde.startup import Startup, startup_runs
+
+DOMAINS = ("a", "b", "c", "d")
+GROUP = Group("mix/", DOMAINS, (0.0,) * 4, (1.0,) * 4, (0.4, 0.3, 0.2, 0.1))
+
+
+def record(number: int, state: TrialState = TrialState.RUNNING, **fields: Any) -> Record:
+    given: dict[str, Any] = {
+        "started": None,
+        "completed": None,
+        "values": None,
+        "params": {},
+        "distributions": {},
+        "fixed": {},
+        "published": None,
+        "groups": (GROUP,),
+        "trained": {},
+        "losses": {},
+        "objective": None,
+        "limits": {},
+        "budget": 1.0,
+        "logprobs": None,
+        "constraints": {},
+    }
+    return Record(number=number, trial_id=number, state=state, **{**given, **fields})
+
+
+def at(number: int, rates: Any, state: TrialState = TrialState.COMPLETE, **fields: Any) -> Record:
+    params = dict(zip(GROUP.names, map(float, rates), strict=True))
+    published = Published(number, params, "expert", 1.0, (GROUP,))
+    return record(number, state, params=params, published=published, **fields)
+
+
+def corner_run(number: int, domain: str, **fields: Any) -> Record:
+    return at(number, [d == domain for d in DOMAINS], **{"logprobs": f"{domain}.st", **fields})
+
+
+def rule(number: int, others: list[Record], **options: Any) -> Startup:
+    given: dict[str, Any] = {"group": GROUP, "given": (), "lost": ()}
+    given |= options
+    return Startup(trial=record(number), others=others, region=given["group"].region(), **given)
+
+
+def chosen(number: int, others: list[Record], **options: Any) -> str | None:
+    target = rule(number, others, **options).next_target()
+    return None if target is None else target.domain or target.phase
+
+
+def play(seed: int) -> list[Record]:
+    """Six workers; each reads, and publishes at some later moment, in any interleaving."""
+    moves = random.Random(seed)
+    started: list[int] = []
+    decided: dict[int, Record] = {}
+    published: dict[int, Record] = {}
+    while len(published) < 6:
+        busy = [n for n in started if n not in published]
+        if (len(started) < 6 and moves.random() < 0.4) or not busy:
+            started.append(len(started))  # numbers are given in the order of starting
+            continue
+        number = moves.choice(busy)
+        if number not in decided:
+            seen = [published.get(n, record(n)) for n in started if n != number]
+            target = rule(number, seen).next_target()
+            assert target is not None
+            decided[number] = at(number, target.rates, TrialState.RUNNING, logprobs="x.st")
+        elif moves.random() < 0.5:
+            published[number] = decided[number]
+        else:
+            published[number] = replace(decided[number], state=TrialState.COMPLETE)
+    return list(published.values())
+
+
+def test_workers_never_take_the_same_target() -> None:
+    for seed in range(300):
+        taken = {tuple(trial.params.values()) for trial in play(seed)}
+        assert len(taken) == 6, seed  # four experts, natural, uniform
+
+
+def test_experts_come_first_then_natural_then_uniform() -> None:
+    told = [corner_run(i, d) for i, d in enumerate(DOMAINS)]
+    assert [chosen(i, told[:i]) for i in range(5)] == [*DOMAINS, "natural"]
+    told.append(at(4, GROUP.natural))
+    assert chosen(5, told) == "uniform"
+    told.append(at(5, [0.25] * 4))
+    assert chosen(6, told) is None
+
+
+def test_enqueued_and_passed_in_experts_are_not_run() -> None:
+    waiting = record(
+        9, TrialState.WAITING, params={"mix/a": 1.0, "mix/b": 0.0, "mix/c": 0.0, "mix/d": 0.0}
+    )
+    assert chosen(0, [waiting]) == "b"
+    assert chosen(0, [], given=["a", "b"]) == "c"
+
+
+def test_a_domain_that_may_not_be_used_needs_no_expert() -> None:
+    capped = Group("mix/", DOMAINS, (0.0,) * 4, (0.0, 1.0, 1.0, 1.0))
+    assert chosen(0, [], group=capped) == "b"
+
+
+def test_an_expert_that_fails_twice_is_missing() -> None:
+    failed = corner_run(0, "a", state=TrialState.FAIL, logprobs=None)
+    assert chosen(1, [failed]) == "a"
+    again = corner_run(1, "a", state=TrialState.FAIL, logprobs=None)
+    assert chosen(2, [failed, again]) == "b"
+
+
+def test_a_pruned_expert_without_log_probabilities_is_missing() -> None:
+    assert chosen(1, [corner_run(0, "a", state=TrialState.PRUNED, logprobs=None)]) == "b"
+    assert chosen(1, [corner_run(0, "a", state=TrialState.PRUNED)]) == "b"
+
+
+def test_a_lost_expert_is_run_again() -> None:
+    running = corner_run(0, "a", state=TrialState.RUNNING)
+    assert chosen(1, [running]) == "b"
+    assert chosen(1, [running], lost=[0]) == "a"
+
+
+def test_experts_are_skipped_where_none_leaves_log_probabilities() -> None:
+    one = corner_run(0, "a", logprobs=None)
+    two = corner_run(1, "b", logprobs=None)
+    assert chosen(1, [one]) == "b"
+    assert chosen(2, [one, two]) == "natural"
+    assert chosen(3, [one, two, corner_run(2, "c")]) == "d"
+
+
+def test_fixed_trials_do_not_make_others_wait() -> None:
+    enqueued = record(0, params={"mix/a": 0.5}, fixed={"mix/a": 0.5})
+    assert chosen(1, [enqueued]) == "a"
+    assert chosen(1, [record(0)]) == "b"
+    assert chosen(1, [record(0)], lost=[0]) == "a"
+
+
+def test_the_model_waits_for_experts_that_are_being_trained() -> None:
+    told = [corner_run(i, d) for i, d in enumerate("abc")]
+    assert not rule(4, [*told, corner_run(3, "d", state=TrialState.RUNNING)]).experts_ready()
+    assert rule(4, [*told, corner_run(3, "d")]).experts_ready()
+    assert rule(4, told).experts_ready()
+    assert not rule(4, told[:1]).experts_ready()
+    assert rule(4, [], given=["a", "b"]).experts_ready()
+
+
+def test_baselines_keep_the_caps() -> None:
+    capped = Group("mix/", DOMAINS, (0.0,) * 4, (0.2, 1.0, 1.0, 0.1), GROUP.natural)
+    target = rule(0, [], group=capped, given=DOMAINS).next_target()
+    assert target is not None
+    assert target.phase == "natural"
+    assert (target.rates <= np.array(capped.upper)).all()
+    assert target.rates.sum() == pytest.approx(1.0)
+
+
+def test_how_many_runs_the_model_waits_for_without_experts() -> None:
+    big = Group("mix/", tuple(map(str, range(64))), (0.0,) * 64, (1.0,) * 64)
+    assert [startup_runs(g) for g in (None, GROUP, big)] == [10, 6, 20]
