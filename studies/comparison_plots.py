@@ -22,7 +22,7 @@ from optuna_mde_studies.palette import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from optuna_mde_studies.confirm import Difference
 
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 BETTER = "#228833"
 WORSE = "#cc3311"
 
-SET_MARKS = {
+MARKS = {
     "recommended": ("circle", ACCENT, -0.22),
     "natural": ("diamond", "#228833", 0.0),
     "best expert": ("triangle-up", "#b8a52e", 0.22),
 }
 """Mixtures compared set by set: symbol, colour, place beside the set's line."""
 
+REACH = 2.5
+"""How far from the sets that count another is drawn to scale, in ranges of theirs."""
 SHARE_WITH_TEXT = 0.05
 """Smaller parts of a bar have no room for their number."""
 
@@ -89,29 +91,40 @@ def set_losses(
     """Predicted loss per validation set, as a difference to the natural mixture's.
 
     Where no natural mixture is known the uniform one is the reference. Each bar is the 90 %
-    interval of that mixture's own loss. Sets in `counted` come first, in bold.
+    interval of that mixture's own loss. Sets in `counted` come first, in bold; differences far
+    from theirs stand at the edge, hollow, with their number beside them.
     """
     by_name = {row.name: row for row in rows}
     reference = by_name.get("natural") or by_name.get("uniform") or rows[-1]
     known = [name for name in sets if name in reference.losses]
     shown = [s for s in known if s in counted] + [s for s in known if s not in counted]
+    marked = [by_name[name] for name in MARKS if name in by_name]
+    zero = {s: reference.losses[s].mean for s in shown}
+    low, high = _focus(marked, zero, counted)
     figure = go.Figure()
-    for name, (symbol, colour, shift) in SET_MARKS.items():
-        losses = by_name[name].losses if name in by_name else {}
-        places = [(i, s) for i, s in enumerate(shown) if s in losses]
-        if not places:
-            continue
+    for row in marked:
+        symbol, colour, shift = MARKS[row.name]
+        places = [(i, s) for i, s in enumerate(shown) if s in row.losses]
+        means = [row.losses[s].mean - zero[s] for _, s in places]
+        off = [not low <= mean <= high for mean in means]
         figure.add_scatter(
-            x=short(losses[s].mean - reference.losses[s].mean for _, s in places),
+            x=short(min(max(mean, low), high) for mean in means),
             y=[i + shift for i, _ in places],
-            error_x=bars([losses[s] for _, s in places], colour),
-            mode="markers",
-            marker={"symbol": symbol, "size": 9, "color": colour},
-            name=name,
+            error_x=bars([row.losses[s] for _, s in places], colour, hidden=off),
+            mode="markers+text",
+            text=[signed(m, 2) if out else "" for m, out in zip(means, off, strict=True)],
+            textposition=["middle right" if m < low else "middle left" for m in means],
+            textfont={"size": 10, "color": MUTED},
+            marker={
+                "symbol": [f"{symbol}-open" if out else symbol for out in off],
+                "size": 9,
+                "color": colour,
+            },
+            name=row.name,
             hoverinfo="text",
             hovertext=[
-                f"{label(s)}, {name}<br>{losses[s].mean:.3f}"
-                f"<br>90 %: {losses[s].low:.3f} to {losses[s].high:.3f}"
+                f"{label(s)}, {row.name}<br>{row.losses[s].mean:.3f}"
+                f"<br>90 %: {row.losses[s].low:.3f} to {row.losses[s].high:.3f}"
                 for _, s in places
             ],
         )
@@ -124,6 +137,7 @@ def set_losses(
                 "text": f"predicted loss minus that of {label(reference.name)}, nats per token"
             },
             "showgrid": True,
+            "range": short([low - 0.06 * (high - low), high + 0.06 * (high - low)]),
         },
         yaxis={
             "tickmode": "array",
@@ -134,6 +148,24 @@ def set_losses(
             "showgrid": True,
         },
     )
+
+
+def _focus(
+    rows: Sequence[Row], zero: Mapping[str, float], counted: Collection[str]
+) -> tuple[float, float]:
+    """The range of differences to draw: that of the sets that count, and of what is near it."""
+    every = _ends(rows, zero, list(zero))
+    first = _ends(rows, zero, [s for s in zero if s in counted]) or every
+    if not first:
+        return -0.5, 0.5
+    reach = REACH * (max(first) - min(first))
+    low, high = max(min(every), min(first) - reach), min(max(every), max(first) + reach)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _ends(rows: Sequence[Row], zero: Mapping[str, float], sets: Sequence[str]) -> list[float]:
+    found = [(s, row.losses[s]) for row in rows for s in sets if s in row.losses]
+    return [end - zero[s] for s, interval in found for end in (interval.low, interval.high)]
 
 
 def confirmed(differences: Sequence[Difference]) -> go.Figure:

@@ -89,11 +89,15 @@ class _Interval(Protocol):
     def high(self) -> float: ...
 
 
-def bars(intervals: Sequence[_Interval], colour: str) -> dict[str, Any]:
-    """Error bars of intervals that need not be symmetric."""
+def bars(
+    intervals: Sequence[_Interval], colour: str, hidden: Sequence[bool] = ()
+) -> dict[str, Any]:
+    """Error bars of intervals that need not be symmetric; none where `hidden`."""
+    shown = [not hide for hide in hidden] or [True] * len(intervals)
+    pairs = list(zip(intervals, shown, strict=True))
     return {
-        "array": short(interval.high - interval.mean for interval in intervals),
-        "arrayminus": short(interval.mean - interval.low for interval in intervals),
+        "array": short((interval.high - interval.mean) * show for interval, show in pairs),
+        "arrayminus": short((interval.mean - interval.low) * show for interval, show in pairs),
         "symmetric": False,
         "color": colour,
         "thickness": 2,

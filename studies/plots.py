@@ -64,24 +64,27 @@ def _of_recommendation(
             comparison_plots.mixtures(rows, evidence.domains),
         )
     if len(rows) > 1 and evidence.sets:
+        figure = comparison_plots.set_losses(rows, evidence.sets, evidence.counted)
         yield Picture(
             "sets",
             "Loss on every validation set",
             "Predicted losses with 90 % intervals, as differences to the reference: left of the "
-            "line is better. Sets in bold count in the objective.",
-            comparison_plots.set_losses(rows, evidence.sets, evidence.counted),
+            f"line is better. Sets in bold count in the objective.{_beyond(figure)}",
+            figure,
         )
 
 
 def _of_search(evidence: Evidence, recommendation: Recommendation | None) -> Iterator[Picture]:
     single = len(evidence.objectives) == 1
     for i, name in enumerate(evidence.objectives if evidence.complete else ()):
+        figure = search_plots.history(evidence, recommendation if single else None, objective=i)
         yield Picture(
             "search" if single else f"search-{i}",
             "The search" if single else f"The search: {name}",
             "The objective of every run in the order of the search"
-            + (", and beside each proposal what had been predicted for it." if single else "."),
-            search_plots.history(evidence, recommendation if single else None, objective=i),
+            + (", and beside each proposal what had been predicted for it." if single else ".")
+            + _beyond(figure),
+            figure,
         )
     front = recommendation.pareto if recommendation else ()
     for i in range(1, len(evidence.objectives) if front else 1):
@@ -108,3 +111,10 @@ def _of_search(evidence: Evidence, recommendation: Recommendation | None) -> Ite
             "Each domain's share of the training tokens in every run, in the order of the search.",
             search_plots.mixtures_by_run(evidence),
         )
+
+
+def _beyond(figure: go.Figure) -> str:
+    """Explains marks at the edge, where there are any."""
+    symbols = [symbol for trace in figure.data for symbol in (trace.marker.symbol or ())]
+    hollow = any(str(symbol).endswith("-open") for symbol in symbols)
+    return " Hollow marks lie beyond the edge, at the value beside them." if hollow else ""

@@ -31,6 +31,9 @@ Z90 = 1.6449
 """Half the width of a normal 90 % interval, in sd."""
 
 FORESEEN = "#a9bfd6"
+FEWEST_MIXED = 3
+REACH = 0.6
+"""How far from the mixed runs something is drawn to scale, in ranges of theirs."""
 
 
 class Look(NamedTuple):
@@ -70,7 +73,7 @@ def history(
     _add_best_so_far(figure, runs, values, maximise=evidence.maximise[objective])
     if len(evidence.objectives) == 1:
         _add_predictions(figure, runs)
-    low, high = _focus(runs, values)
+    low, high = _focus(runs, values, recommendation)
     for look, members in _by_look(runs).items():
         _add_observed(figure, look, members, [r.values[objective] for r in members], low, high)
     last = max(run.number for run in runs)
@@ -92,17 +95,21 @@ def history(
     )
 
 
-def _focus(runs: Sequence[Run], values: Sequence[float]) -> tuple[float, float]:
-    """The range to draw: that of the mixed runs, and of the experts where they are near."""
-    finite = [v for v in values if math.isfinite(v)]
-    if not finite:
-        return 0.0, 1.0
+def _focus(
+    runs: Sequence[Run], values: Sequence[float], recommendation: Recommendation | None
+) -> tuple[float, float]:
+    """The range to draw: that of the mixed runs, and of what is not far from them."""
     mixed = [v for run, v in zip(runs, values, strict=True) if run.phase != "expert"]
     mixed = [v for v in mixed if math.isfinite(v)]
-    low, high = min(finite), max(finite)
-    if len(mixed) >= 3:
-        reach = 0.6 * (max(mixed) - min(mixed))
-        low, high = max(low, min(mixed) - reach), min(high, max(mixed) + reach)
+    near = [v for v in values if math.isfinite(v)]
+    for mean, sd in (run.predicted for run in runs if run.predicted):
+        near += [mean - sd, mean + sd]
+    if recommendation:
+        near += [recommendation.objective.low, recommendation.objective.high]
+    if len(mixed) >= FEWEST_MIXED:
+        reach = REACH * (max(mixed) - min(mixed))
+        near = [min(max(v, min(mixed) - reach), max(mixed) + reach) for v in near]
+    low, high = min(near, default=0.0), max(near, default=0.0)
     return (low, high) if high > low else (low - 0.5, high + 0.5)
 
 

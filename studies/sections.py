@@ -264,12 +264,11 @@ def corpus(held: Corpus) -> str:
         for d in held.domains.values()
     ]
     sets = [
-        [escape(s.name), f"{s.tokens:,}", "" if s.domain else "unseen"]
-        for s in held.sets.values()
+        [escape(s.name), f"{s.tokens:,}", "" if s.domain else "unseen"] for s in held.sets.values()
     ]
     dropped = [f"{name} was left out: {reason}" for name, reason in held.dropped.items()]
     return (
-        '<h2>Corpus</h2>'
+        "<h2>Corpus</h2>"
         + "".join(f"<p>{escape(sentence(text))}</p>" for text in dropped)
         + '<div class="pair">'
         + _table(["domain", "training tokens", "MB", "natural share"], domains, text=1)
