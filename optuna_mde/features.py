@@ -94,15 +94,16 @@ class Features:
         ones = X.new_ones(*X.shape[:-1], M)
         zeros = torch.zeros_like(ones)
         if self.coreset is None:
-            return z, torch.stack([ones, zeros, zeros], dim=-1), zeros
+            return z, torch.stack([ones, zeros, zeros, zeros], dim=-1), zeros
         mde, bend = self._mde(X[..., self.block])
+        dilution = 1.0 - X[..., self.block].square().sum(dim=-1, keepdim=True)
         level = (mde - self._centre) / self._scale
         bend = bend / self._bend
         # An output of its own kind (no expert kept it) is told by the average of the others.
         own_level = self._per_output(level, level.mean(dim=-1, keepdim=True))
         own_bend = self._per_output(bend, torch.zeros_like(bend[..., :1]))
         prior = self._per_output(mde, torch.zeros_like(mde[..., :1]))
-        phi = torch.stack([ones, own_level, own_bend], dim=-1)
+        phi = torch.stack([ones, own_level, own_bend, dilution.expand_as(ones)], dim=-1)
         return torch.cat([z, level], dim=-1), phi, prior
 
     def _roots(self, X: Tensor) -> list[Tensor]:

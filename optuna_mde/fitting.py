@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from optuna_mde.features import Features
-from optuna_mde.forms import forms_for, layout
 from optuna_mde.kernel import ResidualKernel
-from optuna_mde.surrogate import ABSENT, Runs, Surrogate, stack_inputs
+from optuna_mde.priors import columns_of
+from optuna_mde.surrogate import ABSENT, Evidence, Runs, Surrogate, stack_inputs
 
 # Prior of the seed noise: median sd .05 of the spread over mixtures, within a factor of e.
 _NOISE_MEDIAN, _NOISE_SPREAD = 2.5e-3, 1.0
@@ -23,48 +23,43 @@ _FIT_STEPS = 50
 
 
 def fit(
-    features: Features, runs: Runs, warm: dict[str, Tensor] | None = None, steps: int = _FIT_STEPS
+    features: Features, runs: Runs, start: dict[str, Tensor] | None = None, steps: int = _FIT_STEPS
 ) -> Surrogate:
     """Fit the surrogate.
 
     Args:
         features: the lift of inputs.
         runs: finished runs; may be empty where every output has an MDE loss.
-        warm: hyper-parameters of an earlier fit to start from.
+        start: hyper-parameters of another fit to start from.
         steps: L-BFGS-B steps at most; 0 keeps the starting hyper-parameters.
 
     Raises:
         botorch.exceptions.errors.ModelFittingError: if no attempt ends in a positive definite
             covariance.
     """
-    forms = forms_for(features)
-    M = len(features.outputs)
     centre, scale = standards(features, runs)
-    inputs, prior = stack_inputs(features, runs.X, len(forms))
-    targets, doubt = winsorise(features, runs, (runs.Y - prior - centre) / scale)  # [n, M]
-    present = targets.isfinite()
-    targets = torch.where(present, targets, 0.0)
-    extra = torch.stack(
-        [
-            torch.where(present & (form.uses_corners | ~runs.corner.unsqueeze(-1)), doubt, ABSENT)
-            for form in forms
-        ]
-    )  # [F, n, M]
-    extra = extra.permute(0, 2, 1).reshape(len(forms) * M, -1)
-    targets = targets.mT.repeat(len(forms), 1)
-    kernel = ResidualKernel(layout(features, forms))
-    noise = torch.full((len(forms) * M,), _NOISE_MEDIAN, dtype=torch.float64)
-    if warm is not None and warm["log_lengthscale"].shape == kernel.log_lengthscale.shape:
-        with torch.no_grad():
-            kernel.log_lengthscale.copy_(warm["log_lengthscale"])
-            kernel.log_outputscale.copy_(warm["log_outputscale"])
-            noise = warm["noise"].clone()
-    if steps > 0 and len(runs.X) >= 2:
-        noise = _fit_hyperparameters(kernel, noise, inputs, targets, extra, steps)
-    kernel.requires_grad_(False)
-    return Surrogate(
-        features, runs, forms, kernel, noise, inputs, targets, extra, prior, centre, scale
+    inputs, prior = stack_inputs(features, runs.X)
+    prior = prior + centre
+    targets, extra = winsorise(features, runs, (runs.Y - prior) / scale)  # [n, M]
+    # An expert's loss *is* its MDE value, noise included: it teaches nothing about the remainder.
+    known = runs.corner.unsqueeze(-1) & features.has_mde
+    present = targets.isfinite() & ~known
+    evidence = Evidence(
+        inputs,
+        torch.where(present, targets, 0.0).mT.contiguous(),
+        torch.where(present, extra, ABSENT).mT.contiguous(),
     )
+    kernel = ResidualKernel(columns_of(features))
+    noise = torch.full((len(features.outputs),), _NOISE_MEDIAN, dtype=torch.float64)
+    if start is not None:
+        with torch.no_grad():
+            kernel.log_lengthscale.copy_(start["log_lengthscale"])
+            kernel.log_outputscale.copy_(start["log_outputscale"])
+        noise = start["noise"].clone()
+    if steps > 0 and len(runs.X) >= 2:
+        noise = _fit_hyperparameters(kernel, noise, evidence, steps)
+    kernel.requires_grad_(False)
+    return Surrogate(features, runs, evidence, kernel, noise, prior, centre, scale)
 
 
 def standards(features: Features, runs: Runs) -> tuple[Tensor, Tensor]:
@@ -119,14 +114,9 @@ def winsorise(features: Features, runs: Runs, targets: Tensor) -> tuple[Tensor, 
 
 
 def _fit_hyperparameters(
-    kernel: ResidualKernel,
-    noise: Tensor,
-    inputs: Tensor,
-    targets: Tensor,
-    extra: Tensor,
-    steps: int,
+    kernel: ResidualKernel, noise: Tensor, evidence: Evidence, steps: int
 ) -> Tensor:
-    """Maximise the posterior of the kernel's parameters in place; returns the noise `[B]`."""
+    """Maximise the posterior of the kernel's parameters in place; returns the noise `[M]`."""
     import gpytorch
     from botorch.fit import fit_gpytorch_mll
     from botorch.models import SingleTaskGP
@@ -136,12 +126,12 @@ def _fit_hyperparameters(
     from gpytorch.mlls import ExactMarginalLogLikelihood
     from gpytorch.priors import LogNormalPrior
 
-    B = len(noise)
+    batch = torch.Size([len(noise)])
     with gpytorch.settings.min_fixed_noise(double_value=0.0):  # the learned noise comes on top
         likelihood = FixedNoiseGaussianLikelihood(
-            noise=extra,
+            noise=evidence.extra,
             learn_additional_noise=True,
-            batch_shape=torch.Size([B]),
+            batch_shape=batch,
             noise_prior=LogNormalPrior(
                 torch.tensor(_NOISE_MEDIAN, dtype=torch.float64).log(), _NOISE_SPREAD
             ),
@@ -149,11 +139,11 @@ def _fit_hyperparameters(
         ).double()
     likelihood.second_noise = noise.unsqueeze(-1)
     model = SingleTaskGP(
-        inputs,
-        targets.unsqueeze(-1),
+        evidence.inputs,
+        evidence.targets.unsqueeze(-1),
         likelihood=likelihood,
         covar_module=kernel,
-        mean_module=ZeroMean(batch_shape=torch.Size([B])),
+        mean_module=ZeroMean(batch_shape=batch),
         outcome_transform=None,
     )
     fit_gpytorch_mll(

@@ -5,8 +5,8 @@ the columns that distances are taken in, ``φ`` regressors with Gaussian coeffic
 
 ``k(Z, Z') = Σ_l s_l² φ_l φ_l' + o² Matérn_5/2(|z - z'| / ℓ)``
 
-Columns of ``z`` fall into blocks that share one length-scale; a process may look at some blocks
-only. Integrating the coefficients out (rather than fitting them) keeps their uncertainty in the
+Columns of ``z`` fall into blocks that share one length-scale. Integrating the
+coefficients out (rather than fitting them) keeps their uncertainty in the
 intervals, which matters when runs are few.
 """
 
@@ -27,7 +27,6 @@ class Columns:
 
     Args:
         block: `[D]` index of the length-scale block of each distance column.
-        seen: `B x D` 1 where the process looks at the column, else 0.
         lengthscale: `B x J` prior medians, one for each block.
         lengthscale_spread: `B x J` sd of the logarithm of each length-scale.
         outputscale: `[B]` prior median of the residual's sd, in standardised units.
@@ -36,7 +35,6 @@ class Columns:
     """
 
     block: Tensor
-    seen: Tensor
     lengthscale: Tensor
     lengthscale_spread: Tensor
     outputscale: Tensor
@@ -83,7 +81,7 @@ class ResidualKernel(Kernel):
         """Covariance `... x B x n1 x n2` of inputs `... x B x n x (D + L)`."""
         D = self.columns.n_distance
         phi1, phi2 = (x[..., D:] * self.columns.slope.unsqueeze(-2) for x in (x1, x2))
-        scale = self.columns.seen * torch.exp(-self.log_lengthscale)[..., self.columns.block]
+        scale = torch.exp(-self.log_lengthscale)[..., self.columns.block]
         z1, z2 = (x[..., :D] * scale.unsqueeze(-2) for x in (x1, x2))
         variance = torch.exp(2.0 * self.log_outputscale)
         if diag:

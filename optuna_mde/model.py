@@ -124,11 +124,22 @@ def _runs(history: History) -> Runs:
     # Cheap experts are features, not observations.
     full = history.budget >= 1.0
     order = np.flatnonzero(full)[np.argsort(history.numbers[full], kind="stable")]
+    corner = history.corner.astype(bool) & _has_expert(history)
     return Runs(
         torch.from_numpy(history.X[order].astype(np.float64)),
         torch.from_numpy(history.Y[order].astype(np.float64)),
-        torch.from_numpy(history.corner[order].astype(bool)),
+        torch.from_numpy(corner[order]),
     )
+
+
+def _has_expert(history: History) -> np.ndarray:
+    """`[n]` whether the domain that a run trained most has a log-probability file."""
+    if history.block is None or len(history.X) == 0:
+        return np.zeros(len(history.X), dtype=bool)
+    kept = {expert.domain for expert in history.experts}
+    known = np.array([domain in kept for domain in history.domains])
+    most: np.ndarray = known[history.X[:, history.block].argmax(axis=1)]
+    return most
 
 
 def _milestone(n: int) -> int:

@@ -1,0 +1,74 @@
+"""What is believed of the surrogate's hyper-parameters before any run.
+
+In units of an output's spread over mixtures, and of the columns of `Features.lift`. Measured on
+recorded runs of 5 domains and 7 sets (35 mixtures, 6 splits, 1 to 16 runs beside the experts):
+
+* the experts' own losses as data made every figure worse once the dilution is a regressor (90 %
+  intervals of the objective held .57 at 3 runs, .90 without); they are left out, see `fitting`;
+* the dilution lowered the error of the objective at 6 / 10 runs from .051 / .030 to .045 / .026;
+* a residual sd of .5 (median) gave coverage .97 / .95 / .94 / .95 at 3 / 6 / 10 / 16 runs, one of
+  .2 gave .81 / .87 / .92 / .95, at the same errors;
+* two processes for each output, one over rates and one over MDE losses too, averaged or weighted
+  by evidence, were no better than the one over both.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from optuna_mde.features import Features
+from optuna_mde.kernel import Columns
+
+# Sd of the coefficients of offset, MDE level, MDE bend and dilution.
+WITH_MDE = (0.1, 0.3, 0.3, 1.0)
+WITHOUT_MDE = (1.0, 0.0, 0.0, 0.0)
+
+RESIDUAL_WITH_MDE, RESIDUAL_WITHOUT = 0.5, 1.0
+RESIDUAL_SPREAD = 0.7
+
+LENGTHSCALE, SPREAD = 0.7, 0.5  # of all rates together, beside MDE losses; of other parameters
+MDE_LENGTHSCALE = 1.5  # times the root of the number of sets
+# Of each domain, without experts. On RegMix's recorded runs (17 domains, 13 sets, 4 splits), rank
+# correlation of the mean at 16 / 32 / 64 runs: .60 / .85 / .95 at .7 and spread .5, .81 / .92 /
+# .96 at 2 and 1; a linear trend in the rates beside it made it worse (.75 / .90 / .96).
+DOMAIN_LENGTHSCALE, DOMAIN_SPREAD = 2.0, 1.0
+
+
+def columns_of(features: Features) -> Columns:
+    """Columns and priors of the M processes.
+
+    With experts the rates share one length-scale, since what is left to explain is small; without
+    them each domain has its own. Every other parameter has its own.
+    """
+    rates, others, mde = features.n_rates, features.n_other, features.n_mde
+    rate_blocks = [0] * rates if mde else list(range(rates))
+    first = max(rate_blocks, default=-1) + 1
+    blocks = [*rate_blocks, *range(first, first + others), *[first + others] * mde]
+    n_blocks = first + others + (1 if mde else 0)
+    median = torch.full((n_blocks,), LENGTHSCALE, dtype=torch.float64)
+    spread = torch.full((n_blocks,), SPREAD, dtype=torch.float64)
+    if mde:
+        median[-1] = MDE_LENGTHSCALE * mde**0.5
+    else:
+        median[:first], spread[:first] = DOMAIN_LENGTHSCALE, DOMAIN_SPREAD
+    M = len(features.outputs)
+    outputscale = RESIDUAL_WITH_MDE if mde else RESIDUAL_WITHOUT
+    return Columns(
+        block=torch.tensor(blocks, dtype=torch.long),
+        lengthscale=median.expand(M, -1).clone(),
+        lengthscale_spread=spread.expand(M, -1).clone(),
+        outputscale=torch.full((M,), outputscale, dtype=torch.float64),
+        outputscale_spread=RESIDUAL_SPREAD,
+        slope=_slopes(features),
+    )
+
+
+def _slopes(features: Features) -> Tensor:
+    if features.coreset is None:
+        rows = [WITHOUT_MDE for _ in features.outputs]
+    else:
+        # An output that no expert kept leans on the average level of the others, from afar.
+        far = (1.0, 1.0, 0.0, 1.0)
+        rows = [WITH_MDE if known else far for known in features.has_mde.tolist()]
+    return torch.tensor(rows, dtype=torch.float64)
