@@ -83,7 +83,7 @@ def _card(picture: Picture) -> go.Figure:
 def _note(found: evidence.Evidence, recommendation: Recommendation | None, reason: str) -> str:
     if recommendation is None:
         return f"No recommendation yet: {_plain(wording.sentence(reason))}"
-    rates = wording.copyable(recommendation.mixture)
+    rates, _ = wording.recommended(found, recommendation)
     lines = [
         f"**Train on {_plain(wording.in_words(rates))}.** "
         f"{_plain(wording.gain_in_words(found, recommendation))}",
@@ -91,7 +91,7 @@ def _note(found: evidence.Evidence, recommendation: Recommendation | None, reaso
         f"| % | {' | '.join(f'&emsp;{_plain(row.name)}' for row in recommendation.rows)} |",
         f"|---|{'---:|' * len(recommendation.rows)}",
     ]
-    for domain in recommendation.mixture:
+    for domain in rates:
         cells = [f"{100 * row.mixture.get(domain, 0.0):.1f}" for row in recommendation.rows]
         lines.append(f"| {_plain(domain)} | {' | '.join(cells)} |")
     cells = [f"{row.objective.mean:.3f}" for row in recommendation.rows]

@@ -5,19 +5,20 @@ from __future__ import annotations
 import platform
 from html import escape
 from importlib import metadata
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from optuna_mde_studies.palette import domain_colours, shortened, signed
 from optuna_mde_studies.wording import (
     NARROW,
     NONE,
-    copyable,
+    amount,
     count,
     gain_in_words,
     in_words,
     objective_in_words,
     percent,
+    recommended,
     sentence,
 )
 
@@ -47,12 +48,9 @@ PHASES = {"model": "proposal", "prior": "proposal (no fit)", "mde": "proposal (M
 
 def header(evidence: Evidence) -> str:
     """Name of the study, and in one line what was searched."""
-    finished = len(evidence.complete)
-    what = [
-        count(finished, "finished run"),
-        count(len(evidence.domains), "domain"),
-        count(len(evidence.sets), "validation set"),
-    ]
+    what = [count(len(evidence.complete), "finished run"), count(len(evidence.domains), "domain")]
+    if evidence.sets:
+        what.append(count(len(evidence.sets), "validation set"))
     return (
         '<header><p class="kicker">Data mixture study</p>'
         f"<h1>{escape(evidence.study)}</h1>"
@@ -72,7 +70,7 @@ def answer(
     evidence: Evidence, recommendation: Recommendation, verdicts: Sequence[Verdict] = ()
 ) -> str:
     """The recommended mixture: a sentence, a table and what to paste into a configuration."""
-    rates = copyable(recommendation.mixture)
+    rates, beside = recommended(evidence, recommendation)
     kind, title, lead = "", f"Train on {in_words(rates)}", gain_in_words(evidence, recommendation)
     if not recommendation.signal:
         kind, title = " none", "No mixture stands out from the noise"
@@ -84,7 +82,7 @@ def answer(
     leads = "".join(f'<p class="lead">{escape(text)}</p>' for text in [lead, *said])
     return (
         f'<section class="answer{kind}" id="answer"><h2>{escape(title)}</h2>{leads}'
-        f'<div class="pair">{_rates_table(evidence, rates)}{_snippet(recommendation, rates)}'
+        f'<div class="pair">{_rates_table(evidence, rates)}{_snippet(rates, beside)}'
         "</div></section>"
     )
 
@@ -111,8 +109,7 @@ def _rates_table(evidence: Evidence, rates: Mapping[str, float]) -> str:
     return _table(["domain", "recommended", *(["natural"] if natural else [])], lines, text=1)
 
 
-def _snippet(recommendation: Recommendation, rates: Mapping[str, float]) -> str:
-    beside = recommendation.params
+def _snippet(rates: Mapping[str, float], beside: Mapping[str, Any]) -> str:
     data = {"mixture": dict(rates), **({"parameters": dict(beside)} if beside else {})}
     text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     return (
@@ -124,7 +121,7 @@ def _snippet(recommendation: Recommendation, rates: Mapping[str, float]) -> str:
 def comparison(evidence: Evidence, recommendation: Recommendation) -> str:
     """Recommended, natural, uniform, best expert, best seen: predicted and observed."""
     goals = evidence.objectives if len(evidence.objectives) > 1 else ()
-    recommended = recommendation.objective.mean
+    best = recommendation.objective.mean
     lines = []
     for i, row in enumerate(recommendation.rows):
         lines.append(
@@ -135,7 +132,7 @@ def comparison(evidence: Evidence, recommendation: Recommendation) -> str:
                 f"{row.objective.low:.3f} to {row.objective.high:.3f}",
                 "" if row.observed is None else f"{row.observed:.3f}",
                 "" if row.trial is None else str(row.trial),
-                signed(row.objective.mean - recommended) if i else "",
+                signed(row.objective.mean - best) if i else "",
             ]
         )
     predicted = "mean of objectives" if goals else "predicted"
@@ -285,10 +282,10 @@ def costs(evidence: Evidence) -> str:
         facts["other runs"] = str(unfinished)
     tokens = sum(run.tokens or 0 for run in evidence.runs)
     if tokens:
-        facts["training tokens"] = f"{tokens / 1e6:,.1f} M"
+        facts["training tokens"] = amount(tokens)
     weights = {run.weights for run in evidence.runs if run.weights}
     if len(weights) == 1:
-        facts["weights of the model"] = f"{weights.pop() / 1e6:,.2f} M"
+        facts["weights of the model"] = amount(weights.pop())
     spent = sum(run.seconds or 0 for run in evidence.runs)
     if spent:
         facts["time in runs"] = _duration(spent)

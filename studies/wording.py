@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optuna_mde_studies.palette import shortened
 
@@ -42,6 +42,20 @@ def _goal(weights: Mapping[str, float]) -> str:
     return " + ".join(f"{weight:.3g} {name}" for name, weight in weights.items())
 
 
+def recommended(
+    evidence: Evidence, recommendation: Recommendation
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The recommended rates as one copies them, and the other parameters.
+
+    Of several mixtures in one study the first is the mixture; the parts of the others are
+    parameters, as in `evidence.read`.
+    """
+    parts = recommendation.mixture
+    rates = {domain: rate for domain, rate in parts.items() if domain in evidence.domains}
+    others = {name: rate for name, rate in parts.items() if name not in rates}
+    return copyable(rates), {**others, **recommendation.params}
+
+
 def copyable(mixture: Mapping[str, float], decimals: int = 4) -> dict[str, float]:
     """Rates as one copies them: few decimals, and still a sum of exactly 1."""
     units = {domain: round(rate * 10**decimals) for domain, rate in mixture.items()}
@@ -77,6 +91,14 @@ def gain_in_words(evidence: Evidence, recommendation: Recommendation) -> str:
 def percent(rate: float) -> str:
     """A rate with one decimal; what rounds to nothing is 0."""
     return "0" if rate < NONE else f"{100 * rate:.1f}{NARROW}%"
+
+
+def amount(number: int) -> str:
+    """A count of tokens or weights in three digits."""
+    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.3g}{NARROW}{unit}"
+    return str(number)
 
 
 def sentence(text: str) -> str:

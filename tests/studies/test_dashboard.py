@@ -78,9 +78,9 @@ def test_a_users_note_stays_below_ours(published, finished):
     assert note.endswith("My own words.")
 
 
-def test_a_note_from_before_is_kept(finished):
+def test_a_note_from_before_is_kept(finished, invented):
     _, recommendation = finished
-    fresh = optuna.create_study()
+    fresh = invented.study(n_trials=2)
     save_note(fresh, "Begun on a Tuesday.")
     dashboard.publish(fresh, recommendation=recommendation)
     assert get_note(fresh).endswith("Begun on a Tuesday.")

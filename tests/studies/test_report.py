@@ -11,7 +11,7 @@ import yaml
 from optuna_mde_studies import report
 from optuna_mde_studies.wording import copyable
 
-from optuna_mde import exclude_trials, recommend
+from optuna_mde import exclude_trials, recommend, suggest_mixture
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 HOSTILE = (
@@ -167,6 +167,21 @@ def test_hostile_names_are_shown_and_do_nothing(invent, tmp_path):
     title = re.search(r"<title>(.*?)</title>", rendered(path))
     assert title is not None
     assert title[1].startswith("&lt;script&gt;")
+
+
+def test_of_two_mixtures_the_first_is_the_mixture(tmp_path):
+    def objective(trial: optuna.Trial) -> float:
+        first = suggest_mixture(trial, ["web", "code", "books"], prefix="stage1/")
+        second = suggest_mixture(trial, ["web", "math"], prefix="stage2/")
+        return (first["web"] - 0.3) ** 2 + (second["math"] - 0.2) ** 2
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, n_trials=6)
+    read = Page(report.write(study, tmp_path).read_text("utf-8"))
+    copied = yaml.safe_load(read.texts["rates"])
+    assert set(copied["mixture"]) == {"web", "code", "books"}
+    assert sum(copied["mixture"].values()) == pytest.approx(1, abs=1e-12)
+    assert sum(copied["parameters"].values()) == pytest.approx(1, abs=1e-9)
 
 
 def test_a_study_that_cannot_be_judged_yet_says_so(tmp_path):

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from optuna_mde_studies.wording import copyable, in_words, objective_in_words, percent
+from optuna_mde_studies.wording import amount, copyable, in_words, objective_in_words, percent
 
 from optuna_mde.objective import Objective
 
@@ -36,3 +36,11 @@ def test_a_sentence_names_the_largest_parts():
 )
 def test_objectives_are_said(objective, said):
     assert objective_in_words(Objective.parse(objective)) == said
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(950, "950"), (12_345, "12.3 k"), (4_055_040, "4.06 M"), (7_000_000_000, "7 B")],
+)
+def test_amounts_have_three_digits(number, said):
+    assert amount(number).replace("\u202f", " ") == said
