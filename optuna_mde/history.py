@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
@@ -360,7 +360,7 @@ def _declared_group(prefix: str, domains: Sequence[str], complete: Sequence[Reco
     ranges = [latest.distributions[name] if latest else None for name in names]
     lower = tuple(float(getattr(r, "low", 0.0)) for r in ranges)
     upper = tuple(float(getattr(r, "high", 1.0)) for r in ranges)
-    return Group(prefix, tuple(domains), lower, upper)
+    return Group(prefix, tuple(domains), lower, upper, strict=True)
 
 
 def _with_natural(group: Group, shares: Mapping[str, float]) -> Group:
@@ -368,11 +368,4 @@ def _with_natural(group: Group, shares: Mapping[str, float]) -> Group:
     rates = np.array([max(0.0, shares.get(domain, 0.0)) for domain in group.domains])
     if group.natural is not None or rates.sum() <= 0:
         return group
-    return Group(
-        group.prefix,
-        group.domains,
-        group.lower,
-        group.upper,
-        tuple((rates / rates.sum()).tolist()),
-        group.constraints,
-    )
+    return replace(group, natural=tuple((rates / rates.sum()).tolist()))

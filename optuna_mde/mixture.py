@@ -15,7 +15,6 @@ from typing import Literal
 import numpy as np
 import optuna
 from optuna.trial import BaseTrial, FrozenTrial
-from scipy.stats import beta
 
 from optuna_mde import records
 from optuna_mde.records import DEFAULT_PREFIX, EXPERT, Record
@@ -228,7 +227,7 @@ def _encoded(trial: BaseTrial, group: Group, encoding: Encoding) -> Mixture:
         weights = -np.log(np.clip(u, 1e-300, 1.0))
         shares = weights / weights.sum() if weights.sum() > 0 else np.full(k, 1.0 / k)
     else:
-        breaks = np.append(beta.ppf(u, 1.0, np.arange(k - 1, 0, -1)), 1.0)
+        breaks = np.append(1.0 - (1.0 - u) ** (1.0 / np.arange(k - 1, 0, -1)), 1.0)
         shares = breaks * np.cumprod(np.append(1.0, 1.0 - breaks[:-1]))
     lower = np.array(group.lower)
     rates = group.region().snap(lower + (1.0 - lower.sum()) * shares)[0]

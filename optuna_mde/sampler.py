@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 # Proposals simulated for workers that ask at the same moment: each costs an acquisition.
 MOST_AHEAD = 15
 
+PART = FloatDistribution(0.0, 1.0)
+
 _logger = logging.getLogger("optuna_mde")
 
 
@@ -176,23 +178,17 @@ class MDESampler(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The parts of the mixtures this trial is known to have, and the parameters in common.
+        """The parts of the mixtures registered on this trial, and the parameters in common.
 
-        Where the helper is called after another `suggest_...`, this trial's bounds are not known
-        yet; its parts then come from `sample_independent`, out of the same joint proposal.
+        Of other mixtures the bounds are not known yet: the helper is called after another
+        `suggest_...`, or never. Their parts come from `sample_independent`, one by one out of the
+        same joint proposal.
         """
         with self._lock:
             trials = self._read(study)
             space = self._space(study, trial, trials, records.read_notes(study))
-        registered = {group.prefix for group in _own(trials, trial).groups}
-        search_space: dict[str, BaseDistribution] = {}
-        for group in space.groups:
-            if group.prefix in registered:
-                search_space |= {name: FloatDistribution(0.0, 1.0) for name in group.names}
-            elif group.prefix in self._settings.get("mixtures", {}):
-                ranges = zip(group.names, group.lower, group.upper, strict=True)
-                search_space |= {n: FloatDistribution(low, high) for n, low, high in ranges}
-        return {**search_space, **space.distributions}
+        registered = {name for group in _own(trials, trial).groups for name in group.names}
+        return {**dict.fromkeys(sorted(registered), PART), **space.distributions}
 
     def sample_relative(
         self,
@@ -217,9 +213,10 @@ class MDESampler(BaseSampler):
         if _is_part(param_name, own, known, self._settings):
             value = None if known is None else known.params.get(param_name)
             stale = known is not None and _is_stale(param_name, known, own)
-            if value is None or stale or not records.contains(param_distribution, value):
-                params = self._propose(study, trial, {param_name: param_distribution})
-                value = params[param_name]
+            outside = value is not None and not records.contains(param_distribution, value)
+            if value is None or stale or outside:
+                asked = {param_name: param_distribution}
+                value = self._propose(study, trial, asked, renew=outside)[param_name]
             assert isinstance(param_distribution, FloatDistribution)
             return min(max(value, param_distribution.low), param_distribution.high)
         if known is not None and known.phase in FIXED_PHASES and known.groups:
@@ -240,14 +237,18 @@ class MDESampler(BaseSampler):
         study: optuna.Study,
         trial: FrozenTrial,
         search_space: Mapping[str, BaseDistribution],
+        renew: bool = False,
     ) -> dict[str, Any]:
-        """One joint proposal for the trial, published before it is returned."""
+        """One joint proposal for the trial, published before it is returned.
+
+        What was published for the trial before is kept, unless it is to be renewed.
+        """
         with self._lock:
             trials, notes = self._read(study), records.read_notes(study)
             own = _own(trials, trial)
             space = self._space(study, trial, trials, notes)
             space = _widened(space, own, search_space)
-            kept = _kept(own)
+            kept = {} if renew else _kept(own)
             fixed = {**kept, **records.partially_fixed(study), **own.fixed, **trial.params}
             draft = self._draft(study, trial, trials, notes, space, fixed)
             if own.published is not None and kept:
@@ -290,10 +291,11 @@ class MDESampler(BaseSampler):
                 given=notes.experts.keys(),
                 lost=histories.lost_trials(trials),
             )
-            if not any(name in fixed for name in group.names):
+            target = _begun(startup.trial, group, fixed)
+            if target is None and not any(name in fixed for name in group.names):
                 target = startup.next_target()
-                if target is not None:
-                    return _at_target(target, others, notes, space)
+            if target is not None:
+                return _at_target(target, others, notes, space)
             ready = ready or startup.experts_ready()
         if self._n_startup_trials is not None:
             ready = told >= self._n_startup_trials
@@ -404,6 +406,16 @@ def _at_target(target: Target, others: Sequence[Record], notes: Notes, space: Sp
         params[name] = shared_value(name, distribution, others, experts)
     budget = 1.0 if target.domain is None else notes.expert_budget(target.domain)
     return _Draft(params, target.phase, budget)
+
+
+def _begun(own: Record, group: Group, fixed: Mapping[str, Any]) -> Target | None:
+    """The target that was already published for the trial; what it lacks goes with it."""
+    if own.published is None or own.published.phase not in FIXED_PHASES:
+        return None
+    if not all(name in fixed for name in group.names):
+        return None
+    rates = np.array([float(fixed[name]) for name in group.names])
+    return Target(own.published.phase, rates, own.corner(group))
 
 
 def _own(trials: Sequence[Record], trial: FrozenTrial) -> Record:

@@ -12,8 +12,6 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linprog, nnls
-from scipy.stats import qmc
 
 Array = npt.NDArray[np.float64]
 
@@ -52,13 +50,17 @@ def check_bounds(domains: Sequence[str], lower: Sequence[float], upper: Sequence
 
 
 def settle(x: Array, lower: Array, upper: Array) -> Array:
-    """Put the rounding residue 1 - sum(x) on the part with most room between its bounds."""
+    """Put the rounding residue 1 - sum(x) on the part that is farthest from its bounds.
+
+    Parts at a bound, zeros above all, stay there exactly.
+    """
     x = x.copy()
     for _ in range(2):  # the first addition may itself be rounded
         residue = 1.0 - x.sum(axis=-1)
+        inside = np.minimum(x - lower, upper - x)
         room = np.where(residue[..., None] > 0, upper - x, x - lower)
-        free = room.max(axis=-1, keepdims=True) > 0
-        part = np.where(free, room, x).argmax(axis=-1)[..., None]
+        free = inside.max(axis=-1, keepdims=True) > 0
+        part = np.where(free, inside, room).argmax(axis=-1)[..., None]
         np.put_along_axis(x, part, np.take_along_axis(x, part, -1) + residue[..., None], axis=-1)
     return x
 
@@ -248,6 +250,8 @@ def design(region: Region, seed: int, index: int) -> Array:
 
     On a block, -log u of its columns, normalised, is a low-discrepancy Dirichlet(1).
     """
+    from scipy.stats import qmc
+
     sobol = qmc.Sobol(region.dim + 1, scramble=True, rng=np.random.default_rng(seed))
     if index > 0:
         sobol.fast_forward(index)
@@ -299,6 +303,8 @@ def _pull_inside(region: Region, block: slice, X: Array, depth: Array) -> Array:
 
 def _inner_ball(lower: Array, upper: Array, A: Array, b: Array) -> tuple[Array, float]:
     """Centre `[K]` and radius of the largest ball in a bounded simplex with A x >= b."""
+    from scipy.optimize import linprog
+
     k, free = len(lower), upper > lower
     eye = np.eye(k)[free]
     norms = np.linalg.norm(A, axis=1, keepdims=True)
@@ -359,6 +365,8 @@ def _project_polytope(p: Array, lower: Array, upper: Array, A: Array, b: Array) 
 
 def _nnls_residual(E: Array) -> Array:
     """E u - f at the non-negative least-squares solution for f = (0, ..., 0, 1)."""
+    from scipy.optimize import nnls
+
     f = np.zeros(len(E))
     f[-1] = 1.0
     u, _ = nnls(E, f)

@@ -93,6 +93,8 @@ class Group:
     """The natural mixture, if known."""
     constraints: tuple[LinearConstraint, ...] = ()
     """Linear constraints between domains."""
+    strict: bool = False
+    """Whether the bounds are Optuna's own ranges, so that no expert may lie outside them."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -148,6 +150,7 @@ class Group:
                 LinearConstraint(tuple((d, c) for d, c in item["coefficients"]), item["rhs"])
                 for item in data["constraints"]
             ),
+            strict=bool(data.get("strict", False)),
         )
 
 

@@ -97,8 +97,7 @@ class Startup:
             targets = [
                 Target(EXPERT, corner(group.size, j), domain)
                 for j, domain in enumerate(group.domains)
-                # a domain that may not be used needs no expert
-                if domain not in self.given and group.upper[j] > 0.0
+                if domain not in self.given and self._may_have_expert(j)
             ]
         baselines = [Target(UNIFORM, uniform(group.lower, group.upper))]
         if group.natural is not None:
@@ -108,6 +107,13 @@ class Startup:
             if not any(_same(rates, other.rates) for other in targets):
                 targets.append(Target(target.phase, rates))
         return targets
+
+    def _may_have_expert(self, j: int) -> bool:
+        """Whether the j-th domain may be used, and trained alone."""
+        group = self.group
+        others = (low for i, low in enumerate(group.lower) if i != j)
+        alone = group.upper[j] >= 1.0 and max(others) <= 0.0
+        return alone if group.strict else group.upper[j] > 0.0
 
     def _keeps_logprobs(self) -> bool:
         """False once two finished experts left no log-probabilities, and none did."""
