@@ -196,12 +196,15 @@ class GoalModel(Model):
     ) -> Posterior:
         """Joint posterior over `b x q x d` points."""
         from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+        from linear_operator import to_linear_operator
 
         assert output_indices is None
         assert posterior_transform is None
         mean, covariance = self.surrogate.joint_goals(X, self.W)  # b x q x G, b x G x q x q
+        # as an operator, a candidate that repeats a told run costs some jitter and no failure
         normals = [
-            MultivariateNormal(-mean[..., g], covariance[..., g, :, :]) for g in range(len(self.W))
+            MultivariateNormal(-mean[..., g], to_linear_operator(covariance[..., g, :, :]))
+            for g in range(len(self.W))
         ]
         if len(normals) == 1:
             return GPyTorchPosterior(normals[0])
