@@ -150,23 +150,29 @@ def read(
     layout = ([(g.prefix, g.domains) for g in space.groups], space.distributions)
     if cache.layout != layout:
         cache.layout, cache.rows = layout, {}
-    runs = [t for t in trials if t.number not in notes.excluded and _is_observation(t)]
+    kept = [t for t in trials if t.number not in notes.excluded]
+    runs = [t for t in kept if _is_observation(t)]
     placed = [(t, x) for t in runs if (x := _row(t, space, cache)) is not None]
     group = space.groups[0] if space.groups else None
     reporting = any(t.losses for t, _ in placed)
     if reporting:
         placed = [(t, x) for t, x in placed if t.losses]
     told = [t for t, _ in placed]
-    outputs, Y = _losses(told) if reporting else _values(told, records.is_maximised(study))
+    goals = _objective(told, notes)
+    if not told and goals.sets:  # the sampler's own objective, ahead of any run
+        outputs, Y = goals.sets, np.zeros((0, len(goals.sets)))
+    elif reporting:
+        outputs, Y = _losses(told)
+    else:
+        outputs, Y = _values(told, records.is_maximised(study))
+        goals = _value_goals(len(outputs))
     outputs, Y = _with_constraints(told, outputs, Y)
     X = np.array([x for _, x in placed]).reshape(len(placed), space.dim)
     alive = [t for t in trials if not t.finished and (trial is None or t.number != trial.number)]
     lost = lost_trials(trials)
-    waiting = [space.encode(t.params, _mixtures(t, space)) for t in alive if t.number not in lost]
-    pending = np.array([x for x in waiting if x is not None]).reshape(-1, space.dim)
-    goals = (
-        _objective(told, notes) if reporting else _value_goals(len(records.is_maximised(study)))
-    )
+    encoded = [space.encode(t.params, _mixtures(t, space)) for t in alive if t.number not in lost]
+    waiting = [x for x in encoded if x is not None]
+    pending = np.array(waiting).reshape(len(waiting), space.dim)
     return History(
         space_dim=space.dim,
         X=X,
@@ -176,7 +182,7 @@ def read(
         corner=np.array([group is not None and t.corner(group) is not None for t in told], bool),
         budget=np.array([t.budget for t in told], dtype=float),
         pending=pending,
-        experts=expert_files(notes, group, runs) if group else (),
+        experts=expert_files(notes, group, kept) if group else (),
         block=space.block(group) if group else None,
         domains=group.domains if group else (),
         objective=Objective(_reported_goals(goals, outputs), _limits(told, group, goals, outputs)),
@@ -193,7 +199,8 @@ def expert_files(notes: Notes, group: Group, trials: Iterable[Record]) -> tuple[
     ]
     for trial in trials:
         domain = trial.corner(group)
-        if domain is not None and trial.logprobs is not None:
+        ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        if ended and domain is not None and trial.logprobs is not None:
             files.append(ExpertFile(domain, trial.logprobs, trial.budget, trial.number))
     files.sort(key=lambda f: (group.domains.index(f.domain), -f.budget, f.number))
     return tuple(

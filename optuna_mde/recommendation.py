@@ -10,7 +10,7 @@ import numpy as np
 from optuna_mde.objective import CONSTRAINT, ObjectiveLike
 from optuna_mde.prediction import Fitted, fit_study
 from optuna_mde.simplex import Array
-from optuna_mde.trust import Z90, Trust, trust
+from optuna_mde.trust import FEWEST, Z90, Trust, leave_one_out, trust
 
 if TYPE_CHECKING:
     import optuna
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _SEED = 0  # candidates of a recommendation: the same study gets the same one
 _FRONT = 24  # weightings of several goals that are each minimised
 _SAME = 1e-6  # L1 distance below which a run is a run of the mixture
-_RESTING_SIGNAL = 2.0  # spread of posterior means, in noise sd, below which a study is flat
+_FLAT = 2.0  # range of expected goals, in noise sd, below which a study is flat
+_NO_SKILL = 0.7  # share of the runs' variance that leave-one-out must leave unexplained at most
 
 
 @dataclass(frozen=True)
@@ -299,18 +300,27 @@ def _signed(interval: Interval, sign: float) -> Interval:
 
 
 def _has_signal(fitted: Fitted, noise: float) -> bool:
-    """Whether the expected goals of the told runs spread beyond the noise of one run."""
+    """Whether the told runs, experts among them, tell mixtures apart beyond the noise of one run.
+
+    Without MDE losses a process can draw a landscape through noise: it must also predict runs that
+    it has not seen better than their average does.
+    """
     mean, _ = fitted.goals(fitted.history.X)
     spread = mean.mean(axis=1)
-    return bool(spread.max() - spread.min() > _RESTING_SIGNAL * noise)
+    if spread.max() - spread.min() <= _FLAT * noise:
+        return False
+    predicted, _, observed = leave_one_out(fitted, experts=True)
+    if fitted.surrogate.features.coreset is not None or len(observed) < FEWEST:
+        return True
+    return bool(np.mean((observed - predicted) ** 2) < _NO_SKILL * np.var(observed, ddof=1))
 
 
 def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[str, ...]:
     notes = []
     if not signal:
         notes.append(
-            "The mixtures differ by no more than the noise of a run: there is no winner to name; "
-            "any of them will do."
+            "The runs do not tell mixtures apart from the noise of a single run: there is no "
+            "winner to name (yet)."
         )
     reference = next((r for r in rows if r.name in ("natural", "uniform")), None)
     if signal and reference is not None:

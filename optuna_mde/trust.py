@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from optuna_mde.prediction import Fitted
 from optuna_mde.simplex import Array
@@ -58,8 +59,13 @@ def trust(fitted: Fitted) -> Trust:
     return Trust(n, rmse, spearman, inside / n, statement)
 
 
-def leave_one_out(fitted: Fitted) -> tuple[Array, Array, Array]:
-    """Predicted mean and sd (noise included) and observed first goal `[r]` of non-expert runs."""
+def leave_one_out(fitted: Fitted, *, experts: bool = False) -> tuple[Array, Array, Array]:
+    """Predicted mean and sd (noise included) and observed first goal `[r]`, each run unseen.
+
+    Args:
+        fitted: the surrogate.
+        experts: whether runs of a single domain count as well.
+    """
     import torch
 
     surrogate, W = fitted.surrogate, torch.from_numpy(fitted.weights[:1])
@@ -69,8 +75,17 @@ def leave_one_out(fitted: Fitted) -> tuple[Array, Array, Array]:
     spread = surrogate.spread(sds, W)[:, 0].numpy()
     weighed = W[0] > 0
     observed = (runs.Y[:, weighed] @ W[0, weighed]).numpy()
-    kept = ~runs.corner.numpy() & np.isfinite(observed)
+    corner = _is_corner(fitted, runs.X.numpy())
+    kept = np.isfinite(observed) & (experts | ~corner)
     return goals[kept], spread[kept], observed[kept]
+
+
+def _is_corner(fitted: Fitted, X: Array) -> npt.NDArray[np.bool_]:
+    if fitted.history.block is None:
+        return np.zeros(len(X), dtype=bool)
+    rates = X[:, fitted.history.block]
+    corner: npt.NDArray[np.bool_] = rates.max(axis=1) >= 1.0 - 1e-9
+    return corner
 
 
 def _verdict(spearman: float | None, rmse: float, noise: float) -> str:

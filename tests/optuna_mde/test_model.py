@@ -1,0 +1,76 @@
+"""When a surrogate is fitted, and on what."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from optuna_mde import model
+from optuna_mde.history import History
+from optuna_mde.model import Modeller
+from optuna_mde.objective import Objective
+
+BLOCKS = (slice(0, 3),)
+
+
+def history(n: int, seed: int = 0) -> History:
+    X = np.random.default_rng(seed).dirichlet(np.ones(3), n)
+    return History(
+        space_dim=3,
+        X=X,
+        Y=np.stack([((X - 0.3) ** 2).sum(axis=1), X[:, 0]], axis=1),
+        outputs=("a", "b"),
+        numbers=np.arange(n),
+        corner=np.zeros(n, dtype=bool),
+        budget=np.ones(n),
+        pending=np.zeros((0, 3)),
+        experts=(),
+        block=BLOCKS[0],
+        domains=("x", "y", "z"),
+        objective=Objective(),
+        n_told=n,
+    )
+
+
+def test_a_history_is_fitted_once(monkeypatch) -> None:
+    calls = []
+    build = model._build
+    monkeypatch.setattr(model, "_build", lambda *a: calls.append(1) or build(*a))
+    modeller, told = Modeller(), history(8)
+    first = modeller.surrogate(told, BLOCKS)
+    pending = replace(told, pending=np.full((1, 3), 1 / 3))
+    assert modeller.surrogate(pending, BLOCKS) is first  # pending runs need no new fit
+    assert len(calls) == 1
+    other = replace(told, Y=told.Y + 1.0)
+    assert modeller.surrogate(other, BLOCKS) is not first
+    assert copy.deepcopy(modeller)._surrogate is None
+
+
+def test_many_runs_are_modelled_by_a_stated_subset() -> None:
+    told = history(700)
+    surrogate = Modeller().surrogate(told, BLOCKS)
+    assert len(surrogate.runs.X) == model.MODEL_RUNS
+    level = told.Y.mean(axis=1)
+    best = torch.from_numpy(told.X[np.argsort(level)[:20]])
+    kept = surrogate.runs.X
+    assert all((kept == x).all(dim=1).any() for x in best)  # the best runs are never left out
+
+
+def test_order_of_arrival_does_not_matter() -> None:
+    told = history(12)
+    order = np.random.default_rng(3).permutation(12)
+    shuffled = replace(told, X=told.X[order], Y=told.Y[order], numbers=told.numbers[order])
+    X = torch.from_numpy(history(5, seed=9).X)
+    first, second = (Modeller().surrogate(h, BLOCKS).posterior(X) for h in (told, shuffled))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+def test_refits_become_rare_as_runs_accumulate() -> None:
+    milestones = {model._milestone(n) for n in range(1, 501)}
+    assert set(range(1, model.REFIT_FROM + 1)) <= milestones
+    assert len([m for m in milestones if m > model.REFIT_FROM]) < 30
+    assert all(0.85 * n <= model._milestone(n) <= n for n in range(1, 2000))

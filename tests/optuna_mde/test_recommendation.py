@@ -1,0 +1,218 @@
+"""Predictions and recommendations of real studies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+import optuna_mde
+from optuna_mde import MDESampler, predict, recommend, report_losses, suggest_mixture
+
+NATURAL = {"web": 0.5, "code": 0.1, "books": 0.2, "math": 0.2}
+GOAL = {"books": 1.0, "unseen": 1.0}
+
+
+def objective_of(world, folder: Path, **options) -> Callable[[optuna.Trial], float]:
+    """A stand-in for training: losses of the known world, log-probabilities at the corners."""
+
+    def objective(trial: optuna.Trial):
+        mixture = suggest_mixture(
+            trial, list(world.domains), natural=NATURAL, bounds=options.get("bounds")
+        )
+        rates = np.array([mixture[d] for d in world.domains])
+        losses = world.observed(rates, trial.number)[0]
+        url = None
+        if mixture.is_expert:
+            domain = world.domains[int(rates.argmax())]
+            url = optuna_mde.save_logprobs(folder / domain, world.logprobs[domain], domain=domain)
+        return report_losses(
+            trial,
+            dict(zip(world.sets, losses, strict=True)),
+            objective=options.get("objective", GOAL),
+            logprobs=url,
+        )
+
+    return objective
+
+
+@pytest.fixture(scope="module")
+def study(world, tmp_path_factory) -> optuna.Study:
+    study = optuna.create_study(sampler=MDESampler(seed=0))
+    study.optimize(objective_of(world, tmp_path_factory.mktemp("experts")), n_trials=12)
+    return study
+
+
+def best_possible(world, weights: np.ndarray) -> float:
+    pool = np.random.default_rng(1).dirichlet(np.full(4, 0.7), 20_000)
+    return float((world.true_losses(pool) @ weights).min())
+
+
+def test_the_recommended_mixture_is_near_the_optimum_after_twelve_runs(world, study) -> None:
+    answer = recommend(study)
+    weights = np.array([s in GOAL for s in world.sets]) / 2.0
+    rates = np.array([answer.mixture[d] for d in world.domains])
+    truth = float(world.true_losses(rates)[0] @ weights)
+    assert truth - best_possible(world, weights) < 0.01
+    assert answer.objective.low - 0.01 <= truth <= answer.objective.high + 0.01
+    assert sum(answer.mixture.values()) == pytest.approx(1.0, abs=1e-9)
+    assert answer.signal
+    assert 0 <= answer.expected_gain < 0.05
+
+
+def test_the_rows_a_reader_expects(world, study) -> None:
+    answer = recommend(study)
+    rows = {row.name: row for row in answer.rows}
+    assert list(rows) == ["recommended", "natural", "uniform", "best expert", "best seen"]
+    assert rows["natural"].mixture == pytest.approx(NATURAL)
+    natural_trials = [
+        t
+        for t in study.trials
+        if t.params["mix/web"] == pytest.approx(0.5) and t.params["mix/code"] == pytest.approx(0.1)
+    ]
+    assert rows["natural"].observed == pytest.approx(natural_trials[0].value)
+    assert rows["natural"].trial == natural_trials[0].number
+    assert max(rows["best expert"].mixture.values()) == 1.0
+    assert rows["best expert"].observed == pytest.approx(min(t.value for t in study.trials[:4]))
+    assert rows["best seen"].observed == pytest.approx(study.best_value)
+    assert rows["best seen"].trial == study.best_trial.number
+    assert (
+        rows["recommended"].objective.mean
+        <= min(r.objective.mean for r in answer.rows if r.name != "recommended") + 1e-6
+    )
+    text = str(answer)
+    for name in (*rows, "Trust", "noise of a single run"):
+        assert name in text
+    assert f"{rows['natural'].observed:.4f}" in text
+
+
+def test_an_experts_prediction_is_its_own_loss(world, study) -> None:
+    expert = next(r for r in recommend(study).rows if r.name == "best expert")
+    own = study.trials[expert.trial].user_attrs["losses"]
+    for name, interval in expert.losses.items():
+        assert interval.mean == pytest.approx(own[name], abs=0.05)
+
+
+def test_trust_is_judged_on_runs_that_are_no_experts(world, study, tmp_path) -> None:
+    verdict = recommend(study).trust
+    assert verdict.n_runs == 8
+    assert verdict.statement.startswith("good")
+    assert verdict.coverage >= 0.6
+    young = optuna.create_study(sampler=MDESampler(seed=0))
+    young.optimize(objective_of(world, tmp_path), n_trials=6)
+    assert recommend(young).trust.rmse is None
+    assert recommend(young).trust.statement.startswith("not known yet: 2 runs")
+
+
+def test_predictions_of_mixtures_that_were_never_run(world, study) -> None:
+    rates = np.random.default_rng(5).dirichlet(np.ones(4), 30)
+    mixtures = [dict(zip(world.domains, r.tolist(), strict=True)) for r in rates]
+    prediction = predict(study, mixtures)
+    assert prediction.mean.shape == prediction.sd.shape == (30, 5)
+    assert prediction.noise_sd.shape == (5,)
+    assert prediction.objective_mean.shape == prediction.objective_sd.shape == (30,)
+    order = [prediction.sets.index(s) for s in world.sets]
+    error = prediction.mean[:, order] - world.true_losses(rates)
+    assert np.sqrt(np.mean(error**2)) < 0.06
+    pair = [prediction.sets.index(s) for s in GOAL]
+    np.testing.assert_allclose(prediction.objective_mean, prediction.mean[:, pair].mean(axis=1))
+    one = predict(study, mixtures[0], objective="code")
+    np.testing.assert_allclose(
+        one.objective_mean, prediction.mean[:1, prediction.sets.index("code")]
+    )
+
+
+@pytest.mark.parametrize(
+    ("mixture", "message"),
+    [
+        ({"web": 0.5, "wiki": 0.5}, "'wiki' is no domain of the study's mixture"),
+        ({"web": 0.5, "code": 0.4}, "sum to 1"),
+        ({"web": 1.5, "code": -0.5}, "at least 0"),
+        ({"web": float("nan")}, "sum to 1"),
+    ],
+)
+def test_what_is_no_mixture_of_the_study_is_refused(study, mixture, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        predict(study, mixture)
+
+
+def test_a_study_without_runs_says_so() -> None:
+    with pytest.raises(ValueError, match="no finished run"):
+        recommend(optuna.create_study())
+
+
+def test_another_objective_needs_no_new_run(world, study) -> None:
+    weights = np.array([s == "code" for s in world.sets], dtype=float)
+    mixture = recommend(study, objective="code").mixture
+    truth = world.true_losses(np.array([mixture[d] for d in world.domains]))[0] @ weights
+    assert truth - best_possible(world, weights) < 0.02
+    with pytest.raises(ValueError, match="'wiki', which no run reports"):
+        recommend(study, objective={"wiki": 1})
+
+
+def test_recommendations_keep_the_bounds_though_experts_lie_outside(world, tmp_path) -> None:
+    study = optuna.create_study(sampler=MDESampler(seed=0))
+    bounds = {"books": (0.0, 0.3), "web": (0.1, 1.0)}
+    study.optimize(objective_of(world, tmp_path, bounds=bounds), n_trials=9)
+    mixture = recommend(study).mixture
+    assert mixture["books"] <= 0.3
+    assert mixture["web"] >= 0.1
+
+
+def test_a_flat_study_names_no_winner() -> None:
+    def flat(trial: optuna.Trial) -> float:
+        suggest_mixture(trial, ["a", "b", "c"])
+        return 3.0 + 0.01 * float(np.random.default_rng(trial.number).normal())
+
+    study = optuna.create_study(sampler=MDESampler(seed=1))
+    study.optimize(flat, n_trials=14)
+    answer = recommend(study)
+    assert not answer.signal
+    assert "no winner to name" in str(answer)
+
+
+def test_a_maximised_study_keeps_its_sign() -> None:
+    def score(trial: optuna.Trial) -> float:
+        mixture = suggest_mixture(trial, ["a", "b"])
+        return 10.0 - (mixture["a"] - 0.7) ** 2
+
+    study = optuna.create_study(direction="maximize", sampler=MDESampler(seed=0))
+    study.optimize(score, n_trials=14)
+    answer = recommend(study)
+    assert answer.mixture["a"] == pytest.approx(0.7, abs=0.05)
+    assert answer.objective.mean == pytest.approx(10.0, abs=0.02)
+    assert answer.best_seen.observed == pytest.approx(study.best_value)
+    prediction = predict(study, {"a": 0.7, "b": 0.3})
+    assert prediction.objective_mean[0] == pytest.approx(10.0, abs=0.02)
+
+
+def test_parameters_beside_the_mixture_are_recommended_too() -> None:
+    def loss(trial: optuna.Trial) -> float:
+        mixture = suggest_mixture(trial, ["a", "b"])
+        lr = trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+        kind = trial.suggest_categorical("kind", ["adamw", "sgd"])
+        return (mixture["a"] - 0.3) ** 2 + (np.log10(lr) + 2.5) ** 2 / 4 + 0.3 * (kind == "sgd")
+
+    study = optuna.create_study(sampler=MDESampler(seed=0))
+    study.optimize(loss, n_trials=24)
+    answer = recommend(study)
+    assert answer.params["kind"] == "adamw"
+    assert 1e-3 < answer.params["lr"] < 1e-2
+    assert answer.mixture["a"] == pytest.approx(0.3, abs=0.1)
+
+
+def test_several_goals_give_a_front(world, tmp_path) -> None:
+    groups = {"code": {"code": 1.0}, "books": {"books": 1.0}}
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=MDESampler(seed=0))
+    study.optimize(objective_of(world, tmp_path, objective=groups), n_trials=10)
+    answer = recommend(study)
+    front = np.array([[g.mean for g in row.goals] for row in answer.pareto])
+    assert len(front) >= 4
+    assert (np.diff(front[:, 0]) >= 0).all()
+    assert (np.diff(front[:, 1]) <= 0).all()
+    code, books = (best_possible(world, (np.array(world.sets) == s) * 1.0) for s in groups)
+    assert front[0, 0] == pytest.approx(code, abs=0.05)
+    assert front[-1, 1] == pytest.approx(books, abs=0.05)
