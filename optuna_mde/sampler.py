@@ -40,7 +40,7 @@ from optuna_mde.startup import (
 )
 
 if TYPE_CHECKING:
-    from optuna_mde.proposal import Proposer
+    from optuna_mde.proposal import Proposal, Proposer
 
 # Proposals simulated for workers that ask at the same moment: each costs an acquisition.
 MOST_AHEAD = 15
@@ -69,6 +69,10 @@ class _StudyState:
     proposer: Proposer | None = None
     introduced: bool = False
     """Whether the sampler's options are on the study."""
+    situation: object = None
+    """What `foreseen` was proposed from."""
+    foreseen: dict[int, Proposal] = field(default_factory=dict)
+    """Proposals by trial number, of trials that may not have asked yet."""
 
 
 class MDESampler(BaseSampler):
@@ -298,8 +302,8 @@ class MDESampler(BaseSampler):
                 return _at_target(target, others, notes, space)
             ready = ready or startup.experts_ready()
         if self._n_startup_trials is not None:
-            ready = told >= self._n_startup_trials
-        if ready and told > 0:
+            ready = told >= max(self._n_startup_trials, 1)
+        if ready:
             try:
                 return self._by_model(study, trial, trials, notes, space, fixed)
             except Exception as error:  # a study goes on whatever its history holds
@@ -322,28 +326,51 @@ class MDESampler(BaseSampler):
         fixed: Mapping[str, Any],
     ) -> _Draft:
         state = self._state(study)
+        history = histories.read(
+            study, space, trial=trial, trials=trials, notes=notes, cache=state.cache
+        )
+        # Workers that ask at the same moment see the same history: what those before this one
+        # are about to take counts as pending, or all would propose nearly the same.
+        lost = histories.lost_trials(trials)
+        ahead = [
+            t for t in trials if t.number < trial.number and t.number not in lost and _is_silent(t)
+        ]
+        for other in ahead[-MOST_AHEAD:]:
+            held = {**records.partially_fixed(study), **other.fixed}
+            guess = self._proposal(state, history, space, held, other.number)
+            history = replace(history, pending=np.vstack([history.pending, guess.x]))
+        proposal = self._proposal(state, history, space, fixed, trial.number)
+        mean = proposal.predicted_mean
+        if mean is not None and history.outputs[:1] == ("value 0",):
+            mean = -mean if records.is_maximised(study)[0] else mean
+        return _Draft(
+            space.decode(proposal.x), proposal.phase, mean=mean, sd=proposal.predicted_sd
+        )
+
+    def _proposal(
+        self,
+        state: _StudyState,
+        history: histories.History,
+        space: Space,
+        fixed: Mapping[str, Any],
+        number: int,
+    ) -> Proposal:
+        """The model's proposal for a trial; kept, as another thread may ask for it later."""
         if state.proposer is None:
             from optuna_mde.proposal import Proposer
 
             state.proposer = Proposer()
-        history = histories.read(
-            study, space, trial=trial, trials=trials, notes=notes, cache=state.cache
-        )
+        situation = (space, history.numbers.tobytes(), self._reseed)
+        if state.situation != situation:
+            state.situation, state.foreseen = situation, {}
         region = space.region(fixed)
-        # Workers that ask at the same moment see the same history: what those before this one
-        # are about to take counts as pending, or all would propose nearly the same.
-        ahead = [t for t in trials if t.number < trial.number and _is_silent(t)]
-        for other in ahead[-MOST_AHEAD:]:
-            guess = state.proposer.propose(
-                history, space.region(other.fixed), seed=self._seed_of(other.number)
-            )
-            history = replace(history, pending=np.vstack([history.pending, guess.x]))
-        proposal = state.proposer.propose(history, region, seed=self._seed_of(trial.number))
-        mean = proposal.predicted_mean
-        if mean is not None and history.outputs[:1] == ("value 0",):
-            mean = -mean if records.is_maximised(study)[0] else mean
-        x = proposal.x if region.contains(proposal.x) else region.snap(proposal.x)[0]
-        return _Draft(space.decode(x), proposal.phase, mean=mean, sd=proposal.predicted_sd)
+        known = state.foreseen.get(number)
+        if known is None or not region.contains(known.x):
+            known = state.proposer.propose(history, region, seed=self._seed_of(number))
+            if not region.contains(known.x):
+                known = replace(known, x=region.snap(known.x)[0])
+            state.foreseen[number] = known
+        return known
 
     def _seed_of(self, number: int) -> int:
         sequence = np.random.SeedSequence([self._entropy, self._reseed, number])

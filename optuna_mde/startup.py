@@ -76,10 +76,9 @@ class Startup:
 
     def experts_ready(self) -> bool:
         """Whether log-probabilities of two experts are there and no expert is being trained."""
-        waited_for = any(
-            self._is_alive(trial) and trial.corner(self.group) is not None for trial in self.others
-        )
-        return not waited_for and len({*self.given, *self._with_logprobs()}) >= 2
+        there = {*self.given, *self._with_logprobs()}
+        trained = {trial.corner(self.group) for trial in self.others if self._is_alive(trial)}
+        return len(there) >= 2 and not trained - there - {None}
 
     def _with_logprobs(self) -> set[str]:
         return {

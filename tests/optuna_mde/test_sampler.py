@@ -195,9 +195,14 @@ def test_experts_that_exist_are_not_run_again(tmp_path: Path) -> None:
     old = optuna.create_study(sampler=MDESampler(seed=0))
     old.optimize(Toy(tmp_path), n_trials=3)
     experts = {d: str(tmp_path / f"{i}.safetensors") for i, d in enumerate(DOMAINS)}
-    study = study_of(experts=experts)
-    study.optimize(Toy(tmp_path), n_trials=3)
-    assert phases(study) == ["uniform", "model", "model"]
+    study = study_of(experts=experts, objective={"web": 1.0})
+    asked = [study.ask() for _ in range(2)]
+    proposed = [list(suggest_mixture(trial, DOMAINS).values()) for trial in asked]
+    assert phases(study) == ["uniform", "mde"]
+    # the optimum of -log(SHARES[0] @ rates), with no run told yet
+    assert proposed[1] == pytest.approx([1.0, 0.0, 0.0], abs=1e-3)
+    study.optimize(Toy(tmp_path, objective={"web": 1.0}), n_trials=2)
+    assert phases(study)[2:] == ["mde", "model"]
 
 
 def test_design_points_come_from_seed_and_number(fast: None) -> None:
