@@ -17,6 +17,7 @@ import optuna
 import plotly.graph_objects as go
 from optuna_mde_studies import evidence, plots, wording
 from optuna_mde_studies.folder import StudyError
+from optuna_mde_studies.judgement import Judgement, judge
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,11 +53,15 @@ def publish(
     if recommendation is None:
         recommendation, reason = evidence.recommendation(study)
     found = evidence.read(study)
-    differences = confirmation.differences(found.goals) if confirmation and found.goals else {}
-    for picture in [*plots.confirmation(differences), *plots.pictures(found, recommendation)]:
+    confirmed = judge(found, recommendation, confirmation)
+    for picture in [*plots.confirmation(confirmed), *plots.pictures(found, recommendation)]:
         save_plotly_graph_object(study, _card(picture), graph_object_id=picture.key)
     _, _, rest = get_note(study).rpartition(END)
-    text = _note(found, recommendation, reason)
+    text = (
+        _note(found, recommendation, confirmed)
+        if recommendation
+        else f"No recommendation yet: {_plain(wording.sentence(reason))}"
+    )
     save_note(study, f"## Data mixture\n\n{text}\n\n---\n{END}\n\n{rest.lstrip()}")
     if not study.metric_names:
         with warnings.catch_warnings():
@@ -80,13 +85,15 @@ def _card(picture: Picture) -> go.Figure:
     return go.Figure(picture.figure).update_layout(height=CARD_HEIGHT, title=title, margin_t=top)
 
 
-def _note(found: evidence.Evidence, recommendation: Recommendation | None, reason: str) -> str:
-    if recommendation is None:
-        return f"No recommendation yet: {_plain(wording.sentence(reason))}"
+def _note(
+    found: evidence.Evidence, recommendation: Recommendation, confirmed: Judgement | None
+) -> str:
     rates, _ = wording.recommended(found, recommendation)
+    held = confirmed is None or confirmed.held
+    said = [wording.gain_in_words(found, recommendation), confirmed.verdict if confirmed else ""]
+    title = wording.headline(recommendation, rates, held=held)
     lines = [
-        f"**Train on {_plain(wording.in_words(rates))}.** "
-        f"{_plain(wording.gain_in_words(found, recommendation))}",
+        f"**{_plain(title)}.** {_plain(' '.join(filter(None, said)))}",
         "",
         f"| % | {' | '.join(f'&emsp;{_plain(row.name)}' for row in recommendation.rows)} |",
         f"|---|{'---:|' * len(recommendation.rows)}",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from optuna_mde_studies import comparison_plots, search_plots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
     import plotly.graph_objects as go
-    from optuna_mde_studies.confirm import Difference
     from optuna_mde_studies.evidence import Evidence
+    from optuna_mde_studies.judgement import Judgement
 
     from optuna_mde.recommendation import Recommendation
 
@@ -28,19 +28,22 @@ class Picture:
     figure: go.Figure
 
 
-def confirmation(differences: Mapping[str, Sequence[Difference]]) -> list[Picture]:
+def confirmation(judgement: Judgement | None) -> list[Picture]:
     """Confirmed differences of the recommended mixture to others, a picture for every goal."""
-    found = {goal: d for goal, d in differences.items() if d}
-    single = len(found) == 1
+    if judgement is None:
+        return []
+    several = len(judgement.differences) > 1
+    title = "Confirmed differences" + ("" if judgement.is_current else " (earlier recommendation)")
     return [
         Picture(
-            "confirmed" if single else f"confirmed-{i}",
-            "Confirmed differences" if single else f"Confirmed differences: {goal}",
+            f"confirmed-{i}" if several else "confirmed",
+            f"{title}: {goal}" if several else title,
             "Loss of the recommended mixture minus another's, both trained again with the same "
             "fresh seeds: left of the line it is better. Bars are 95 % intervals.",
-            comparison_plots.confirmed(d),
+            comparison_plots.confirmed(found),
         )
-        for i, (goal, d) in enumerate(found.items())
+        for i, (goal, found) in enumerate(judgement.differences.items())
+        if found
     ]
 
 

@@ -13,7 +13,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies import evidence, plots, sections
-from optuna_mde_studies.confirm import verdict
+from optuna_mde_studies.judgement import Judgement, judge
 from optuna_mde_trainers.blocks import Corpus, CorpusError
 from optuna_mde_trainers.spec import write_atomic
 from plotly.offline import get_plotlyjs
@@ -54,20 +54,13 @@ def write(
     if recommendation is None:
         recommendation, reason = evidence.recommendation(study)
     found = evidence.read(study)
-    goals = found.goals
-    differences = confirmation.differences(goals) if confirmation and goals else {}
-    verdicts = [
-        sections.Verdict(goal, d, verdict(d, len(confirmation.seeds)))
-        for goal, d in differences.items()
-        if confirmation
-    ]
-    confirmed = plots.confirmation(differences)
+    confirmed = judge(found, recommendation, confirmation)
+    drawn = plots.confirmation(confirmed)
     shown = plots.pictures(found, recommendation)
     parts = [
         sections.header(found),
-        *_answer(found, recommendation, verdicts, reason),
-        *([sections.confirmation(confirmation)] if confirmation else []),
-        *_confirmed(verdicts, confirmed),
+        *_answer(found, recommendation, confirmed, reason),
+        *_confirmed(confirmed, drawn),
         *(f"<h2>{escape(picture.title)}</h2>{_figure(picture)}" for picture in shown),
         sections.runs(found),
         sections.losses(found),
@@ -76,31 +69,33 @@ def write(
         sections.versions(),
     ]
     path = folder / FILE
-    write_atomic(path, _page(study.study_name, parts, [*confirmed, *shown]))
+    write_atomic(path, _page(study.study_name, parts, [*drawn, *shown]))
     return path
 
 
 def _answer(
     found: evidence.Evidence,
     recommendation: Recommendation | None,
-    verdicts: Sequence[sections.Verdict],
+    confirmed: Judgement | None,
     reason: str,
 ) -> Iterator[str]:
     if recommendation is None:
         yield sections.no_answer(reason)
         return
-    yield sections.answer(found, recommendation, verdicts)
+    yield sections.answer(found, recommendation, confirmed)
     yield sections.comparison(found, recommendation)
     if recommendation.pareto:
         yield sections.trade_offs(found, recommendation.pareto)
     yield sections.trust(recommendation)
 
 
-def _confirmed(
-    verdicts: Sequence[sections.Verdict], confirmed: Sequence[Picture]
-) -> Iterator[str]:
-    for said, picture in zip_longest(verdicts, confirmed):
-        yield sections.confirmed(said, named=len(verdicts) > 1)
+def _confirmed(confirmed: Judgement | None, drawn: Sequence[Picture]) -> Iterator[str]:
+    if confirmed is None:
+        return
+    yield sections.confirmation(confirmed)
+    verdicts = confirmed.verdicts
+    for (goal, found), picture in zip_longest(confirmed.differences.items(), drawn):
+        yield sections.confirmed(goal if len(verdicts) > 1 else "", found, verdicts[goal])
         if picture:
             yield _figure(picture)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from html import escape
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from optuna_mde_studies.palette import domain_colours, shortened, signed
@@ -15,6 +15,7 @@ from optuna_mde_studies.wording import (
     amount,
     count,
     gain_in_words,
+    headline,
     in_words,
     objective_in_words,
     percent,
@@ -25,8 +26,9 @@ from optuna_mde_studies.wording import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from optuna_mde_studies.confirm import Confirmation, Difference
+    from optuna_mde_studies.confirm import Difference
     from optuna_mde_studies.evidence import Evidence, Run
+    from optuna_mde_studies.judgement import Judgement
     from optuna_mde_trainers.blocks import Corpus
 
     from optuna_mde.recommendation import Recommendation, Row
@@ -58,31 +60,23 @@ def header(evidence: Evidence) -> str:
     )
 
 
-class Verdict(NamedTuple):
-    """What runs with fresh seeds say of the recommended mixture, for one goal."""
-
-    goal: str
-    differences: Sequence[Difference]
-    sentence: str
-
-
 def answer(
-    evidence: Evidence, recommendation: Recommendation, verdicts: Sequence[Verdict] = ()
+    evidence: Evidence, recommendation: Recommendation, judgement: Judgement | None = None
 ) -> str:
     """The recommended mixture: a sentence, a table and what to paste into a configuration."""
     rates, beside = recommended(evidence, recommendation)
-    kind, title, lead = "", f"Train on {in_words(rates)}", gain_in_words(evidence, recommendation)
-    if not recommendation.signal:
-        kind, title = " none", "No mixture stands out from the noise"
-    elif len(verdicts) == 1 and any(d.is_worse for d in verdicts[0].differences):
-        kind, title = " none", "The recommended mixture did not hold"
-    if kind:
-        lead = f"It would be {in_words(rates)}. {lead}"
-    said = [f"With fresh seeds: {verdicts[0].sentence}"] if len(verdicts) == 1 else []
-    leads = "".join(f'<p class="lead">{escape(text)}</p>' for text in [lead, *said])
+    held = judgement is None or judgement.held
+    leads = [gain_in_words(evidence, recommendation)]
+    if not (recommendation.signal and held):
+        leads[0] = f"It would be {in_words(rates)}. {leads[0]}"
+    if judgement and judgement.verdict:
+        leads.append(f"With fresh seeds: {judgement.verdict}")
+    kind = "answer" if recommendation.signal and held else "answer none"
+    title = headline(recommendation, rates, held=held)
     return (
-        f'<section class="answer{kind}" id="answer"><h2>{escape(title)}</h2>{leads}'
-        f'<div class="pair">{_rates_table(evidence, rates)}{_snippet(rates, beside)}'
+        f'<section class="{kind}" id="answer"><h2>{escape(title)}</h2>'
+        + "".join(f'<p class="lead">{escape(text)}</p>' for text in leads)
+        + f'<div class="pair">{_rates_table(evidence, rates)}{_snippet(rates, beside)}'
         "</div></section>"
     )
 
@@ -180,18 +174,25 @@ def trust(recommendation: Recommendation) -> str:
     return "".join(parts)
 
 
-def confirmation(kept: Confirmation) -> str:
-    """How the confirmation was done."""
+def confirmation(judgement: Judgement) -> str:
+    """How the confirmation was done, and of what."""
+    kept = judgement.confirmation
+    earlier = (
+        ""
+        if judgement.is_current
+        else f"<p>They confirm an earlier recommendation, made after {kept.told} trials: "
+        f"{escape(in_words(judgement.mixture))}.</p>"
+    )
     return (
         "<h2>Confirmed with fresh seeds</h2>"
         f'<p class="muted">{len(kept.mixtures)} mixtures, each trained {len(kept.seeds)} times, '
         "with seeds that no run of the search has used; differences are paired by seed, in nats "
-        "per token.</p>"
+        f"per token.</p>{earlier}"
     )
 
 
-def confirmed(verdict: Verdict, *, named: bool) -> str:
-    """What it has said for one goal."""
+def confirmed(goal: str, differences: Sequence[Difference], said: str) -> str:
+    """What it has said for one goal, whose name is empty if there is one only."""
     lines = [
         [
             f"against {escape(d.other)}",
@@ -199,10 +200,10 @@ def confirmed(verdict: Verdict, *, named: bool) -> str:
             f"{signed(d.mean)}</span>",
             f"{signed(d.low)} to {signed(d.high)}",
         ]
-        for d in verdict.differences
+        for d in differences
     ]
-    title = f"<b>{escape(verdict.goal)}:</b> " if named else ""
-    return f"<p>{title}{escape(verdict.sentence)}</p>" + _table(
+    title = f"<b>{escape(goal)}:</b> " if goal else ""
+    return f"<p>{title}{escape(said)}</p>" + _table(
         ["recommended mixture", "difference", "95 % interval"], lines, text=1
     )
 
@@ -335,7 +336,7 @@ def _bar(mixture: Mapping[str, float], colours: Mapping[str, str]) -> str:
         f'<span style="width:{rate:.2%};background:{colours[domain]}" '
         f'title="{escape(domain)} {rate:.1%}"></span>'
         for domain, rate in mixture.items()
-        if rate >= NONE
+        if rate >= NONE and domain in colours
     )
     return f'<div class="bar">{parts}</div>'
 

@@ -56,6 +56,19 @@ def recommended(
     return copyable(rates), {**others, **recommendation.params}
 
 
+def headline(recommendation: Recommendation, rates: Mapping[str, float], *, held: bool) -> str:
+    """The answer in a line.
+
+    Args:
+        recommendation: what to answer with.
+        rates: its mixture.
+        held: False if runs with fresh seeds have shown that something else is better.
+    """
+    if not recommendation.signal:
+        return "No mixture stands out from the noise"
+    return f"Train on {in_words(rates)}" if held else "The recommended mixture did not hold"
+
+
 def copyable(mixture: Mapping[str, float], decimals: int = 4) -> dict[str, float]:
     """Rates as one copies them: few decimals, and still a sum of exactly 1."""
     units = {domain: round(rate * 10**decimals) for domain, rate in mixture.items()}

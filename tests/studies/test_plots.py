@@ -8,6 +8,7 @@ import optuna
 import pytest
 from optuna_mde_studies import evidence, plots
 from optuna_mde_studies.comparison_plots import mixtures, set_losses
+from optuna_mde_studies.judgement import judge
 from optuna_mde_studies.palette import DOMAIN_COLOURS, ink_on
 from optuna_mde_studies.search_plots import foresight, history, mixtures_by_run
 
@@ -32,8 +33,8 @@ def test_a_finished_study_has_every_picture(finished, invented):
         "foresight",
         "tried",
     ]
-    differences = invented.confirmation(recommendation).differences(found.goals)
-    assert keys(plots.confirmation(differences)) == ["confirmed"]
+    confirmed = judge(found, recommendation, invented.confirmation(recommendation))
+    assert keys(plots.confirmation(confirmed)) == ["confirmed"]
 
 
 def test_an_empty_study_has_no_picture():

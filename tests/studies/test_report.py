@@ -130,6 +130,39 @@ def test_the_confirmation_is_told(finished, invented, page):
         assert f"{difference.low:+.3f} to {difference.high:+.3f}" in text
 
 
+def test_a_confirmation_of_an_earlier_recommendation_is_not_taken_for_this_ones(
+    finished, invented, tmp_path
+):
+    study, recommendation = finished
+    kept = invented.confirmation(recommendation)
+    earlier = {**kept.mixtures, "recommended": dict.fromkeys(invented.domains, 0.25)}
+    path = report.write(
+        study,
+        tmp_path,
+        recommendation=recommendation,
+        confirmation=kept.model_copy(update={"mixtures": earlier}),
+    )
+    text = path.read_text("utf-8")
+    assert "They confirm an earlier recommendation, made after 12 trials" in text
+    assert "With fresh seeds:" not in text
+
+
+def test_a_mixture_that_did_not_hold_is_not_recommended(finished, invented, tmp_path):
+    study, recommendation = finished
+    kept = invented.confirmation(recommendation)
+    names = list(kept.mixtures)
+    swapped = dict(zip(names, reversed(kept.losses.values()), strict=True))
+    path = report.write(
+        study,
+        tmp_path,
+        recommendation=recommendation,
+        confirmation=kept.model_copy(update={"losses": swapped}),
+    )
+    text = path.read_text("utf-8")
+    assert "The recommended mixture did not hold" in text
+    assert "Train on" not in text
+
+
 def test_the_page_needs_nothing_but_itself(page):
     read = Page(page.read_text("utf-8"))
     assert not [attrs for _, attrs in read.tags if "src" in attrs or "href" in attrs]

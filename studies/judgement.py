@@ -1,0 +1,72 @@
+"""What a confirmation says of the mixture that is recommended now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from optuna_mde_studies.confirm import verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from optuna_mde_studies.confirm import Confirmation, Difference
+    from optuna_mde_studies.evidence import Evidence
+
+    from optuna_mde.recommendation import Recommendation
+
+SAME_RATE = 1e-3
+"""Recommendations that differ less are one mixture, fitted on two machines."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A confirmation beside the recommendation."""
+
+    confirmation: Confirmation
+    differences: Mapping[str, Sequence[Difference]]
+    """Goal -> confirmed mixture minus each of the others."""
+    is_current: bool
+    """False where the mixture that was confirmed is no longer the recommended one."""
+
+    @property
+    def mixture(self) -> Mapping[str, float]:
+        """The mixture that was confirmed."""
+        return next(iter(self.confirmation.mixtures.values()))
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Goal -> what is better than what, in a sentence."""
+        seeds = len(self.confirmation.seeds)
+        return {goal: verdict(found, seeds) for goal, found in self.differences.items()}
+
+    @property
+    def verdict(self) -> str:
+        """The sentence on the recommended mixture; empty if it was another, or for many goals."""
+        said = list(self.verdicts.values())
+        return said[0] if self.is_current and len(said) == 1 else ""
+
+    @property
+    def held(self) -> bool:
+        """Whether the recommended mixture was not found to be worse than another."""
+        (found, *others) = self.differences.values()
+        return bool(others) or not self.is_current or not any(d.is_worse for d in found)
+
+
+def judge(
+    evidence: Evidence, recommendation: Recommendation | None, confirmation: Confirmation | None
+) -> Judgement | None:
+    """The confirmation as far as it concerns a recommendation; None if there is none."""
+    if confirmation is None or evidence.goals is None:
+        return None
+    differences = confirmation.differences(evidence.goals)
+    found = Judgement(confirmation, differences, is_current=True)
+    if recommendation is None or _same(found.mixture, recommendation.mixture):
+        return found
+    return Judgement(confirmation, differences, is_current=False)
+
+
+def _same(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    return all(
+        abs(one.get(name, 0.0) - other.get(name, 0.0)) <= SAME_RATE for name in {*one, *other}
+    )
