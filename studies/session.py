@@ -156,12 +156,16 @@ class Session:
 
     def run(self) -> Outcome:
         """Everything that is not done yet."""
+        self.search()
+        return self.conclude(None)
+
+    def search(self) -> None:
+        """Trials until as many are finished as the definition asks for."""
         settle(self.study, lambda: self.experiment)
         if num_finished(self.study) < self.config.search.n_trials:
             self._search()
         else:
             self._mention_changes()
-        return self.conclude(None)
 
     def conclude(self, n_seeds: int | None) -> Outcome:
         """The recommendation, its confirmation and the report; what is there already is kept.
