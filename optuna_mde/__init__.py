@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from optuna_mde.prediction import predict
     from optuna_mde.recommendation import recommend
     from optuna_mde.sampler import MDESampler
+    from optuna_mde.termination import ExpectedGainEvaluator, NoiseEvaluator
 
 __all__ = [
+    "ExpectedGainEvaluator",
     "MDESampler",
     "Mixture",
+    "NoiseEvaluator",
     "exclude_trials",
     "predict",
     "recommend",
@@ -31,8 +34,10 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0.0.0"
 
 _ROOMS = {
+    "ExpectedGainEvaluator": "termination",
     "MDESampler": "sampler",
     "Mixture": "mixture",
+    "NoiseEvaluator": "termination",
     "exclude_trials": "losses",
     "predict": "prediction",
     "recommend": "recommendation",

@@ -266,7 +266,7 @@ def _warn_outside(group: Group, rates: Array) -> None:
 def _mixture(group: Group, rates: Array, record: Record | None, budget: float = 1.0) -> Mixture:
     mixture = dict(zip(group.domains, rates.tolist(), strict=True))
     first = record is None or not record.groups or record.groups[0].prefix == group.prefix
-    expert = first and max(rates) >= 1.0 - records.CORNER_TOLERANCE
+    expert = first and bool(rates.max() >= 1.0 - records.CORNER_TOLERANCE)
     return Mixture(mixture, is_expert=expert, budget=budget if expert else 1.0)
 
 

@@ -724,11 +724,3 @@ def test_constraints_of_the_user_are_shown_to_the_dashboard() -> None:
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MDESampler(**options)
-
-
-def test_importing_the_package_stays_light() -> None:
-    code = "import sys, optuna_mde; print('torch' in sys.modules, optuna_mde.MDESampler)"
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout
-    assert output.startswith("False")
