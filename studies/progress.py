@@ -66,10 +66,10 @@ class Progress:
     out: Console
     total: int = 0
     done: int = 0
-    n_workers: int = 1
     best: str = ""
     clock: Callable[[], float] = time.monotonic
     _stage: str = "starting"
+    _n_workers: int = 1
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _seconds: list[float] = field(default_factory=list)
     _began: float = 0.0
@@ -130,8 +130,15 @@ class Progress:
             case Lost(_, exitcode):
                 self._jobs.pop(worker, None)
                 self.line(f"a worker died (exit code {exitcode}); another one takes its place")
+                self._begin(worker, "starting")
             case Ready():
-                pass
+                self._jobs.pop(worker, None)
+
+    def start_workers(self, number: int) -> None:
+        """So many workers are starting now."""
+        self._n_workers = number
+        for worker in range(number):
+            self._begin(worker, "starting")
 
     def own_steps(self, mixture: Mapping[str, float]) -> Callable[[int, int], None]:
         """Follows a run in this process: what to call after every step."""
@@ -145,8 +152,8 @@ class Progress:
             return ""
         now = self.clock()
         mean = sum(self._seconds) / len(self._seconds)
-        begun = sum(min(mean, now - job.since) for job in self._jobs.values())
-        return f"about {duration(max(0.0, runs * mean - begun) / self.n_workers)} left"
+        begun = sum(min(mean, now - job.since) for job in self._jobs.values() if job.total)
+        return f"about {duration(max(0.0, runs * mean - begun) / self._n_workers)} left"
 
     def _begin(self, worker: int, text: str, *, keep_time: bool = False) -> None:
         before = self._jobs.get(worker)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
-from optuna_mde_studies import confirm
+from optuna_mde_studies import confirm, summary
 from optuna_mde_studies.config import StudyConfig, bounds_problems, objective_problems
 from optuna_mde_studies.confirm import Confirmation
 from optuna_mde_studies.definitions import Definition, DefinitionError
@@ -151,7 +151,7 @@ class Session:
     def pool(self) -> Pool:
         """Worker processes, started when something is to be trained and kept until the end."""
         size = worker_count(self.config.launch.workers, len(self.config.domains))
-        self.progress.n_workers = size
+        self.progress.start_workers(size)
         return self._stack.enter_context(Pool(self.folder, size))
 
     def run(self) -> Outcome:
@@ -267,9 +267,12 @@ class Session:
     def _search(self) -> None:
         pool = self.pool  # they start while the corpus is made
         experiment = self.experiment
-        n_trials = self.config.search.n_trials
-        self.progress.done = num_finished(self.study)
+        n_trials, done = self.config.search.n_trials, num_finished(self.study)
+        self.progress.done = done
         self.progress.total = n_trials + 4 * self.config.confirm.seeds
+        if done:
+            self.progress.line(f"going on: {done} trials are finished already")
+        self.progress.line(f"to minimise, nats per token: {summary.goals(self.config.goals)}")
         self.progress.stage(
             f"searching: {n_trials} trials, the first {len(experiment.domains)} of them experts, "
             f"on {pool.size} worker{'s' if pool.size > 1 else ''}"
@@ -342,7 +345,7 @@ class Session:
         mixtures = {confirm.RECOMMENDED: dict(recommendation.mixture)}
         wanted = ("natural", "uniform", "best expert")
         mixtures |= {
-            row.name: dict(row.mixture)
+            summary.label(row): dict(row.mixture)
             for row in recommendation.rows
             if row.name.startswith(wanted)
         }

@@ -27,7 +27,7 @@ def outcome(recommendation: Recommendation) -> Iterator[RenderableType]:
     table = _table("nats per token", "predicted", "90 % interval", "observed", "trial")
     for row in recommendation.rows:
         table.add_row(
-            Text(_label(row)),
+            Text(label(row)),
             f"{row.objective.mean:.4f}",
             f"[{row.objective.low:.4f}, {row.objective.high:.4f}]",
             "" if row.observed is None else f"{row.observed:.4f}",
@@ -98,10 +98,20 @@ def _rates(recommendation: Recommendation) -> Table:
     return table
 
 
-def _label(row: Row) -> str:
+def label(row: Row) -> str:
     """The row's name; an expert says of what."""
     of = next((domain for domain, rate in row.mixture.items() if rate == 1.0), None)
-    return f"{row.name}: {of}" if of and row.name == "best expert" else row.name
+    return f"{row.name} ({of})" if of and row.name == "best expert" else row.name
+
+
+def goals(objective: Objective) -> str:
+    """What is minimised, on one line: `0.33 docs + 0.67 prose`."""
+    texts = []
+    for name, weights in objective.goals:
+        terms = " + ".join(f"{weight:.2f} {set_name}" for set_name, weight in weights)
+        terms = terms or "the mean of all validation sets"
+        texts.append(f"{name} = {terms}" if len(objective.goals) > 1 else terms)
+    return "; ".join(texts)
 
 
 def _percent(rate: float) -> str:

@@ -61,9 +61,10 @@ def test_the_output_says_what_happens_and_ends_with_the_tables(tiny_run):
     for said in ("building the corpus", "searching: 6 trials, the first 3 of them experts"):
         assert any(said in line for line in lines)
     assert sum("/14] trial" in line for line in lines) == 6
-    for row in ("recommended", "natural", "uniform", "best expert: ", "best seen"):
+    for row in ("recommended", "natural", "uniform", "best expert (", "best seen"):
         assert any(line.startswith(row) for line in lines)
-    assert "confirming: recommended, natural, uniform, best expert, 2 fresh seeds each" in output
+    assert "confirming: recommended, natural, uniform, best expert (" in output
+    assert "to minimise, nats per token: 0.33 code + 0.67 news" in output
     assert "2 fresh seeds" in output
     assert "report: runs/tiny/report.html" in output
 
