@@ -25,6 +25,7 @@ from optuna_mde.simplex import Array
 from optuna_mde.space import Group, Space
 
 CONSTRAINT = "constraint:"  # prefix of the outputs that are no losses
+VALUE = "value "  # of those that are the objective's own values
 LOST_FACTOR = 10.0  # running for this many times the longest finished run counts as lost ...
 LOST_SECONDS = 60.0  # ... but never sooner than this: toy runs end within milliseconds
 NATURAL_TOLERANCE = 1e-6  # recorded rates of the natural mixture are often rounded
@@ -129,7 +130,7 @@ def read(
     study: optuna.Study,
     space: Space,
     *,
-    trial: FrozenTrial | Trial | None = None,
+    number: int | None = None,
     trials: Sequence[Record] | None = None,
     notes: Notes | None = None,
     cache: Cache | None = None,
@@ -139,7 +140,7 @@ def read(
     Args:
         study: an Optuna study.
         space: the columns, from `study_space`.
-        trial: the trial that is being proposed for; it does not count as pending.
+        number: the trial that is being proposed for; it does not count as pending.
         trials: the study's records, if they were read already.
         notes: what the study keeps, if it was read already.
         cache: kept between calls for the same study.
@@ -168,7 +169,7 @@ def read(
         goals = _value_goals(len(outputs))
     outputs, Y = _with_constraints(told, outputs, Y)
     X = np.array([x for _, x in placed]).reshape(len(placed), space.dim)
-    alive = [t for t in trials if not t.finished and (trial is None or t.number != trial.number)]
+    alive = [t for t in trials if not t.finished and t.number != number]
     lost = lost_trials(trials)
     encoded = [space.encode(t.params, _mixtures(t, space)) for t in alive if t.number not in lost]
     waiting = [x for x in encoded if x is not None]
@@ -188,6 +189,11 @@ def read(
         objective=Objective(_reported_goals(goals, outputs), _limits(told, group, goals, outputs)),
         n_told=len(told),
     )
+
+
+def is_plain(history: History) -> bool:
+    """Whether the outputs are the objective's own values, in the absence of reported losses."""
+    return history.outputs[:1] == (VALUE + "0",)
 
 
 def expert_files(notes: Notes, group: Group, trials: Iterable[Record]) -> tuple[ExpertFile, ...]:
@@ -251,14 +257,15 @@ def _losses(told: Sequence[Record]) -> tuple[tuple[str, ...], Array]:
 
 
 def _values(told: Sequence[Record], maximised: Sequence[bool]) -> tuple[tuple[str, ...], Array]:
-    names = tuple(f"value {i}" for i in range(len(maximised)))
+    names = tuple(f"{VALUE}{i}" for i in range(len(maximised)))
     rows = [t.values if t.values is not None else (np.nan,) * len(names) for t in told]
     Y = np.array(rows, dtype=float).reshape(len(told), len(names))
     return names, np.where(maximised, -Y, Y)
 
 
 def _value_goals(n: int) -> Objective:
-    return Objective(tuple((f"value {i}", ((f"value {i}", 1.0),)) for i in range(n)))
+    names = [f"{VALUE}{i}" for i in range(n)]
+    return Objective(tuple((name, ((name, 1.0),)) for name in names))
 
 
 def _with_constraints(

@@ -101,6 +101,12 @@ class Record:
         """Whether the trial has ended, in whatever way."""
         return self.state.is_finished()
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether a running trial has not said yet what it will try."""
+        running = self.state == TrialState.RUNNING
+        return running and self.published is None and not self.distributions
+
     @cached_property
     def seconds(self) -> float | None:
         """Duration of a finished run."""
@@ -403,7 +409,8 @@ def _published(system_attrs: Mapping[str, Any]) -> Published | None:
 
 def _chunks(key: str, value: Any, old: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Attributes that hold a JSON value; an empty one ends it over an older, longer value."""
-    text = json.dumps(value, default=str)  # choices of a categorical parameter may be anything
+    # choices of a categorical parameter may be anything
+    text = json.dumps(value, default=str, separators=(",", ":"))
     parts = [text[i : i + _CHUNK] for i in range(0, len(text), _CHUNK)]
     if old.get(f"mde:{key}:{len(parts)}"):
         parts.append("")

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
@@ -43,9 +44,11 @@ class Target:
 
     phase: str
     rates: Array
-    """Rates `[K]`."""
+    """Rates `[K]`, inside the bounds unless it is an expert."""
     domain: str | None = None
     """The domain of an expert."""
+    ideal: Array | None = None
+    """Rates of a baseline before the bounds were applied."""
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,13 @@ class Startup:
                 for j, domain in enumerate(group.domains)
                 if domain not in self.given and self._may_have_expert(j)
             ]
-        baselines = [Target(UNIFORM, uniform(group.lower, group.upper))]
+        baselines = [(UNIFORM, uniform(np.zeros(group.size), np.ones(group.size)))]
         if group.natural is not None:
-            baselines.insert(0, Target(NATURAL, np.array(group.natural)))
-        for target in baselines:
-            rates = self.region.snap(target.rates)[0]
+            baselines.insert(0, (NATURAL, np.array(group.natural)))
+        for phase, ideal in baselines:
+            rates = self.region.snap(ideal)[0]
             if not any(_same(rates, other.rates) for other in targets):
-                targets.append(Target(target.phase, rates))
+                targets.append(Target(phase, rates, ideal=ideal))
         return targets
 
     def _may_have_expert(self, j: int) -> bool:
@@ -126,23 +129,32 @@ class Startup:
 
     def _is_free(self, target: Target) -> bool:
         """Whether no trial holds the target, and it is not missing either."""
-        if len(self._rates) == 0:
-            return True
-        same = np.abs(self._rates - target.rates).max(axis=1) <= SAME_MIXTURE
-        holders = [self._placed[i] for i in np.flatnonzero(same)]
+        held = self._is_near(target.rates)
+        if target.ideal is not None:  # bounds may have changed since a baseline was run
+            held |= self._is_near(target.ideal) | (self._phases == target.phase)
+        holders = [self._placed[i] for i in np.flatnonzero(held)]
         failures = [t for t in holders if t.state == TrialState.FAIL or t.number in self.lost]
         # a pruned expert without log-probabilities is missing as well: it is not run again
         return len(failures) == len(holders) < TRIES
 
+    def _is_near(self, rates: Array) -> npt.NDArray[np.bool_]:
+        """Which of the placed trials train these rates."""
+        return np.asarray(np.abs(self._rates - rates).max(axis=1) <= SAME_MIXTURE)
+
     @cached_property
     def _placed(self) -> list[Record]:
-        """Trials whose mixture is known."""
+        """Trials whose mixture is known, n of them."""
         return [t for t in self.others if t.rates(self.group) is not None]
 
     @cached_property
     def _rates(self) -> Array:
         """Their rates `[n, K]`."""
-        return np.array([t.rates(self.group) for t in self._placed])
+        return np.array([t.rates(self.group) for t in self._placed]).reshape(-1, self.group.size)
+
+    @cached_property
+    def _phases(self) -> npt.NDArray[np.str_]:
+        """Their phases `[n]`; empty where this package did not propose them."""
+        return np.array([t.published.phase if t.published else "" for t in self._placed], str)
 
     def _is_alive(self, trial: Record) -> bool:
         return not trial.finished and trial.number not in self.lost

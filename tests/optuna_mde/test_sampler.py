@@ -106,6 +106,7 @@ def test_experts_natural_uniform_and_then_the_model(tmp_path: Path) -> None:
         assert abs(sum(rates_of(trial)) - 1.0) < 1e-12
         assert trial.user_attrs["predicted_sd"] > 0
         assert trial.user_attrs["predicted_mean"] == pytest.approx(trial.value, abs=0.5)
+        assert all(rate == 0.0 or rate > 1e-6 for rate in rates_of(trial))
     assert len({rates_of(t) for t in study.trials}) == 8
 
 
@@ -474,12 +475,46 @@ def test_plain_objectives_are_improved(direction: str) -> None:
     assert last.user_attrs["predicted_mean"] == pytest.approx(last.value, abs=0.3)
 
 
+def test_losses_with_gaps_are_learned_from(tmp_path: Path) -> None:
+    def objective(trial: optuna.Trial) -> Any:
+        mixture = suggest_mixture(trial, DOMAINS)
+        losses = {"a": 2.0 - mixture["web"], "b": math.nan, "c": 1.0 + mixture["code"] ** 2}
+        if trial.number % 3 == 0:
+            del losses["c"]
+        if trial.number == 4:
+            losses["a"] = math.inf
+        if trial.number > 5:
+            losses["late"] = mixture["books"]
+        return report_losses(trial, losses)
+
+    study = study_of()
+    with pytest.warns(UserWarning, match="no loss on b"):
+        study.optimize(objective, n_trials=9)
+    assert all(t.state == TrialState.COMPLETE for t in study.trials)
+    assert phases(study)[-3:] == ["model"] * 3
+
+
+def test_every_kind_of_parameter_beside_a_mixture() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        mixture = suggest_mixture(trial, DOMAINS)
+        value = mixture["web"] + trial.suggest_float("float", -1.0, 1.0)
+        value += trial.suggest_float("log", 1e-5, 1.0, log=True)
+        value += trial.suggest_float("step", 0.0, 1.0, step=0.25)
+        value += trial.suggest_int("int", 1, 9, step=2) + trial.suggest_int("big", 1, 10**6)
+        return value + trial.suggest_categorical("choice", [0, 1]) * trial.suggest_int("one", 1, 1)
+
+    study = study_of(n_startup_trials=4)
+    study.optimize(objective, n_trials=8)
+    assert phases(study)[-4:] == ["model"] * 4
+    assert all(abs(sum(rates_of(t)) - 1.0) < 1e-12 for t in study.trials)
+
+
 def test_several_objectives(tmp_path: Path) -> None:
     groups = {"code": {"code": 1.0}, "prose": {"web": 1.0, "books": 1.0}}
     study = optuna.create_study(sampler=MDESampler(seed=0), directions=["minimize"] * 2)
-    study.optimize(Toy(tmp_path, objective=groups), n_trials=7)
+    study.optimize(Toy(tmp_path, objective=groups), n_trials=6)
     assert all(len(t.values) == 2 for t in study.trials)
-    assert phases(study) == ["expert"] * 3 + ["uniform"] + ["model"] * 3
+    assert phases(study) == ["expert"] * 3 + ["uniform"] + ["model"] * 2
 
 
 def test_a_proposer_that_breaks_costs_a_design_point(

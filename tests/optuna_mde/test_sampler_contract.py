@@ -26,6 +26,7 @@ class TestStartup(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveS
         return lambda: MDESampler(seed=0, n_startup_trials=1000)
 
 
+@pytest.mark.slow  # a minute: some 600 fits and acquisitions
 class TestModel(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
     @pytest.fixture
     def sampler(self) -> Callable[[], optuna.samplers.BaseSampler]:

@@ -85,7 +85,7 @@ def play(seed: int) -> list[Record]:
 
 
 def test_workers_never_take_the_same_target() -> None:
-    for seed in range(300):
+    for seed in range(100):
         taken = {tuple(trial.params.values()) for trial in play(seed)}
         assert len(taken) == 6, seed  # four experts, natural, uniform
 
@@ -161,6 +161,21 @@ def test_baselines_keep_the_caps() -> None:
     assert target.phase == "natural"
     assert (target.rates <= np.array(capped.upper)).all()
     assert target.rates.sum() == pytest.approx(1.0)
+
+
+def test_baselines_are_not_run_again_when_caps_change() -> None:
+    told = [corner_run(i, d) for i, d in enumerate(DOMAINS)]
+    natural = at(4, GROUP.natural)
+    uniform = at(5, [0.25] * 4)
+    assert natural.published is not None
+    tighter = Group("mix/", DOMAINS, (0.0,) * 4, (0.2, 0.9, 0.9, 0.9), GROUP.natural)
+    assert chosen(6, [*told, natural, uniform], group=tighter) is None
+    capped = replace(
+        natural,
+        published=replace(natural.published, phase="natural"),
+        params=dict(zip(GROUP.names, (0.3, 0.3, 0.2, 0.2), strict=True)),
+    )
+    assert chosen(6, [*told, capped, uniform]) is None
 
 
 def test_how_many_runs_the_model_waits_for_without_experts() -> None:
