@@ -8,7 +8,6 @@ Shapes: b sequences, t positions, h heads, d head dimension, D width, V vocabula
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
@@ -116,17 +115,16 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
-        """Fan-in normal weights; what adds to the residual stream is scaled by its depth.
+        """Fan-in normal weights, but what adds to the residual stream starts at zero.
 
-        With transformers' fixed 0.02 a run of 150 steps ended .2 to .4 nats per byte higher.
+        Loss after 180 steps of the demo on three sets, nats per token (2 seeds, sd .02): 4.50
+        against 4.81 with these weights at fan-in / sqrt(2 layers).
         """
-        depth = 2 * len(self.model.layers)
         for name, weight in self.named_parameters():
-            if weight.ndim == 2:  # the gains of the norms stay 1
-                std = weight.shape[1] ** -0.5
-                if name.endswith(("o_proj.weight", "down_proj.weight")):
-                    std /= math.sqrt(depth)
-                weight.normal_(std=std, generator=generator)
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
+            elif weight.ndim == 2:  # the gains of the norms stay 1
+                weight.normal_(std=weight.shape[1] ** -0.5, generator=generator)
 
 
 def build(config: DecoderConfig, *, vocab_size: int, max_positions: int, seed: int) -> nn.Module:

@@ -11,7 +11,7 @@ from optuna_mde_trainers.spec import DecoderConfig, OptimizerConfig
 
 
 def test_the_learning_rate_rises_and_falls_to_zero_after_the_last_step() -> None:
-    settings = OptimizerConfig(warmup_ratio=0.1)
+    settings = OptimizerConfig(warmup_ratio=0.1, lr_scheduler_type="cosine")
     factors = [learning_rate_factor(step, 100, settings) for step in range(101)]
     assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
     assert factors[10] == 1

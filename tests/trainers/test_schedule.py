@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import doctest
 import itertools
 from collections import Counter
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from optuna_mde_trainers import schedule as schedule_room
 from optuna_mde_trainers.schedule import (
     Schedule,
     apportion,
@@ -158,3 +160,9 @@ def test_domains_without_blocks_are_refused_by_name() -> None:
         Schedule({"books": 0.5, "empty": 0.5}, {**BLOCKS, "empty": 0}, steps=1, batch_size=1)
     with pytest.raises(IndexError, match="step 2"):
         Schedule({"web": 1.0}, BLOCKS, steps=2, batch_size=1).batch(2)
+
+
+def test_the_example_of_the_docstring_runs() -> None:
+    results = doctest.testmod(schedule_room)
+    assert results.attempted > 0
+    assert results.failed == 0
