@@ -40,6 +40,17 @@ class _WeightedTokens:
     experts: np.ndarray  # [E]
 
 
+@dataclass(frozen=True)
+class _Group:
+    """Sets that have the same experts, side by side: one product serves them all."""
+
+    sets: torch.Tensor  # [m] positions among the M sets
+    ratios: torch.Tensor  # [E, t] tokens of all these sets
+    weights: torch.Tensor  # [t, m], zero outside a set's own tokens
+    offset: torch.Tensor  # [m]
+    experts: np.ndarray  # [E]
+
+
 class Coreset:
     """MDE losses on weighted tokens, differentiable in the rates.
 
@@ -60,7 +71,7 @@ class Coreset:
         built = [_compress(tokens, K, rng) for tokens in table.tables]
         self._tokens = [tokens for tokens, _ in built]
         self.rms_error = np.array([error for _, error in built])
-        self._tensors: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self._groups: list[_Group] | None = None
 
     @property
     def n_tokens(self) -> tuple[int, ...]:
@@ -78,20 +89,18 @@ class Coreset:
         """
         import torch
 
-        columns = []
-        for tokens, (ratios, weights) in zip(self._tokens, self._as_tensors(), strict=True):
-            mixed = _effective(rates, tokens.experts) @ ratios.T
-            columns.append(-tokens.offset - mixed.clamp_min(1e-37).log() @ weights)
-        return torch.stack(columns, dim=-1) if columns else rates.new_zeros(*rates.shape[:-1], 0)
-
-    def _as_tensors(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        import torch
-
-        if self._tensors is None:
-            self._tensors = [
-                (torch.from_numpy(t.ratios), torch.from_numpy(t.weights)) for t in self._tokens
-            ]
-        return self._tensors
+        if not self._tokens:
+            return rates.new_zeros(*rates.shape[:-1], 0)
+        if self._groups is None:
+            self._groups = _grouped(self._tokens)
+        parts = [
+            -group.offset
+            - (_effective(rates, group.experts) @ group.ratios).clamp_min(1e-37).log()
+            @ group.weights
+            for group in self._groups
+        ]
+        order = torch.cat([group.sets for group in self._groups]).argsort()
+        return torch.cat(parts, dim=-1)[..., order]
 
 
 def temper(rates: torch.Tensor, exponent: float) -> torch.Tensor:
@@ -115,6 +124,24 @@ def reference_mixtures(n: int, K: int, rng: np.random.Generator) -> np.ndarray:
     faces = np.where(faces < 1.0 / K, 0.0, faces)
     faces /= faces.sum(axis=1, keepdims=True)
     return np.concatenate([interior, skewed, faces, np.eye(K), np.full((1, K), 1.0 / K)])
+
+
+def _grouped(tokens: list[_WeightedTokens]) -> list[_Group]:
+    import torch
+
+    groups = []
+    for experts in dict.fromkeys(tuple(t.experts.tolist()) for t in tokens):
+        sets = [i for i, t in enumerate(tokens) if tuple(t.experts.tolist()) == experts]
+        groups.append(
+            _Group(
+                torch.tensor(sets),
+                torch.from_numpy(np.concatenate([tokens[i].ratios for i in sets])).T.contiguous(),
+                torch.block_diag(*[torch.from_numpy(tokens[i].weights)[:, None] for i in sets]),
+                torch.tensor([tokens[i].offset for i in sets], dtype=torch.float64),
+                np.array(experts),
+            )
+        )
+    return groups
 
 
 def _compress(

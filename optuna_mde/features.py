@@ -117,11 +117,10 @@ class Features:
     def _mde(self, rates: Tensor) -> tuple[Tensor, Tensor]:
         """Tempered MDE losses `[..., S]`, and how they move with the exponent."""
         assert self.coreset is not None
-        levels = [
-            self.coreset.losses(temper(rates, exponent))
-            for exponent in (PRIOR_EXPONENT, FLAT_EXPONENT, SHARP_EXPONENT)
-        ]
-        return levels[0], levels[2] - levels[1]
+        exponents = (PRIOR_EXPONENT, FLAT_EXPONENT, SHARP_EXPONENT)
+        tempered = torch.stack([temper(rates, exponent) for exponent in exponents])
+        prior, flat, sharp = self.coreset.losses(tempered)
+        return prior, sharp - flat
 
     def _standards(self) -> tuple[Tensor, Tensor, Tensor]:
         if self.coreset is None:
