@@ -38,7 +38,7 @@ MARKS = {
 }
 """Mixtures compared set by set: symbol, colour, place beside the set's line."""
 
-REACH = 2.5
+REACH = 1.0
 """How far from the sets that count another is drawn to scale, in ranges of theirs."""
 SHARE_WITH_TEXT = 0.05
 """Smaller parts of a bar have no room for their number."""

@@ -245,9 +245,8 @@ def foresight(evidence: Evidence, *, noise_sd: float = 0.0) -> go.Figure:
     observed = [run.values[0] for run in runs]
     mean = [run.predicted[0] for run in runs if run.predicted]
     half = [Z90 * math.hypot(run.predicted[1], noise_sd) for run in runs if run.predicted]
-    low = min([*observed, *(m - h for m, h in zip(mean, half, strict=True))])
-    high = max([*observed, *(m + h for m, h in zip(mean, half, strict=True))])
-    margin = 0.04 * (high - low) or 0.5
+    low, high = min([*observed, *mean]), max([*observed, *mean])
+    margin = 0.3 * (high - low) or max(half)  # the first, wide bars may leave the picture
     ends = short([low - margin, high + margin])
     figure = go.Figure()
     figure.add_scatter(
@@ -261,10 +260,7 @@ def foresight(evidence: Evidence, *, noise_sd: float = 0.0) -> go.Figure:
         x=short(mean),
         y=short(observed),
         error_x={"array": short(half), "color": FORESEEN, "thickness": 1.5, "width": 0},
-        mode="markers+text",
-        text=[str(run.number) for run in runs],
-        textposition="top center",
-        textfont={"size": 10, "color": MUTED},
+        mode="markers",
         marker={"size": 8, "color": PROPOSALS.colour},
         hoverinfo="text",
         hovertext=[_hover(run, run.values[0]) for run in runs],
