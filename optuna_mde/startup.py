@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from optuna_mde import records
-from optuna_mde.records import EXPERT, Record
+from optuna_mde.records import EXPERT, Published, Record
 from optuna_mde.simplex import Array, Region, corner, uniform
 from optuna_mde.space import Group, middle
 
@@ -153,8 +153,12 @@ class Startup:
 
     @cached_property
     def _phases(self) -> npt.NDArray[np.str_]:
-        """Their phases `[n]`; empty where this package did not propose them."""
-        return np.array([t.published.phase if t.published else "" for t in self._placed], str)
+        """Phases `[n]` in which they were proposed for these domains, empty otherwise."""
+        return np.array([self._phase(t.published) for t in self._placed], str)
+
+    def _phase(self, published: Published | None) -> str:
+        domains = {group.domains for group in published.groups} if published else set()
+        return published.phase if published and self.group.domains in domains else ""
 
     def _is_alive(self, trial: Record) -> bool:
         return not trial.finished and trial.number not in self.lost
