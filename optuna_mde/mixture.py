@@ -146,8 +146,19 @@ def make_group(
     parsed = tuple(LinearConstraint.parse(text, domains) for text in constraints)
     group = Group(prefix, domains, lower, upper, _natural(domains, natural), parsed)
     if parsed:
-        group.region().center  # noqa: B018  refuses constraints that exclude every mixture
+        _check_room(group, constraints)
     return group
+
+
+def _check_room(group: Group, constraints: Sequence[str]) -> None:
+    try:
+        group.region().center  # noqa: B018  it exists where any mixture does
+    except MixtureError:
+        pairs = zip(group.domains, group.lower, group.upper, strict=True)
+        bounds = [f"{d} in [{a:g}, {b:g}]" for d, a, b in pairs if (a, b) != (0.0, 1.0)]
+        raise MixtureError(
+            f"no mixture meets {'; '.join([*constraints, *bounds])}; relax one of them"
+        ) from None
 
 
 def _bounds(

@@ -186,7 +186,10 @@ def test_natural_shares_are_kept_on_the_study() -> None:
         ({"encoding": "softmax"}, "'softmax'"),
         ({"constraints": ["code >= 2*wiki"]}, "wiki"),
         ({"constraints": "code >= web"}, "list of inequalities"),
-        ({"constraints": ["code >= 0.6", "web >= 0.6"]}, "exclude every mixture"),
+        (
+            {"constraints": ["code >= 0.6", "web >= 0.6"]},
+            "no mixture meets code >= 0.6; web >= 0.6",
+        ),
     ],
 )
 def test_user_errors_name_what_is_wrong(options: dict[str, Any], message: str) -> None:
