@@ -144,7 +144,7 @@ def recommend(
     definition, folder = _resolve_existing(study, out)
     recommendation = optuna_mde.recommend(_open(definition, folder))
     if format is Format.text:
-        _print(progress.console(), summary.outcome(recommendation))
+        _print(progress.console(), summary.outcome(recommendation, definition.config.goals))
     else:
         print(summary.rates_as(format.value, recommendation.mixture), end="")
 
@@ -293,7 +293,8 @@ def _quiet() -> None:
 def _print_outcome(console: Console, outcome: Outcome, definition: Definition) -> None:
     from optuna_mde_studies import summary
 
-    parts = [*summary.outcome(outcome.recommendation)]
+    goals = definition.config.goals
+    parts = [*summary.outcome(outcome.recommendation, goals)]
     if outcome.confirmation is not None:
-        parts += summary.confirmed(outcome.confirmation, definition.config.goals)
+        parts += summary.confirmed(outcome.confirmation, goals)
     _print(console, parts)

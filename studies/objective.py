@@ -53,10 +53,10 @@ class Experiment:
     @property
     def natural(self) -> dict[str, float]:
         """The definition's natural mixture over these domains, else the shares of the text."""
-        given = self.config.search.natural
-        if given is None:
+        given = self.config.search.natural or {}
+        total = sum(given.get(name, 0.0) for name in self.domains)
+        if not total:
             return dict(self.corpus.natural)
-        total = sum(given[name] for name in self.domains)
         return {name: given[name] / total for name in self.domains}
 
     def propose(self, trial: optuna.Trial, study: optuna.Study) -> RunSpec:

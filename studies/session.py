@@ -248,6 +248,10 @@ class Session:
             *objective_problems(self.config, corpus.sets),
             *bounds_problems(self.config, domains),
         ]
+        for position, (path, _) in enumerate(problems):
+            if reason := corpus.dropped.get(str(path[-1])):
+                mend = f"{path[-1]!r} was left out of the corpus ({reason}); do not aim at it"
+                problems[position] = path, mend
         if problems:
             lines = [f"{self.definition.place(path)}: {text}" for path, text in problems]
             raise DefinitionError("\n".join(lines))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 from optuna_mde_studies.confirm import Confirmation, verdict
+from optuna_mde_studies.progress import rates
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -22,9 +23,10 @@ MAX_BEST = 5
 """Trials of a Pareto front that are listed."""
 
 
-def outcome(recommendation: Recommendation) -> Iterator[RenderableType]:
+def outcome(recommendation: Recommendation, objective: Objective) -> Iterator[RenderableType]:
     """The recommended mixture beside the ones that everybody asks for, and how far to trust it."""
-    table = _table("nats per token", "predicted", "90 % interval", "observed", "trial")
+    several = f", mean of {', '.join(objective.names)}" if len(objective.names) > 1 else ""
+    table = _table(f"nats per token{several}", "predicted", "90 % interval", "observed", "trial")
     for row in recommendation.rows:
         table.add_row(
             Text(label(row)),
@@ -35,6 +37,8 @@ def outcome(recommendation: Recommendation) -> Iterator[RenderableType]:
         )
     yield table
     yield _rates(recommendation)
+    if recommendation.pareto:
+        yield _front(recommendation, objective)
     yield Text(f"Trust in these predictions: {recommendation.trust.statement}")
     for note in recommendation.notes:
         yield Text(note)
@@ -64,13 +68,13 @@ def rates_as(format: str, mixture: Mapping[str, float]) -> str:
 
     They are rounded to six digits and still sum to 1: the largest takes what rounding left over.
     """
-    rates = {domain: round(float(rate), 6) for domain, rate in mixture.items()}
-    largest = max(rates, key=lambda domain: rates[domain])
-    others = sum(rate for domain, rate in rates.items() if domain != largest)
-    rates[largest] = round(1.0 - others, 6)
+    rounded = {domain: round(float(rate), 6) for domain, rate in mixture.items()}
+    largest = max(rounded, key=lambda domain: rounded[domain])
+    others = sum(rate for domain, rate in rounded.items() if domain != largest)
+    rounded[largest] = round(1.0 - others, 6)
     if format == "json":
-        return json.dumps(rates, indent=2, ensure_ascii=False) + "\n"
-    return str(yaml.safe_dump(rates, sort_keys=False, allow_unicode=True))
+        return json.dumps(rounded, indent=2, ensure_ascii=False) + "\n"
+    return str(yaml.safe_dump(rounded, sort_keys=False, allow_unicode=True))
 
 
 def status(study: optuna.Study, counts: Mapping[str, int], n_trials: int) -> Iterator[str]:
@@ -112,6 +116,16 @@ def goals(objective: Objective) -> str:
         terms = terms or "the mean of all validation sets"
         texts.append(f"{name} = {terms}" if len(objective.goals) > 1 else terms)
     return "; ".join(texts)
+
+
+def _front(recommendation: Recommendation, objective: Objective) -> Table:
+    """Mixtures of which none is predicted to be better in every goal."""
+    table = _table("no goal better without another worse", *objective.names)
+    # Neighbours on the front differ by less than a line can show.
+    distinct = {rates(row.mixture): row for row in reversed(recommendation.pareto)}
+    for mixture, row in reversed(distinct.items()):
+        table.add_row(Text(mixture), *(f"{goal.mean:.4f}" for goal in row.goals))
+    return table
 
 
 def _percent(rate: float) -> str:

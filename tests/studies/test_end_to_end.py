@@ -90,7 +90,7 @@ def test_run_again_when_done_it_trains_nothing(tiny_run, command):
     assert stamps(tiny_run) == before
     assert len(study_of(tiny_run).trials) == 6
     first = (tiny_run / "output.txt").read_text()
-    tables = first[first.index("nats per token") :]
+    tables = first[first.index("\nnats per token") :]
     assert again.stdout.endswith(tables)
 
 
