@@ -68,5 +68,6 @@ def _finish(
         options={"ftol": 1e-12, "maxiter": 200},
     )
     ends = [snap(x) for x in (result.x, start) if np.isfinite(x).all()]
+    # A share of 1e-6 is what an optimiser leaves of a zero, and worth less than the tolerance.
     tidied = [snap(np.where(x < 1e-6, 0.0, x)) for x in ends]
-    return min([*ends, *tidied], key=lambda x: float(weights @ table.losses(x)))
+    return min(tidied, key=lambda x: float(weights @ table.losses(x)))

@@ -7,6 +7,8 @@ every kind, polish the best few, and keep whichever is better.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,6 +24,7 @@ _CHUNK = 512  # candidates scored at once
 # A share below this is set to zero when the (logarithmic) acquisition does not mind.
 USEFUL_SHARE = 2e-3
 _INDIFFERENT = 1e-2
+_ROUNDING = 1e-6  # a share below this is what an optimiser leaves of a zero
 
 
 def maximise(
@@ -69,7 +72,10 @@ def candidates(region: Region, anchors: Array, n: int, rng: np.random.Generator)
         share = np.where(share < 0.05, 0.0, share)
         faces[:, block] = share / share.sum(axis=1, keepdims=True).clip(min=1e-12)
     corners = _corners(region)
-    return region.snap(np.concatenate([points, faces, corners, anchors]))
+    pool = np.concatenate([points, faces, corners, anchors])
+    for block in region.blocks:
+        pool[:, block] = np.where(pool[:, block] < _ROUNDING, 0.0, pool[:, block])
+    return region.snap(pool)
 
 
 def evaluate(acquisition: AcquisitionFunction, points: Array) -> Array:
@@ -144,16 +150,18 @@ def _polish(acquisition: AcquisitionFunction, region: Region, start: Array) -> A
         if not all(j in held for j in np.flatnonzero(a))
     ]
     try:
-        point, _ = gen_candidates_scipy(
-            initial_conditions=torch.from_numpy(start)[None, None],
-            acquisition_function=acquisition,
-            lower_bounds=torch.from_numpy(region.lower),
-            upper_bounds=torch.from_numpy(region.upper),
-            equality_constraints=equality or None,
-            inequality_constraints=inequality or None,
-            fixed_features=held or None,
-            options={"maxiter": 60},
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a poor end is no news: the better point is kept
+            point, _ = gen_candidates_scipy(
+                initial_conditions=torch.from_numpy(start)[None, None],
+                acquisition_function=acquisition,
+                lower_bounds=torch.from_numpy(region.lower),
+                upper_bounds=torch.from_numpy(region.upper),
+                equality_constraints=equality or None,
+                inequality_constraints=inequality or None,
+                fixed_features=held or None,
+                options={"maxiter": 60},
+            )
     except Exception:
         # The start is a good candidate by itself; the pool has others.
         return start
@@ -168,17 +176,24 @@ def _is_held(region: Region, j: int) -> bool:
 
 def _tidy(acquisition: AcquisitionFunction, region: Region, x: Array) -> Array:
     """The point with useless shares at zero, where the acquisition does not mind."""
-    tidy = x.copy()
-    for block in region.blocks:
-        small = (x[block] < USEFUL_SHARE) & (region.lower[block] == 0.0)
-        rest = np.where(small, 0.0, x[block])
-        if small.any() and rest.sum() > 0:
-            tidy[block] = rest / rest.sum()
-    tidy = region.snap(tidy)[0]
+    x = _without(region, x, _ROUNDING)
+    tidy = _without(region, x, USEFUL_SHARE)
     if np.array_equal(tidy, x):
         return x
     before, after = evaluate(acquisition, np.stack([x, tidy]))
     return tidy if after >= before - _INDIFFERENT else x
+
+
+def _without(region: Region, x: Array, share: float) -> Array:
+    """The point with shares below ``share`` at zero, as far as the region allows."""
+    tidy = x.copy()
+    for block in region.blocks:
+        small = (x[block] < share) & (x[block] > 0.0) & (region.lower[block] == 0.0)
+        rest = np.where(small, 0.0, x[block])
+        if small.any() and rest.sum() > 0:
+            tidy[block] = rest / rest.sum()
+    snapped: Array = region.snap(tidy)[0]
+    return snapped
 
 
 def tensor(points: Array) -> Tensor:
