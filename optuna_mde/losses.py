@@ -88,7 +88,7 @@ def exclude_trials(study: optuna.Study, numbers: Iterable[int], reason: str) -> 
     """Leave finished trials out of all that is learned: wrong data, a broken run.
 
     The trials stay in the study; their numbers and the reason are kept beside them (study
-    attribute ``excluded``). A corner that is left out is not run again by itself.
+    attribute ``excluded``). An expert that is left out is trained again.
 
     Args:
         study: the study.

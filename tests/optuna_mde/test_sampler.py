@@ -24,7 +24,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_mde import MDESampler, report_losses, save_logprobs, suggest_mixture
+from optuna_mde import (
+    MDESampler,
+    exclude_trials,
+    report_losses,
+    save_logprobs,
+    suggest_mixture,
+)
 from optuna_mde.proposal import Proposal, Proposer
 
 DOMAINS = ["web", "code", "books"]
@@ -192,6 +198,15 @@ def test_an_enqueued_corner_is_an_expert_with_its_budget(tmp_path: Path, fast: N
     study.optimize(Toy(tmp_path), n_trials=4)
     assert [rates_of(t).index(1.0) for t in study.trials[:3]] == [1, 0, 2]
     assert [t.user_attrs.get("budget") for t in study.trials] == [0.5, 0.5, 0.5, None]
+
+
+def test_an_excluded_expert_is_trained_again(tmp_path: Path, fast: None) -> None:
+    study = study_of()
+    study.optimize(Toy(tmp_path), n_trials=5)
+    exclude_trials(study, [1], "wrong data")
+    study.optimize(Toy(tmp_path), n_trials=2)
+    assert phases(study)[5:] == ["expert", "model"]
+    assert rates_of(study.trials[5]) == rates_of(study.trials[1]) == (0, 1, 0)
 
 
 def test_experts_that_exist_are_not_run_again(tmp_path: Path) -> None:
