@@ -260,14 +260,16 @@ def _resolve(
 
 
 def _resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFolder]:
+    """A study that has been started, with the definition that it was started with."""
+    from optuna_mde_studies.definitions import read
     from optuna_mde_studies.folder import StudyError
 
-    definition, folder = _resolve(study, out)
+    _, folder = _resolve(study, out)
     if not folder.database.is_file():
         raise StudyError(
             f"{folder.path}: there is no study yet; start it with `optuna-mde run {study}`"
         )
-    return definition, folder
+    return read(str(folder.definition)), folder
 
 
 def _open(definition: Definition, folder: StudyFolder) -> optuna.Study:

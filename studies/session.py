@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections import deque
 from contextlib import ExitStack
@@ -13,14 +12,15 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.trial import TrialState
 from optuna_mde_studies import confirm, summary
-from optuna_mde_studies.config import StudyConfig, bounds_problems, objective_problems
+from optuna_mde_studies.config import StudyConfig
 from optuna_mde_studies.confirm import Confirmation
-from optuna_mde_studies.definitions import Definition, DefinitionError
+from optuna_mde_studies.definitions import Definition
 from optuna_mde_studies.folder import StudyError, StudyFolder, create, keep_definition
 from optuna_mde_studies.objective import Experiment
 from optuna_mde_studies.progress import Progress, rates
 from optuna_mde_studies.recovery import INTERRUPTED, settle
 from optuna_mde_studies.resources import worker_count
+from optuna_mde_studies.text import changed_text, num_finished, open_experiment
 from optuna_mde_studies.workers import (
     Asked,
     Event,
@@ -35,13 +35,9 @@ from optuna_mde_studies.workers import (
 )
 
 if TYPE_CHECKING:
-    from optuna_mde_trainers.blocks import Corpus
     from optuna_mde_trainers.spec import RunResult
 
     from optuna_mde.recommendation import Recommendation
-
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
-"""What counts as a trial of `search.n_trials`; a shortened expert ends PRUNED."""
 
 MAX_FAILURES = 3
 """Runs that may fail one after the other before the study stops: it is not the mixture then."""
@@ -77,11 +73,6 @@ def open_study(folder: StudyFolder, config: StudyConfig) -> optuna.Study:
     if study.user_attrs.get("mde_folder") != here:  # new, or the folder has moved
         study.set_user_attr("mde_folder", here)
     return study
-
-
-def num_finished(study: optuna.Study) -> int:
-    """Finished trials, as `search.n_trials` counts them."""
-    return len(study.get_trials(deepcopy=False, states=FINISHED))
 
 
 def run(definition: Definition, folder: StudyFolder, progress: Progress) -> Outcome:
@@ -143,9 +134,7 @@ class Session:
     @cached_property
     def experiment(self) -> Experiment:
         """The experiment on the study's corpus, which is made if there is none yet."""
-        corpus = self._corpus()
-        self._check_corpus(corpus)
-        return Experiment(self.config, self.folder, corpus)
+        return open_experiment(self.definition, self.folder, self.study, self.progress)
 
     @cached_property
     def pool(self) -> Pool:
@@ -165,7 +154,9 @@ class Session:
         if num_finished(self.study) < self.config.search.n_trials:
             self._search()
         else:
-            self._mention_changes()
+            changed = changed_text(self.definition, self.folder, self.study)
+            if changed:
+                self.progress.line(changed)
 
     def conclude(self, n_seeds: int | None) -> Outcome:
         """The recommendation, its confirmation and the report; what is there already is kept.
@@ -193,78 +184,6 @@ class Session:
         if n_seeds is None:
             return len(kept.seeds) >= self.config.confirm.seeds
         return len(kept.seeds) == n_seeds
-
-    # --- corpus ---
-
-    def _corpus(self) -> Corpus:
-        from optuna_mde_trainers import corpora
-
-        if not self.folder.corpus.exists():
-            self.progress.stage("building the corpus")
-        try:
-            return self._prepared()
-        except corpora.CorpusChangedError as error:
-            if self.study.get_trials(deepcopy=False):
-                raise StudyError(self._changed(error.changes)) from None
-            shutil.rmtree(self.folder.corpus)  # nothing has been trained on it
-            return self._prepared()
-
-    def _prepared(self) -> Corpus:
-        from optuna_mde_trainers import corpora
-
-        try:
-            return corpora.prepare(
-                self.config.corpus, self.folder.corpus, progress=self.progress.line
-            )
-        except corpora.CorpusChangedError:
-            raise
-        except corpora.CorpusError as error:
-            raise DefinitionError(self.definition.located(str(error))) from None
-
-    def _changed(self, changes: list[str]) -> str:
-        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
-        return (
-            f"{self.folder.path}: the text of this study would not be the same today "
-            f"({'; '.join(changes[:3])}{more}), so that new runs could not be compared with its "
-            f"{num_finished(self.study)} finished ones. Start afresh with `--out OTHER_FOLDER`, "
-            f"or delete {self.folder.path}"
-        )
-
-    def _mention_changes(self) -> None:
-        """Says of a study with nothing left to train that its text would be another one today."""
-        from optuna_mde_trainers import corpora
-
-        if not self.folder.corpus.exists():
-            return
-        try:
-            self._prepared()
-        except corpora.CorpusChangedError as error:
-            self.progress.line(self._changed(error.changes))
-
-    def _check_corpus(self, corpus: Corpus) -> None:
-        """The corpus may hold fewer domains than the definition, and must be the study's."""
-        domains = tuple(corpus.domains)
-        problems = [
-            *objective_problems(self.config, corpus.sets),
-            *bounds_problems(self.config, domains),
-        ]
-        for position, (path, _) in enumerate(problems):
-            if reason := corpus.dropped.get(str(path[-1])):
-                mend = f"{path[-1]!r} was left out of the corpus ({reason}); do not aim at it"
-                problems[position] = path, mend
-        if problems:
-            lines = [f"{self.definition.place(path)}: {text}" for path, text in problems]
-            raise DefinitionError("\n".join(lines))
-        prints = {"corpus": corpus.fingerprint, "tokenizer": corpus.tokenizer_fingerprint}
-        known = {key: self.study.user_attrs.get(key, now) for key, now in prints.items()}
-        if known != prints:
-            raise StudyError(self._changed(["the corpus in its folder was replaced"]))
-        for key, value in prints.items():
-            self.study.set_user_attr(key, value)
-        natural = Experiment(self.config, self.folder, corpus).natural
-        if self.study.user_attrs.get("natural") != natural:
-            self.study.set_user_attr("natural", natural)
-            self.progress.line(f"natural mixture: {rates(natural)}")
 
     # --- search ---
 
