@@ -62,6 +62,8 @@ class Proposer:
             ("prior", lambda: self._by_surrogate(history, region, seed, fit=False)),
             ("mde", lambda: _by_mde(history, region, seed)),
         ]
+        if len(history.X) == 0:
+            steps = steps[2:]  # nothing to model yet, which is no failure
         cause: str | None = None
         with _one_thread():
             for phase, step in steps:
@@ -87,8 +89,6 @@ class Proposer:
         from optuna_mde.acquisition import build
         from optuna_mde.polish import maximise, tensor
 
-        if len(history.X) == 0:
-            raise ValueError("no finished run yet")
         rng = np.random.default_rng(seed)
         with torch.device("cpu"):
             surrogate = self._modeller.surrogate(history, region.blocks, fit=fit)

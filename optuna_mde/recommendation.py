@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optuna_mde.objective import CONSTRAINT, ObjectiveLike
+from optuna_mde.objective import ObjectiveLike
 from optuna_mde.prediction import Fitted, fit_study
+from optuna_mde.rows import (
+    Interval,
+    Row,
+    expert_row,
+    full_runs,
+    mixtures_of,
+    observed_goal,
+    row_of,
+)
 from optuna_mde.simplex import Array
 from optuna_mde.trust import FEWEST, Z90, Trust, leave_one_out, trust
 
@@ -17,47 +26,11 @@ if TYPE_CHECKING:
     import torch
 
     from optuna_mde.acquisition import ClosedFormAcquisition
-    from optuna_mde.records import Record
 
 _SEED = 0  # candidates of a recommendation: the same study gets the same one
 _FRONT = 24  # weightings of several goals that are each minimised
-_SAME = 1e-6  # L1 distance below which a run is a run of the mixture
 _FLAT = 2.0  # range of expected goals, in noise sd, below which a study is flat
 _NO_SKILL = 0.7  # share of the runs' variance that leave-one-out must leave unexplained at most
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A 90 % interval of a noise-free loss, nats per token."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A mixture, its predicted losses and what was observed."""
-
-    name: str
-    """``recommended``, ``natural``, ``uniform``, ``best expert``, ``best seen``, ``front 1``…"""
-    mixture: dict[str, float]
-    """{domain: rate}; parts of a second mixture have their prefix."""
-    params: dict[str, Any]
-    """The other parameters."""
-    objective: Interval
-    """First goal, or the mean of several."""
-    losses: dict[str, Interval]
-    """By validation set (or objective value, where no losses were reported)."""
-    observed: float | None
-    """Objective observed, the mean if it was run more than once."""
-    trial: int | None
-    """First trial that ran it."""
-    goals: tuple[Interval, ...] = ()
-    """Every goal, where there are several."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +95,7 @@ def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommend
     """
     fitted = fit_study(study, objective)
     best, gain = _best_point(fitted)
-    recommended = _row(fitted, "recommended", best)
+    recommended = row_of(fitted, "recommended", best)
     rows = [recommended, *_references(fitted, best)]
     best_seen = _best_seen(fitted)
     if best_seen is not None:
@@ -198,15 +171,15 @@ def _references(fitted: Fitted, best: Array) -> list[Row]:
     rows = []
     groups = fitted.space.groups
     if groups and all(group.natural is not None for group in groups):
-        rows.append(_row(fitted, "natural", _with(fitted, best, "natural")))
+        rows.append(row_of(fitted, "natural", _with(fitted, best, "natural")))
     if groups:
-        rows.append(_row(fitted, "uniform", _with(fitted, best, "uniform")))
-    experts = [t for t in _told(fitted) if groups and t.corner(groups[0]) is not None]
+        rows.append(row_of(fitted, "uniform", _with(fitted, best, "uniform")))
+    experts = [t for t in full_runs(fitted) if groups and t.corner(groups[0]) is not None]
     if experts:
-        points = [fitted.space.encode(t.params, _mixtures(fitted, t)) for t in experts]
+        points = [fitted.space.encode(t.params, mixtures_of(fitted, t)) for t in experts]
         X = np.array([p for p in points if p is not None])
         mean, _ = fitted.goals(X)
-        rows.append(_row(fitted, "best expert", X[int(mean.mean(axis=1).argmin())]))
+        rows.append(expert_row(fitted, X[int(mean.mean(axis=1).argmin())]))
     return rows
 
 
@@ -220,83 +193,13 @@ def _with(fitted: Fitted, best: Array, kind: str) -> Array:
 
 def _best_seen(fitted: Fitted) -> Row | None:
     """The full run with the lowest observed objective."""
-    runs = [(value, t) for t in _told(fitted) if (value := _observed(fitted, t)) is not None]
+    values = [(observed_goal(fitted, t), t) for t in full_runs(fitted)]
+    runs = [(value, t) for value, t in values if value is not None]
     if not runs:
         return None
     _, trial = min(runs, key=lambda pair: (pair[0], pair[1].number))
-    x = fitted.space.encode(trial.params, _mixtures(fitted, trial))
-    return None if x is None else _row(fitted, "best seen", x, trial)
-
-
-def _told(fitted: Fitted) -> list[Record]:
-    full = set(fitted.history.numbers[fitted.history.budget >= 1.0].tolist())
-    return [t for t in fitted.trials if t.number in full]
-
-
-def _mixtures(fitted: Fitted, trial: Record) -> dict[str, dict[str, float]]:
-    found = {g.prefix: trial.mixture(g.prefix) for g in fitted.space.groups}
-    return {prefix: mixture for prefix, mixture in found.items() if mixture is not None}
-
-
-def _observed(fitted: Fitted, trial: Record) -> float | None:
-    """The run's objective (minimised; the mean of several goals), by the objective in force."""
-    row = int(np.flatnonzero(fitted.history.numbers == trial.number)[0])
-    Y = fitted.history.Y[row]
-    weights = fitted.weights.mean(axis=0)
-    value = float(Y[weights > 0] @ weights[weights > 0])
-    return value if np.isfinite(value) else None
-
-
-def _row(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> Row:
-    mean, sd = fitted.outputs(x[None])
-    goal_mean, goal_sd = fitted.goals(x[None])
-    sign = -1.0 if fitted.maximised and fitted.maximised[0] else 1.0
-    goals = tuple(_interval(m, s) for m, s in zip(goal_mean[0], goal_sd[0], strict=True))
-    runs = [t for t in _told(fitted) if _distance(fitted, t, x) <= _SAME]
-    values = [v for t in ([trial] if trial else runs) if (v := _observed(fitted, t)) is not None]
-    first = trial or (runs[0] if runs else None)
-    decoded = fitted.space.decode(x)
-    primary = fitted.space.groups[0].prefix if fitted.space.groups else ""
-    parts = {n for g in fitted.space.groups for n in g.names}
-    overall = goals[0] if len(goals) == 1 else _mean_interval(fitted, x)
-    return Row(
-        name=name,
-        mixture={n.removeprefix(primary): decoded[n] for n in decoded if n in parts},
-        params={n: v for n, v in decoded.items() if n not in parts},
-        objective=_signed(overall, sign),
-        losses={
-            output: _signed(_interval(mean[0, i], sd[0, i]), sign)
-            for i, output in enumerate(fitted.history.outputs)
-            if not output.startswith(CONSTRAINT)
-        },
-        observed=sign * float(np.mean(values)) if values else None,
-        trial=first.number if first else None,
-        goals=tuple(_signed(g, sign) for g in goals) if len(goals) > 1 else (),
-    )
-
-
-def _mean_interval(fitted: Fitted, x: Array) -> Interval:
-    import torch
-
-    W = torch.from_numpy(fitted.weights.mean(axis=0, keepdims=True))
-    with torch.no_grad():
-        mean, sd = fitted.surrogate.goals(torch.from_numpy(x[None]), W)
-    return _interval(float(mean), float(sd))
-
-
-def _distance(fitted: Fitted, trial: Record, x: Array) -> float:
-    row = int(np.flatnonzero(fitted.history.numbers == trial.number)[0])
-    return float(np.abs(fitted.history.X[row] - x).sum())
-
-
-def _interval(mean: float, sd: float) -> Interval:
-    return Interval(float(mean), float(mean - Z90 * sd), float(mean + Z90 * sd))
-
-
-def _signed(interval: Interval, sign: float) -> Interval:
-    if sign > 0:
-        return interval
-    return Interval(-interval.mean, -interval.high, -interval.low)
+    x = fitted.space.encode(trial.params, mixtures_of(fitted, trial))
+    return None if x is None else row_of(fitted, "best seen", x, trial)
 
 
 def _has_signal(fitted: Fitted, noise: float) -> bool:
@@ -373,4 +276,4 @@ def _front(fitted: Fitted, best: Array) -> tuple[Row, ...]:
     mean, _ = fitted.goals(X)
     kept = X[is_non_dominated(-torch.from_numpy(mean), deduplicate=True).numpy()]
     order = np.argsort(fitted.goals(kept)[0][:, 0], kind="stable")
-    return tuple(_row(fitted, f"front {i + 1}", kept[j]) for i, j in enumerate(order))
+    return tuple(row_of(fitted, f"front {i + 1}", kept[j]) for i, j in enumerate(order))

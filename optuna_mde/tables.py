@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from optuna_mde.recommendation import Recommendation, Row
+    from optuna_mde.recommendation import Recommendation
+    from optuna_mde.rows import Row
 
 MIXTURE_WIDTH = 60  # characters of rates in a row; the recommended ones are listed in full
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from optuna_mde_studies.evidence import Evidence, Run
 
-    from optuna_mde.recommendation import Recommendation, Row
+    from optuna_mde.recommendation import Recommendation
+    from optuna_mde.rows import Row
 
 Z90 = 1.6449
 """Half the width of a normal 90 % interval, in sd."""

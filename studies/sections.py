@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from optuna_mde_studies.judgement import Judgement
     from optuna_mde_trainers.blocks import Corpus
 
-    from optuna_mde.recommendation import Recommendation, Row
+    from optuna_mde.recommendation import Recommendation
+    from optuna_mde.rows import Row
     from optuna_mde.trust import Trust
 
 PACKAGES = (

@@ -93,7 +93,8 @@ def test_an_experts_prediction_is_its_own_loss(world, study) -> None:
     expert = next(r for r in recommend(study).rows if r.name == "best expert")
     own = study.trials[expert.trial].user_attrs["losses"]
     for name, interval in expert.losses.items():
-        assert interval.mean == pytest.approx(own[name], abs=0.05)
+        assert interval.mean == pytest.approx(own[name], abs=0.01)
+        assert interval.high - interval.low < 0.08
 
 
 def test_trust_is_judged_on_runs_that_are_no_experts(world, study, tmp_path) -> None:

@@ -1,0 +1,151 @@
+"""The rows of a recommendation: a mixture, what is predicted of it and what was observed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from optuna_mde.objective import CONSTRAINT
+from optuna_mde.prediction import Fitted
+from optuna_mde.records import Record
+from optuna_mde.simplex import Array
+from optuna_mde.trust import Z90
+
+_SAME = 1e-6  # L1 distance below which a run is a run of the mixture
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 90 % interval of a noise-free loss, nats per token."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A mixture, its predicted losses and what was observed."""
+
+    name: str
+    """``recommended``, ``natural``, ``uniform``, ``best expert``, ``best seen``, ``front 1``…"""
+    mixture: dict[str, float]
+    """{domain: rate}; parts of a second mixture have their prefix."""
+    params: dict[str, Any]
+    """The other parameters."""
+    objective: Interval
+    """First goal, or the mean of several."""
+    losses: dict[str, Interval]
+    """By validation set (or objective value, where no losses were reported)."""
+    observed: float | None
+    """Objective observed, the mean if it was run more than once."""
+    trial: int | None
+    """First trial that ran it."""
+    goals: tuple[Interval, ...] = ()
+    """Every goal, where there are several."""
+
+
+def row_of(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> Row:
+    mean, sd = fitted.outputs(x[None])
+    goal_mean, goal_sd = fitted.goals(x[None])
+    sign = -1.0 if fitted.maximised and fitted.maximised[0] else 1.0
+    goals = tuple(_interval(m, s) for m, s in zip(goal_mean[0], goal_sd[0], strict=True))
+    runs = [t for t in full_runs(fitted) if _distance(fitted, t, x) <= _SAME]
+    observed = [observed_goal(fitted, t) for t in ([trial] if trial else runs)]
+    values = [value for value in observed if value is not None]
+    first = trial or (runs[0] if runs else None)
+    decoded = fitted.space.decode(x)
+    primary = fitted.space.groups[0].prefix if fitted.space.groups else ""
+    parts = {n for g in fitted.space.groups for n in g.names}
+    overall = goals[0] if len(goals) == 1 else _mean_interval(fitted, x)
+    return Row(
+        name=name,
+        mixture={n.removeprefix(primary): decoded[n] for n in decoded if n in parts},
+        params={n: v for n, v in decoded.items() if n not in parts},
+        objective=_signed(overall, sign),
+        losses={
+            output: _signed(_interval(mean[0, i], sd[0, i]), sign)
+            for i, output in enumerate(fitted.history.outputs)
+            if not output.startswith(CONSTRAINT)
+        },
+        observed=sign * float(np.mean(values)) if values else None,
+        trial=first.number if first else None,
+        goals=tuple(_signed(g, sign) for g in goals) if len(goals) > 1 else (),
+    )
+
+
+def expert_row(fitted: Fitted, x: Array) -> Row:
+    """The row of a corner. The surrogate is not told experts' losses, which would spoil what it
+    says of mixtures; here the run and the prediction are weighed by their precision."""
+    row = row_of(fitted, "best expert", x)
+    if row.trial is None or len(fitted.weights) > 1:
+        return row
+    outputs, noise = fitted.history.outputs, fitted.surrogate.noise_sd.numpy()
+    Y = fitted.history.Y[int(np.flatnonzero(fitted.history.numbers == row.trial)[0])]
+    sign = -1.0 if fitted.maximised and fitted.maximised[0] else 1.0
+    losses = {
+        name: _weighed(interval, sign * Y[i], noise[i])
+        for i, name in enumerate(outputs)
+        if (interval := row.losses.get(name)) is not None
+    }
+    observed = row.objective.mean if row.observed is None else row.observed
+    objective = _weighed(row.objective, observed, float(fitted.noise()[0]))
+    return replace(row, losses=losses, objective=objective)
+
+
+def full_runs(fitted: Fitted) -> list[Record]:
+    full = set(fitted.history.numbers[fitted.history.budget >= 1.0].tolist())
+    return [t for t in fitted.trials if t.number in full]
+
+
+def mixtures_of(fitted: Fitted, trial: Record) -> dict[str, dict[str, float]]:
+    found = {g.prefix: trial.mixture(g.prefix) for g in fitted.space.groups}
+    return {prefix: mixture for prefix, mixture in found.items() if mixture is not None}
+
+
+def observed_goal(fitted: Fitted, trial: Record) -> float | None:
+    """The run's objective (minimised; the mean of several goals), by the objective in force."""
+    row = int(np.flatnonzero(fitted.history.numbers == trial.number)[0])
+    Y = fitted.history.Y[row]
+    weights = fitted.weights.mean(axis=0)
+    value = float(Y[weights > 0] @ weights[weights > 0])
+    return value if np.isfinite(value) else None
+
+
+def _weighed(predicted: Interval, observed: float, noise_sd: float) -> Interval:
+    sd = max((predicted.high - predicted.low) / (2.0 * Z90), 1e-12)
+    if not np.isfinite(observed):
+        return predicted
+    share = sd**2 / (sd**2 + noise_sd**2)
+    return _interval(
+        predicted.mean + share * (observed - predicted.mean), noise_sd * float(np.sqrt(share))
+    )
+
+
+def _mean_interval(fitted: Fitted, x: Array) -> Interval:
+    import torch
+
+    W = torch.from_numpy(fitted.weights.mean(axis=0, keepdims=True))
+    with torch.no_grad():
+        mean, sd = fitted.surrogate.goals(torch.from_numpy(x[None]), W)
+    return _interval(float(mean), float(sd))
+
+
+def _distance(fitted: Fitted, trial: Record, x: Array) -> float:
+    row = int(np.flatnonzero(fitted.history.numbers == trial.number)[0])
+    return float(np.abs(fitted.history.X[row] - x).sum())
+
+
+def _interval(mean: float, sd: float) -> Interval:
+    return Interval(float(mean), float(mean - Z90 * sd), float(mean + Z90 * sd))
+
+
+def _signed(interval: Interval, sign: float) -> Interval:
+    if sign > 0:
+        return interval
+    return Interval(-interval.mean, -interval.high, -interval.low)
