@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -282,10 +283,14 @@ def work(connection: Connection, folder: StudyFolder, index: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
     with folder.worker(index):
         _write_to(log_file(folder, index))
+        print(f"{datetime.now():%Y-%m-%d %H:%M:%S} worker process {os.getpid()}", flush=True)
         bench = _Bench(connection, folder)
         connection.send(Ready())
         while True:
-            order = connection.recv()
+            try:
+                order = connection.recv()
+            except EOFError:  # the runner is gone
+                return
             try:
                 bench.perform(order)
             except Exception as error:

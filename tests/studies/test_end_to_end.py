@@ -127,3 +127,18 @@ def test_other_text_is_noticed(tiny_run, command, tmp_path):
     assert done.returncode == 0
     assert "prose/00.txt" in done.stdout
     assert "recommended" in done.stdout
+
+
+def test_confirm_with_more_seeds_trains_the_new_ones_only(tiny_run, command, tmp_path):
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    before = stamps(tmp_path)
+    kept = json.loads((tmp_path / "runs/tiny/confirm.json").read_text())
+    more = command("confirm", "runs/tiny", "--seeds", "3", folder=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert "3 fresh seeds" in more.stdout
+    after = stamps(tmp_path)
+    assert {path: after[path] for path in before} == before
+    assert len(after) == len(before) + len(kept["mixtures"])
+    now = json.loads((tmp_path / "runs/tiny/confirm.json").read_text())
+    assert now["mixtures"] == kept["mixtures"]
+    assert {name: runs[:2] for name, runs in now["losses"].items()} == kept["losses"]

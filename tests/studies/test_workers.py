@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from io import StringIO
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from optuna_mde_studies import definitions
 from optuna_mde_studies.folder import StudyError, StudyFolder, create, keep_definition
 from optuna_mde_studies.progress import Progress
 from optuna_mde_studies.session import Session
+from optuna_mde_studies.workers import log_file
 from rich.console import Console
 
 STEPS = "training.max_steps=150"  # long enough that a signal finds a run at work
@@ -58,14 +60,24 @@ def mid_run(folder: StudyFolder) -> bool:
 
 
 def children_of(pid: int) -> list[int]:
-    out = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True)
-    pairs = [tuple(map(int, line.split())) for line in out.stdout.splitlines()]
-    return [child for child, parent in pairs if parent == pid]
+    """Living child processes, whether or not the machine has `ps`."""
+    if not Path("/proc/self/stat").exists():  # macOS
+        out = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True)
+        pairs = [line.split() for line in out.stdout.splitlines()]
+        return [int(child) for child, parent in pairs if int(parent) == pid]
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended meanwhile
+            state, parent = stat.read_text().rsplit(")", 1)[1].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found.append(int(stat.parent.name))
+    return found
 
 
-def arguments_of(pid: int) -> str:
-    out = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True)
-    return out.stdout
+def worker_of(folder: StudyFolder, runner: int) -> int:
+    """A worker process: the runner's children are its workers and Python's resource tracker."""
+    busy = re.findall(r"worker process (\d+)", log_file(folder, 0).read_text(encoding="utf-8"))
+    return next(pid for pid in map(int, reversed(busy)) if pid in children_of(runner))
 
 
 def is_alive(pid: int) -> bool:
@@ -73,8 +85,8 @@ def is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def start(folder: Path) -> subprocess.Popen[bytes]:
@@ -111,8 +123,7 @@ def search(folder: StudyFolder, *overrides: str) -> None:
 def test_killed_processes_lose_no_finished_run(workplace: Path, folder: StudyFolder) -> None:
     runner = start(workplace)
     wait_for(lambda: mid_run(folder))
-    worker = next(pid for pid in children_of(runner.pid) if "spawn_main" in arguments_of(pid))
-    os.kill(worker, signal.SIGKILL)
+    os.kill(worker_of(folder, runner.pid), signal.SIGKILL)
     wait_for(lambda: "FAIL" in states_of(folder))
     assert "a worker died (exit code -9); another one takes its place" in (
         workplace / "output.txt"
