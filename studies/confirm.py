@@ -175,4 +175,3 @@ def verdict(differences: Sequence[Difference], n_seeds: int) -> str:
 
 def _listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
