@@ -20,9 +20,10 @@ from optuna_mde.coreset import Coreset, reference_mixtures, temper
 # infinite slope at 0 makes a face look far from a rate of 2 %; the search then distrusts faces.
 ROOT_FLOOR = 2e-3
 
-# The prior mean is MDE at weights ∝ λ^α: on two corpora of recorded runs α = .75 beat α = 1 in
-# every measure. How far a set wants another α is learned through the difference of two exponents.
-PRIOR_EXPONENT = 0.75
+# The prior mean is MDE at weights ∝ λ^α. Which α is best depends on the runs (.75 beat 1 on runs of
+# 540 steps, 1 beat .75 on runs of 180; .9 was within .002 nats of the better one on two corpora).
+# How far a set wants another α is learned through the difference of two exponents.
+PRIOR_EXPONENT = 0.9
 FLAT_EXPONENT, SHARP_EXPONENT = 0.5, 1.0
 
 _REFERENCES = 128
@@ -56,7 +57,7 @@ class Features:
         sets = self.coreset.sets if self.coreset is not None else ()
         self._own = [sets.index(name) if name in sets else -1 for name in self.outputs]
         self.has_mde = torch.tensor([own >= 0 for own in self._own])
-        self._centre, self._scale, self._bend = self._standards()
+        self._corners, self._centre, self._scale, self._bend, self._gap = self._standards()
 
     @property
     def n_rates(self) -> int:
@@ -94,16 +95,17 @@ class Features:
         ones = X.new_ones(*X.shape[:-1], M)
         zeros = torch.zeros_like(ones)
         if self.coreset is None:
-            return z, torch.stack([ones, zeros, zeros, zeros], dim=-1), zeros
-        mde, bend = self._mde(X[..., self.block])
+            return z, torch.stack([ones, zeros, zeros, zeros, zeros], dim=-1), zeros
+        mde, bend, gap = self._mde(X[..., self.block])
         dilution = 1.0 - X[..., self.block].square().sum(dim=-1, keepdim=True)
         level = (mde - self._centre) / self._scale
-        bend = bend / self._bend
+        none = torch.zeros_like(bend[..., :1])
         # An output of its own kind (no expert kept it) is told by the average of the others.
         own_level = self._per_output(level, level.mean(dim=-1, keepdim=True))
-        own_bend = self._per_output(bend, torch.zeros_like(bend[..., :1]))
-        prior = self._per_output(mde, torch.zeros_like(mde[..., :1]))
-        phi = torch.stack([ones, own_level, own_bend, dilution.expand_as(ones)], dim=-1)
+        own_bend = self._per_output(bend / self._bend, none)
+        own_gap = self._per_output(gap / self._gap, none)
+        prior = self._per_output(mde, none)
+        phi = torch.stack([ones, own_level, own_bend, dilution.expand_as(ones), own_gap], dim=-1)
         return torch.cat([z, level], dim=-1), phi, prior
 
     def _roots(self, X: Tensor) -> list[Tensor]:
@@ -114,23 +116,31 @@ class Features:
         taken = {j for b in self.blocks for j in range(b.start, b.stop)}
         return X[..., [j for j in range(self.dim) if j not in taken]]
 
-    def _mde(self, rates: Tensor) -> tuple[Tensor, Tensor]:
-        """Tempered MDE losses `[..., S]`, and how they move with the exponent."""
+    def _mde(self, rates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tempered MDE losses `[..., S]`, how they move with the exponent, and their gap.
+
+        The gap is what the mixture of probabilities gains on the mixture of the experts' losses,
+        ``Σ_j λ_j L(corner j) - L(λ)``: at least 0 by convexity, and 0 at the corners.
+        """
         assert self.coreset is not None
         exponents = (PRIOR_EXPONENT, FLAT_EXPONENT, SHARP_EXPONENT)
         tempered = torch.stack([temper(rates, exponent) for exponent in exponents])
         prior, flat, sharp = self.coreset.losses(tempered)
-        return prior, sharp - flat
+        return prior, sharp - flat, rates @ self._corners - sharp
 
-    def _standards(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _standards(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Losses at the corners `[K, S]`; then centre and spread `[S]` over reference mixtures."""
         if self.coreset is None:
             empty = torch.zeros(0, dtype=torch.float64)
-            return empty, empty, empty
+            return empty, empty, empty, empty, empty
+        self._corners = self.coreset.losses(
+            torch.eye(len(self.coreset.domains), dtype=torch.float64)
+        )
         rng = np.random.default_rng(0)
         references = reference_mixtures(_REFERENCES, len(self.coreset.domains), rng)
-        mde, bend = self._mde(torch.from_numpy(references))
-        tiny = 1e-6
-        return mde.mean(dim=0), mde.std(dim=0).clamp_min(tiny), bend.std(dim=0).clamp_min(tiny)
+        mde, bend, gap = self._mde(torch.from_numpy(references))
+        scale, bends, gaps = (v.std(dim=0).clamp_min(1e-6) for v in (mde, bend, gap))
+        return self._corners, mde.mean(dim=0), scale, bends, gaps
 
     def _per_output(self, values: Tensor, otherwise: Tensor | None = None) -> Tensor:
         """Columns `[..., S]` of sets to columns `[..., M]` of outputs."""

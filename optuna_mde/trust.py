@@ -89,11 +89,12 @@ def _is_corner(fitted: Fitted, X: Array) -> npt.NDArray[np.bool_]:
 
 
 def _verdict(spearman: float | None, rmse: float, noise: float) -> str:
-    if spearman is not None and spearman >= 0.8:
+    """In a word. A search that stays near its optimum makes runs that differ by little more than
+    their noise, which nobody could rank: then the size of the error counts."""
+    rank = -1.0 if spearman is None else spearman
+    if rank >= 0.8 or rmse <= 2.0 * noise:
         return "good"
-    if rmse <= 1.5 * noise:
-        return "good for what there is to know (the runs differ little beyond their noise)"
-    return "fair" if spearman is not None and spearman >= 0.5 else "poor"
+    return "fair" if rank >= 0.5 or rmse <= 3.0 * noise else "poor"
 
 
 def _rank_correlation(a: Array, b: Array) -> float | None:

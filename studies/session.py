@@ -278,14 +278,14 @@ class Session:
             mixtures=confirm.distinct(mixtures),
         )
         orders = confirm.orders(experiment, confirmation)
-        results = self._train(
+        results = self.train(
             orders, f"confirming: {', '.join(confirmation.mixtures)}, {n_seeds} fresh seeds each"
         )
         confirmation = confirm.gather(confirmation, results)
         confirmation.write(self.folder.confirmation)
         return confirmation
 
-    def _train(self, orders: list[RunOrder], stage: str) -> list[RunResult]:
+    def train(self, orders: list[RunOrder], stage: str) -> list[RunResult]:
         """Results of runs, in their order; those that are finished already are taken."""
         experiment = self.experiment
         results = {order.name: experiment.finished(order.spec) for order in orders}
