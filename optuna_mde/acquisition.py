@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from botorch.acquisition.acquisition import AcquisitionFunction
@@ -53,8 +54,9 @@ class Limits:
 
     def kept(self, X: Tensor) -> Tensor:
         """`[n]` whether every limit is kept with a probability of at least one half."""
-        mean, _ = self.surrogate.posterior(X)
-        return (mean[..., self.outputs] <= self.values).all(dim=-1)
+        if not self.outputs:
+            return torch.ones(len(X), dtype=torch.bool)
+        return (self.surrogate.means(X)[..., self.outputs] <= self.values).all(dim=-1)
 
 
 class ClosedFormAcquisition(AcquisitionFunction):
@@ -82,7 +84,7 @@ class LogExpectedImprovement(ClosedFormAcquisition):
         self, surrogate: Surrogate, W: Tensor, limits: Limits, incumbents: Tensor
     ) -> None:
         super().__init__(surrogate, W, limits)
-        mean, _ = surrogate.goals(incumbents, W)
+        mean = surrogate.means(incumbents) @ W.mT
         allowed = mean[limits.kept(incumbents), 0]
         # No incumbent keeps the limits: any allowed mixture improves; look for one.
         self.best = allowed.min() if len(allowed) else None
@@ -116,7 +118,7 @@ class ChebyshevImprovement(ClosedFormAcquisition):
     ) -> None:
         super().__init__(surrogate, W, limits)
         G = len(W)
-        mean, _ = surrogate.goals(incumbents, W)
+        mean = surrogate.means(incumbents) @ W.mT
         self.ideal = mean.min(dim=0).values
         self.range = (mean.max(dim=0).values - self.ideal).clamp_min(1e-9)
         draws = torch.rand(G, generator=generator, dtype=torch.float64).clamp_min(1e-9)
@@ -248,6 +250,26 @@ def reference_point(mean: Tensor, sd: Tensor) -> Tensor:
 
 def log_improvement(z: Tensor) -> Tensor:
     """log(φ(z) + z Φ(z)), stable for very negative z [Ament2023]_."""
+    value: Tensor = _LogImprovement.apply(z)
+    return value
+
+
+class _LogImprovement(torch.autograd.Function):
+    """Its derivative is Φ / (φ + z Φ): one step instead of the forty of its branches."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        value = _log_improvement(z)
+        ctx.save_for_backward(z, value)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        z, value = ctx.saved_tensors
+        return gradients[0] * (torch.special.log_ndtr(z) - value).exp()
+
+
+def _log_improvement(z: Tensor) -> Tensor:
     near = z.clamp_min(-1.0)
     density = torch.exp(-0.5 * near.square()) / math.sqrt(2.0 * math.pi)
     direct = (density + near * torch.special.ndtr(near)).log()

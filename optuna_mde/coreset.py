@@ -13,20 +13,20 @@ tokens is no more exact than one of 2,048 and takes eight times as long.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+import torch
 
 from optuna_mde.experts import ExpertTable, TokenTable, effective_rates, set_losses
-
-if TYPE_CHECKING:
-    import torch
 
 POOL = 2048
 EQUATIONS = (192, 320, 512)
 # Root mean square error, nats per token, over mixtures that were not among the equations. Seeds
 # move the loss of a run by ten times as much.
 MAX_RMS_ERROR = 2e-3
+
+_SMALLEST_RATIO = 1e-37  # as in `experts`: no mixture of experts gives a token nothing
 
 # (λ + ε)^α - ε^α instead of λ^α: zero at zero all the same, but with a finite slope there.
 TEMPER_FLOOR = 1e-3
@@ -87,18 +87,17 @@ class Coreset:
         Returns:
             `batch_shape x M`, nats per token.
         """
-        import torch
-
         if not self._tokens:
             return rates.new_zeros(*rates.shape[:-1], 0)
         if self._groups is None:
             self._groups = _grouped(self._tokens)
         parts = [
             -group.offset
-            - (_effective(rates, group.experts) @ group.ratios).clamp_min(1e-37).log()
-            @ group.weights
+            - _MeanLog.apply(_effective(rates, group.experts), group.ratios, group.weights)
             for group in self._groups
         ]
+        if len(parts) == 1:
+            return parts[0]
         order = torch.cat([group.sets for group in self._groups]).argsort()
         return torch.cat(parts, dim=-1)[..., order]
 
@@ -127,15 +126,15 @@ def reference_mixtures(n: int, K: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _grouped(tokens: list[_WeightedTokens]) -> list[_Group]:
-    import torch
-
     groups = []
     for experts in dict.fromkeys(tuple(t.experts.tolist()) for t in tokens):
         sets = [i for i, t in enumerate(tokens) if tuple(t.experts.tolist()) == experts]
         groups.append(
             _Group(
                 torch.tensor(sets),
-                torch.from_numpy(np.concatenate([tokens[i].ratios for i in sets])).T.contiguous(),
+                torch.from_numpy(np.concatenate([tokens[i].ratios for i in sets]))
+                .T.clamp_min(_SMALLEST_RATIO)
+                .contiguous(),
                 torch.block_diag(*[torch.from_numpy(tokens[i].weights)[:, None] for i in sets]),
                 torch.tensor([tokens[i].offset for i in sets], dtype=torch.float64),
                 np.array(experts),
@@ -190,6 +189,21 @@ def _weighted_losses(tokens: _WeightedTokens, mixtures: np.ndarray) -> np.ndarra
     return (
         _token_losses(tokens.ratios, mixtures, tokens.experts).T @ tokens.weights - tokens.offset
     )
+
+
+class _MeanLog(torch.autograd.Function):
+    """``log(λ R) w`` as one step: a third of the passes over `batch_shape x t` numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, rates: torch.Tensor, ratios: torch.Tensor, weights: torch.Tensor) -> Any:
+        mixed = rates @ ratios
+        ctx.save_for_backward(mixed, ratios, weights)
+        return mixed.log() @ weights
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        mixed, ratios, weights = ctx.saved_tensors
+        return (gradients[0] @ weights.T).div_(mixed) @ ratios.T, None, None
 
 
 def _effective(rates: torch.Tensor, experts: np.ndarray) -> torch.Tensor:

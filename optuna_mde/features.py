@@ -20,8 +20,8 @@ from optuna_mde.coreset import Coreset, reference_mixtures, temper
 # infinite slope at 0 makes a face look far from a rate of 2 %; the search then distrusts faces.
 ROOT_FLOOR = 2e-3
 
-# The prior mean is MDE at weights ∝ λ^α. Which α is best depends on the runs (.75 beat 1 on runs of
-# 540 steps, 1 beat .75 on runs of 180; .9 was within .002 nats of the better one on two corpora).
+# The prior mean is MDE at weights ∝ λ^α. Which α is best depends on the runs (.75 beat 1 on runs
+# of 540 steps, 1 beat .75 on runs of 180; .9 was within .002 nats of the better one on both).
 # How far a set wants another α is learned through the difference of two exponents.
 PRIOR_EXPONENT = 0.9
 FLAT_EXPONENT, SHARP_EXPONENT = 0.5, 1.0

@@ -118,6 +118,8 @@ def study_space(
     latest = told or next((t for t in reversed(trials) if t.groups), None)
     for source in (latest, own):
         groups |= {group.prefix: group for group in (source.groups if source else ())}
+    if not groups and (domains := _imported_domains(complete)):
+        groups[records.DEFAULT_PREFIX] = _declared_group(records.DEFAULT_PREFIX, domains, complete)
     parts = {name for group in groups.values() for name in group.names}
     others = _in_common(complete, cache or Cache())
     return Space(
@@ -365,6 +367,20 @@ def _in_common(complete: Sequence[Record], cache: Cache) -> dict[str, BaseDistri
                 n: d for n, d in cache.common.items() if trial.distributions.get(n) == d
             }
     return dict(sorted((cache.common or {}).items()))
+
+
+def _imported_domains(complete: Sequence[Record]) -> tuple[str, ...]:
+    """Domains of runs that came from elsewhere (`add_trials`) in the documented format.
+
+    Every run must have parameters ``mix/<domain>`` that sum to 1: the name or the sum alone would
+    be a guess.
+    """
+    prefix = records.DEFAULT_PREFIX
+    if not complete or any(trial.mixture(prefix) is None for trial in complete):
+        return ()
+    names = [n for trial in complete for n in trial.params if n.startswith(prefix)]
+    domains = tuple(name.removeprefix(prefix) for name in dict.fromkeys(names))
+    return domains if len(domains) >= 2 else ()
 
 
 def _declared_group(prefix: str, domains: Sequence[str], complete: Sequence[Record]) -> Group:

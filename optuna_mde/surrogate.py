@@ -105,12 +105,23 @@ class Surrogate:
             mean and sd, both `n x M`, nats per token.
         """
         inputs, prior = stack_inputs(self.features, X)
-        cross = self._kernel.forward(inputs, self._evidence.inputs)  # [M, n, N]
-        mean = (cross @ self._alpha.unsqueeze(-1)).squeeze(-1)
+        scaled = self._kernel.scale(inputs)
+        cross = self._kernel.covariance(scaled, self._scaled)  # [M, n, N]
         solved = torch.linalg.solve_triangular(self._cholesky, cross.mT, upper=False)
-        variance = self._kernel.forward(inputs, inputs, diag=True) - solved.square().sum(dim=-2)
+        variance = self._kernel.variance(scaled) - solved.square().sum(dim=-2)
         sd = variance.clamp_min(1e-12).sqrt()
-        return prior + self.centre + mean.mT * self.scale, sd.mT * self.scale
+        return self._losses(prior, cross), sd.mT * self.scale
+
+    def means(self, X: Tensor) -> Tensor:
+        """Expected losses `n x M` at inputs `n x d`, nats per token: `posterior` without its sd,
+        whose cost is square in the number of runs."""
+        inputs, prior = stack_inputs(self.features, X)
+        return self._losses(prior, self._kernel.covariance(self._kernel.scale(inputs), self._scaled))
+
+    def _losses(self, prior: Tensor, cross: Tensor) -> Tensor:
+        """Means `n x M` from the covariances `M x n x N` with the runs."""
+        standard = (cross @ self._alpha.unsqueeze(-1)).squeeze(-1)
+        return prior + self.centre + standard.mT * self.scale
 
     def goals(self, X: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted sums of the noise-free losses, residuals of sets being correlated.
@@ -146,7 +157,7 @@ class Surrogate:
         b = len(flat) // q
         mean, sd = self.goals(flat, W)
         inputs, _ = stack_inputs(self.features, flat)
-        cross = self._kernel.forward(inputs, self._evidence.inputs)
+        cross = self._kernel.covariance(self._kernel.scale(inputs), self._scaled)
         solved = torch.linalg.solve_triangular(self._cholesky, cross.mT, upper=False)
         solved = solved.reshape(*solved.shape[:2], b, q).permute(2, 0, 3, 1)  # [b, M, q, N]
         points = inputs.reshape(len(inputs), b, q, -1).transpose(0, 1)
@@ -164,7 +175,7 @@ class Surrogate:
             return self
         with torch.no_grad():
             inputs, _ = stack_inputs(self.features, X)
-            cross = self._kernel.forward(inputs, self._evidence.inputs)
+            cross = self._kernel.covariance(self._kernel.scale(inputs), self._scaled)
             means = (cross @ self._alpha.unsqueeze(-1)).squeeze(-1)  # [M, p]
         believed = (_BELIEVED - self._noise).unsqueeze(-1).expand_as(means)
         known = self._evidence
@@ -201,7 +212,8 @@ class Surrogate:
     def _set_evidence(self, evidence: Evidence) -> None:
         self._evidence = evidence
         with torch.no_grad():
-            covariance = self._kernel.forward(evidence.inputs, evidence.inputs)
+            self._scaled = self._kernel.scale(evidence.inputs)
+            covariance = self._kernel.covariance(self._scaled, self._scaled)
             noise = evidence.extra + self._noise.unsqueeze(-1)
             self._cholesky = _psd_cholesky(covariance + torch.diag_embed(noise))
             targets = evidence.targets.unsqueeze(-1)

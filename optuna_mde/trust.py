@@ -49,7 +49,7 @@ def trust(fitted: Fitted) -> Trust:
     spearman = _rank_correlation(mean, observed)
     inside = int((np.abs(error) <= Z90 * sd).sum())
     noise = float(fitted.noise()[0])
-    verdict = _verdict(spearman, rmse, noise)
+    verdict = _verdict(spearman, rmse, max(noise, _at_stake(fitted) / 8.0))
     rank = "undefined" if spearman is None else f"{spearman:.2f}"
     statement = (
         f"{verdict}: leave-one-out over {n} runs, rank correlation {rank}, "
@@ -88,13 +88,32 @@ def _is_corner(fitted: Fitted, X: Array) -> npt.NDArray[np.bool_]:
     return corner
 
 
-def _verdict(spearman: float | None, rmse: float, noise: float) -> str:
+def _at_stake(fitted: Fitted) -> float:
+    """What the best told run is expected to gain on the best of natural, uniform and experts."""
+    groups = fitted.space.groups
+    if not groups:
+        return 0.0
+    base = fitted.best_told()
+    points = []
+    for group in groups[:1]:
+        block = fitted.space.block(group)
+        known = () if group.natural is None else (np.array(group.natural),)
+        for rates in (*known, np.full(group.size, 1.0 / group.size), *np.eye(group.size)):
+            point = base.copy()
+            point[block] = rates
+            points.append(point)
+    mean, _ = fitted.goals(np.array([base, *points]))
+    return max(float(mean[1:, 0].min() - mean[0, 0]), 0.0)
+
+
+def _verdict(spearman: float | None, rmse: float, unit: float) -> str:
     """In a word. A search that stays near its optimum makes runs that differ by little more than
-    their noise, which nobody could rank: then the size of the error counts."""
+    their noise, which nobody could rank: then the error counts, in units of the noise or of an
+    eighth of what the recommendation is to gain, whichever is larger."""
     rank = -1.0 if spearman is None else spearman
-    if rank >= 0.8 or rmse <= 2.0 * noise:
+    if rank >= 0.8 or rmse <= 2.0 * unit:
         return "good"
-    return "fair" if rank >= 0.5 or rmse <= 3.0 * noise else "poor"
+    return "fair" if rank >= 0.5 or rmse <= 4.0 * unit else "poor"
 
 
 def _rank_correlation(a: Array, b: Array) -> float | None:

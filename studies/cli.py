@@ -75,7 +75,8 @@ def run(study: StudyArgument, out: OutOption = None, set: SetOption = None) -> N
     except KeyboardInterrupt:
         _say_interrupted(folder)
     _print_outcome(console, outcome, definition)
-    console.print(f"\nreport: {folder.report}\nbrowse: optuna-mde dashboard {study}")
+    elsewhere = "" if out is None else f" --out {out}"
+    console.print(f"\nreport: {folder.report}\nbrowse: optuna-mde dashboard {study}{elsewhere}")
 
 
 @app.command()
@@ -173,11 +174,11 @@ def validate(study: StudyArgument, set: SetOption = None) -> None:
         corpora.describe(config.corpus)
     except corpora.CorpusError as error:
         _fail(definition.located(str(error)))
-    proposals = config.search.n_trials - len(config.domains) - 1
+    proposals = max(config.search.n_trials - len(config.domains) - 2, 0)
     print(
         f"{definition.label}: right. {len(config.domains)} domains, "
-        f"{config.search.n_trials} trials ({len(config.domains)} experts, the natural mixture, "
-        f"{proposals} proposals) of {config.training.max_steps} steps, into {folder.path}"
+        f"{config.search.n_trials} trials ({len(config.domains)} experts, the natural and the "
+        f"uniform mixture, {proposals} to propose) of {config.training.max_steps} steps, into {folder.path}"
     )
 
 

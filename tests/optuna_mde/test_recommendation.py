@@ -217,3 +217,21 @@ def test_several_goals_give_a_front(world, tmp_path) -> None:
     code, books = (best_possible(world, (np.array(world.sets) == s) * 1.0) for s in groups)
     assert front[0, 0] == pytest.approx(code, abs=0.05)
     assert front[-1, 1] == pytest.approx(books, abs=0.05)
+
+
+def test_runs_of_another_study_are_understood_as_mixtures(study) -> None:
+    """Imported by `add_trials`, in the documented format, without our system attributes."""
+    copies = [
+        optuna.trial.create_trial(
+            params=t.params,
+            distributions=t.distributions,
+            values=t.values,
+            user_attrs={"losses": t.user_attrs["losses"]},
+        )
+        for t in study.trials
+    ]
+    other = optuna.create_study()
+    other.add_trials(copies)
+    mixture = recommend(other, objective=GOAL).mixture
+    assert sum(mixture.values()) == pytest.approx(1.0, abs=1e-9)
+    assert set(mixture) == {"web", "code", "books", "math"}
