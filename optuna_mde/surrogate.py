@@ -116,7 +116,9 @@ class Surrogate:
         """Expected losses `n x M` at inputs `n x d`, nats per token: `posterior` without its sd,
         whose cost is square in the number of runs."""
         inputs, prior = stack_inputs(self.features, X)
-        return self._losses(prior, self._kernel.covariance(self._kernel.scale(inputs), self._scaled))
+        return self._losses(
+            prior, self._kernel.covariance(self._kernel.scale(inputs), self._scaled)
+        )
 
     def _losses(self, prior: Tensor, cross: Tensor) -> Tensor:
         """Means `n x M` from the covariances `M x n x N` with the runs."""

@@ -178,7 +178,8 @@ def validate(study: StudyArgument, set: SetOption = None) -> None:
     print(
         f"{definition.label}: right. {len(config.domains)} domains, "
         f"{config.search.n_trials} trials ({len(config.domains)} experts, the natural and the "
-        f"uniform mixture, {proposals} to propose) of {config.training.max_steps} steps, into {folder.path}"
+        f"uniform mixture, {proposals} to propose) of {config.training.max_steps} steps, "
+        f"into {folder.path}"
     )
 
 
