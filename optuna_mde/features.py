@@ -26,6 +26,8 @@ ROOT_FLOOR = 2e-3
 PRIOR_EXPONENT = 0.9
 FLAT_EXPONENT, SHARP_EXPONENT = 0.5, 1.0
 
+N_REGRESSORS = 5  # offset, level, bend, dilution, gap
+
 _REFERENCES = 128
 
 
@@ -78,6 +80,15 @@ class Features:
     def scale(self) -> Tensor:
         """`[M]` spread of each output's MDE loss over mixtures of every kind; NaN without one."""
         return self._per_output(self._scale)
+
+    @property
+    def units(self) -> Tensor:
+        """`M x L` nats per token that one unit of a regressor stands for; 0 without MDE loss."""
+        if self.coreset is None:
+            return torch.zeros(len(self.outputs), N_REGRESSORS, dtype=torch.float64)
+        ones = torch.ones_like(self._scale)
+        units = torch.stack([ones, self._scale, self._bend, ones, self._gap])  # [L, S]
+        return self._per_output(units, torch.zeros_like(units[:, :1])).mT
 
     def lift(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The surrogate's inputs.

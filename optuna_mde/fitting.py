@@ -10,7 +10,7 @@ from torch import Tensor
 
 from optuna_mde.features import Features
 from optuna_mde.kernel import ResidualKernel
-from optuna_mde.priors import columns_of
+from optuna_mde.priors import SHARED, SHARED_TOLERANCE, columns_of
 from optuna_mde.surrogate import ABSENT, Evidence, Runs, Surrogate, stack_inputs
 
 # Prior of the seed noise: median sd .05 of the spread over mixtures, within a factor of e.
@@ -38,11 +38,12 @@ def fit(
             covariance.
     """
     centre, scale = standards(features, runs)
-    inputs, prior = stack_inputs(features, runs.X)
-    prior = prior + centre
-    targets, extra = winsorise(features, runs, (runs.Y - prior) / scale)  # [n, M]
     # An expert's loss *is* its MDE value, noise included: it teaches nothing about the remainder.
     known = runs.corner.unsqueeze(-1) & features.has_mde
+    shared = _shared_slopes(features, runs, known, scale) if start is None else start["shared"]
+    inputs, prior = stack_inputs(features, runs.X, shared)
+    prior = prior + centre
+    targets, extra = winsorise(features, runs, (runs.Y - prior) / scale)  # [n, M]
     present = targets.isfinite() & ~known
     evidence = Evidence(
         inputs,
@@ -59,7 +60,22 @@ def fit(
     if steps > 0 and len(runs.X) >= 2:
         noise = _fit_hyperparameters(kernel, noise, evidence, steps)
     kernel.requires_grad_(False)
-    return Surrogate(features, runs, evidence, kernel, noise, prior, centre, scale)
+    return Surrogate(features, runs, evidence, kernel, noise, shared, prior, centre, scale)
+
+
+def _shared_slopes(features: Features, runs: Runs, known: Tensor, scale: Tensor) -> Tensor:
+    """Coefficients `[L]` that all outputs have in common, nats per token.
+
+    What dilution costs, or how far MDE is off, is much the same for every validation set: with six
+    runs the outputs together say it, where each alone cannot. A ridge regression over runs and
+    outputs; each output departs from it within `priors.WITH_MDE`.
+    """
+    _, phi, prior = features.lift(runs.X)
+    targets, doubt = winsorise(features, runs, (runs.Y - prior) / scale)
+    used = targets.isfinite() & (doubt == 0.0) & ~known & features.has_mde
+    A = (phi * features.units / scale.unsqueeze(-1))[used] / SHARED_TOLERANCE  # [r, L]
+    penalty = torch.diag(torch.tensor(SHARED, dtype=torch.float64) ** -2)
+    return torch.linalg.solve(A.mT @ A + penalty, A.mT @ (targets[used] / SHARED_TOLERANCE))
 
 
 def standards(features: Features, runs: Runs) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,10 @@
 
 Notation: ``X`` `[n, d]` inputs, ``Y`` `[n, M]` losses (nats per token, minimised, NaN where a
 run lacks a set). Output i is ``prior_i + centre_i + scale_i · g_i`` with ``g_i`` a GP in standard
-units: the prior is MDE at tempered rates; regressors with Gaussian coefficients correct its
-offset, slope, exponent and what dilution costs; a Matérn residual lives over the rates *and* all
-MDE losses (`kernel`, `priors`). The M processes are one batch of a BoTorch `SingleTaskGP`.
+units: the prior is MDE at tempered rates; regressors with Gaussian coefficients, partly shared by
+all outputs, correct its offset, slope, exponent and what dilution costs; a Matérn residual lives
+over the rates *and* all MDE losses (`kernel`, `priors`). The M processes are one batch of a
+BoTorch `SingleTaskGP`.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Surrogate:
         evidence: the same in standard units.
         kernel: covariance with its hyper-parameters.
         noise: `[M]` noise variances in standard units.
+        shared: `[L]` what all outputs have in common of the regressors' coefficients.
         prior: `n x M` prior and centre of every run, nats per token.
         centre: `[M]` and
         scale: `[M]`, from standard units to nats per token.
@@ -80,11 +82,13 @@ class Surrogate:
         evidence: Evidence,
         kernel: ResidualKernel,
         noise: Tensor,
+        shared: Tensor,
         prior: Tensor,
         centre: Tensor,
         scale: Tensor,
     ) -> None:
         self.features, self.runs = features, runs
+        self._shared = shared
         self.centre, self.scale = centre, scale
         self._kernel, self._noise, self._prior = kernel, noise, prior
         self._set_evidence(evidence)
@@ -104,7 +108,7 @@ class Surrogate:
         Returns:
             mean and sd, both `n x M`, nats per token.
         """
-        inputs, prior = stack_inputs(self.features, X)
+        inputs, prior = stack_inputs(self.features, X, self._shared)
         scaled = self._kernel.scale(inputs)
         cross = self._kernel.covariance(scaled, self._scaled)  # [M, n, N]
         solved = torch.linalg.solve_triangular(self._cholesky, cross.mT, upper=False)
@@ -115,7 +119,7 @@ class Surrogate:
     def means(self, X: Tensor) -> Tensor:
         """Expected losses `n x M` at inputs `n x d`, nats per token: `posterior` without its sd,
         whose cost is square in the number of runs."""
-        inputs, prior = stack_inputs(self.features, X)
+        inputs, prior = stack_inputs(self.features, X, self._shared)
         return self._losses(
             prior, self._kernel.covariance(self._kernel.scale(inputs), self._scaled)
         )
@@ -158,7 +162,7 @@ class Surrogate:
         flat = X.reshape(-1, d)
         b = len(flat) // q
         mean, sd = self.goals(flat, W)
-        inputs, _ = stack_inputs(self.features, flat)
+        inputs, _ = stack_inputs(self.features, flat, self._shared)
         cross = self._kernel.covariance(self._kernel.scale(inputs), self._scaled)
         solved = torch.linalg.solve_triangular(self._cholesky, cross.mT, upper=False)
         solved = solved.reshape(*solved.shape[:2], b, q).permute(2, 0, 3, 1)  # [b, M, q, N]
@@ -176,7 +180,7 @@ class Surrogate:
         if len(X) == 0:
             return self
         with torch.no_grad():
-            inputs, _ = stack_inputs(self.features, X)
+            inputs, _ = stack_inputs(self.features, X, self._shared)
             cross = self._kernel.covariance(self._kernel.scale(inputs), self._scaled)
             means = (cross @ self._alpha.unsqueeze(-1)).squeeze(-1)  # [M, p]
         believed = (_BELIEVED - self._noise).unsqueeze(-1).expand_as(means)
@@ -209,6 +213,7 @@ class Surrogate:
             "log_lengthscale": self._kernel.log_lengthscale.detach().clone(),
             "log_outputscale": self._kernel.log_outputscale.detach().clone(),
             "noise": self._noise.detach().clone(),
+            "shared": self._shared.clone(),
         }
 
     def _set_evidence(self, evidence: Evidence) -> None:
@@ -243,10 +248,11 @@ class Surrogate:
         return mixed.fill_diagonal_(1.0)
 
 
-def stack_inputs(features: Features, X: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs `M x n x (D + L)` of the batch of processes, and the prior `n x M`."""
+def stack_inputs(features: Features, X: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs `M x n x (D + L)` of the batch, and the prior `n x M` in nats per token."""
     z, phi, prior = features.lift(X)
     z = z.unsqueeze(0).expand(len(features.outputs), -1, -1)
+    prior = prior + (phi * features.units) @ shared
     return torch.cat([z, phi.permute(1, 0, 2)], dim=-1), prior
 
 

@@ -45,12 +45,12 @@ def test_experts_make_few_runs_enough(world) -> None:
     truth = world.true_losses(X.numpy())
     errors = {}
     for experts in (True, False):
-        surrogate = fit(features_of(world, experts), runs_of(world, 8))
+        surrogate = fit(features_of(world, experts), runs_of(world, 5))
         mean, _ = surrogate.posterior(X)
         errors[experts] = np.sqrt(np.mean((mean.numpy() - truth) ** 2))
         if experts:
             goal, _ = surrogate.goals(X, mean_goal(len(world.sets)))
-            assert spearmanr(goal[:, 0], truth.mean(axis=1))[0] > 0.95
+            assert spearmanr(goal[:, 0], truth.mean(axis=1))[0] > 0.9
     assert errors[True] < 0.5 * errors[False]
 
 
@@ -75,7 +75,12 @@ def test_leave_one_out_equals_a_refit_without_the_run(world) -> None:
     mean, sd = surrogate.leave_one_out()
     for i in (4, 7):
         kept = torch.arange(len(runs.X)) != i
-        without = fit(features, Runs(runs.X[kept], runs.Y[kept], runs.corner[kept]), steps=0)
+        without = fit(
+            features,
+            Runs(runs.X[kept], runs.Y[kept], runs.corner[kept]),
+            surrogate.state(),
+            steps=0,
+        )
         expected, spread = without.posterior(runs.X[[i]])
         torch.testing.assert_close(mean[[i]], expected)
         torch.testing.assert_close(sd[[i]], (spread**2 + without.noise_sd**2).sqrt())
@@ -100,7 +105,7 @@ def test_a_missing_loss_leaves_the_other_outputs_alone(world) -> None:
     full = fit(features, runs, steps=0)
     holed = runs.Y.clone()
     holed[6, 0] = torch.nan
-    partial = fit(features, Runs(runs.X, holed, runs.corner), steps=0)
+    partial = fit(features, Runs(runs.X, holed, runs.corner), full.state(), steps=0)
     X = fresh(world, 20)
     assert partial.posterior(X)[0].isfinite().all()
     torch.testing.assert_close(partial.posterior(X)[0][:, 1:], full.posterior(X)[0][:, 1:])
