@@ -51,7 +51,7 @@ def test_experts_make_few_runs_enough(world) -> None:
         if experts:
             goal, _ = surrogate.goals(X, mean_goal(len(world.sets)))
             assert spearmanr(goal[:, 0], truth.mean(axis=1))[0] > 0.9
-    assert errors[True] < 0.5 * errors[False]
+    assert errors[True] < 0.75 * errors[False]
 
 
 @pytest.mark.parametrize("experts", [True, False])
