@@ -205,6 +205,7 @@ def test_parameters_beside_the_mixture_are_recommended_too() -> None:
     assert answer.mixture["a"] == pytest.approx(0.3, abs=0.1)
 
 
+@pytest.mark.slow
 def test_several_goals_give_a_front(world, tmp_path) -> None:
     groups = {"code": {"code": 1.0}, "books": {"books": 1.0}}
     study = optuna.create_study(directions=["minimize"] * 2, sampler=MDESampler(seed=0))
