@@ -18,7 +18,8 @@ from optuna.trial import TrialState
 
 from optuna_mde import history as histories
 from optuna_mde import records
-from optuna_mde.records import Notes, Published, Record
+from optuna_mde.notes import Notes
+from optuna_mde.records import Published, Record
 from optuna_mde.simplex import MixtureError, design
 from optuna_mde.space import Group, Space
 from optuna_mde.startup import (

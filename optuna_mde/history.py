@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import TrialState
 
 from optuna_mde import records
+from optuna_mde.layout import Common
+from optuna_mde.notes import Notes, read_notes
 from optuna_mde.objective import Objective
-from optuna_mde.records import Notes, Record
+from optuna_mde.records import Record
 from optuna_mde.simplex import Array
 from optuna_mde.space import Group, Space
 
@@ -81,51 +82,7 @@ class Cache:
     """What decides the columns: prefixes, domains and distributions, but no bounds."""
     rows: dict[int, Array | None] = field(default_factory=dict)
     """Inputs of finished trials in that layout."""
-    common: dict[str, BaseDistribution] | None = None
-    """Parameters that the trials in `counted` have in common."""
-    counted: set[int] = field(default_factory=set)
-
-
-def study_space(
-    study: optuna.Study,
-    trial: FrozenTrial | Trial | None = None,
-    mixtures: Mapping[str, Sequence[str]] | None = None,
-    trials: Sequence[Record] | None = None,
-    notes: Notes | None = None,
-    cache: Cache | None = None,
-) -> Space:
-    """The space of a study's next proposal.
-
-    Mixtures are those registered on `trial`, completed by those of the latest finished run (of
-    any trial while none has finished) and by `mixtures`; the other parameters are those that all
-    finished runs have in common.
-
-    Args:
-        study: an Optuna study.
-        trial: the trial to propose for.
-        mixtures: prefix -> domains of mixtures that no helper registers.
-        trials: the study's records, if they were read already.
-        notes: what the study keeps, if it was read already.
-        cache: kept between calls for the same study.
-    """
-    trials = records.read_trials(study) if trials is None else trials
-    notes = records.read_notes(study) if notes is None else notes
-    own = next((t for t in trials if trial is not None and t.number == trial.number), None)
-    complete = [t for t in trials if t.state == TrialState.COMPLETE]
-    declared = notes.mixtures if mixtures is None else mixtures
-    groups = {p: _declared_group(p, domains, complete) for p, domains in declared.items()}
-    told = next((t for t in reversed(complete) if t.groups), None)
-    latest = told or next((t for t in reversed(trials) if t.groups), None)
-    for source in (latest, own):
-        groups |= {group.prefix: group for group in (source.groups if source else ())}
-    if not groups and (domains := _imported_domains(complete)):
-        groups[records.DEFAULT_PREFIX] = _declared_group(records.DEFAULT_PREFIX, domains, complete)
-    parts = {name for group in groups.values() for name in group.names}
-    others = _in_common(complete, cache or Cache())
-    return Space(
-        tuple(_with_natural(group, notes.natural) for group in groups.values()),
-        {name: d for name, d in others.items() if name not in parts and not d.single()},
-    )
+    common: Common = field(default_factory=Common)
 
 
 def read(
@@ -141,14 +98,14 @@ def read(
 
     Args:
         study: an Optuna study.
-        space: the columns, from `study_space`.
+        space: the columns, from `layout.study_space`.
         number: the trial that is being proposed for; it does not count as pending.
         trials: the study's records, if they were read already.
         notes: what the study keeps, if it was read already.
         cache: kept between calls for the same study.
     """
     trials = records.read_trials(study) if trials is None else trials
-    notes = records.read_notes(study) if notes is None else notes
+    notes = read_notes(study) if notes is None else notes
     cache = cache if cache is not None else Cache()
     layout = ([(g.prefix, g.domains) for g in space.groups], space.distributions)
     if cache.layout != layout:
@@ -352,50 +309,3 @@ def _exists(url: str, file: ExpertFile) -> bool:
         stacklevel=2,
     )
     return False
-
-
-def _in_common(complete: Sequence[Record], cache: Cache) -> dict[str, BaseDistribution]:
-    """Parameters that all finished runs have with the same distribution, by name."""
-    for trial in complete:
-        if trial.number in cache.counted:
-            continue
-        cache.counted.add(trial.number)
-        if cache.common is None:
-            cache.common = dict(trial.distributions)
-        else:
-            cache.common = {
-                n: d for n, d in cache.common.items() if trial.distributions.get(n) == d
-            }
-    return dict(sorted((cache.common or {}).items()))
-
-
-def _imported_domains(complete: Sequence[Record]) -> tuple[str, ...]:
-    """Domains of runs that came from elsewhere (`add_trials`) in the documented format.
-
-    Every run must have parameters ``mix/<domain>`` that sum to 1: the name or the sum alone would
-    be a guess.
-    """
-    prefix = records.DEFAULT_PREFIX
-    if not complete or any(trial.mixture(prefix) is None for trial in complete):
-        return ()
-    names = [n for trial in complete for n in trial.params if n.startswith(prefix)]
-    domains = tuple(name.removeprefix(prefix) for name in dict.fromkeys(names))
-    return domains if len(domains) >= 2 else ()
-
-
-def _declared_group(prefix: str, domains: Sequence[str], complete: Sequence[Record]) -> Group:
-    """A mixture that no helper registers; ranges narrower than [0, 1] are its bounds."""
-    names = [prefix + domain for domain in domains]
-    latest = next((t for t in reversed(complete) if set(names) <= t.distributions.keys()), None)
-    ranges = [latest.distributions[name] if latest else None for name in names]
-    lower = tuple(float(getattr(r, "low", 0.0)) for r in ranges)
-    upper = tuple(float(getattr(r, "high", 1.0)) for r in ranges)
-    return Group(prefix, tuple(domains), lower, upper, strict=True)
-
-
-def _with_natural(group: Group, shares: Mapping[str, float]) -> Group:
-    """The group with the study's natural mixture where it brings none."""
-    rates = np.array([max(0.0, shares.get(domain, 0.0)) for domain in group.domains])
-    if group.natural is not None or rates.sum() <= 0:
-        return group
-    return replace(group, natural=tuple((rates / rates.sum()).tolist()))

@@ -12,7 +12,9 @@ import optuna
 from optuna.trial import BaseTrial, Trial
 
 from optuna_mde import records
-from optuna_mde.history import natural_loss, study_space
+from optuna_mde.history import natural_loss
+from optuna_mde.layout import study_space
+from optuna_mde.notes import excluded, read_notes, set_excluded
 from optuna_mde.objective import Objective, ObjectiveError, ObjectiveLike
 
 Limit = float | Literal["natural"]
@@ -106,8 +108,8 @@ def exclude_trials(study: optuna.Study, numbers: Iterable[int], reason: str) -> 
             f"the study has no trial {', '.join(map(str, unknown))}; numbers run from 0 to "
             f"{max(known, default=-1)}"
         )
-    reasons = {**records.excluded(study), **dict.fromkeys(numbers, reason)}
-    records.set_excluded(study, reasons)
+    reasons = {**excluded(study), **dict.fromkeys(numbers, reason)}
+    set_excluded(study, reasons)
 
 
 def _checked(losses: Mapping[str, float]) -> dict[str, float]:
@@ -129,7 +131,7 @@ def _checked(losses: Mapping[str, float]) -> dict[str, float]:
 
 def _goals(study: optuna.Study | None, objective: ObjectiveLike) -> Objective:
     if objective is None and study is not None:
-        text = records.read_notes(study).objective
+        text = read_notes(study).objective
         if text is not None:
             return Objective.from_json(text)
     return Objective.parse(objective)

@@ -17,6 +17,7 @@ import optuna
 from optuna.trial import BaseTrial, FrozenTrial
 
 from optuna_mde import records
+from optuna_mde.notes import read_notes, set_natural
 from optuna_mde.records import DEFAULT_PREFIX, EXPERT, Record
 from optuna_mde.simplex import TOLERANCE, Array, MixtureError, check_bounds
 from optuna_mde.space import Group, LinearConstraint
@@ -88,9 +89,7 @@ def suggest_mixture(
     if running is not None:
         records.clear_results(running)
         if natural is not None:
-            records.set_natural(
-                running.study, dict(zip(domains, group.natural or (), strict=True))
-            )
+            set_natural(running.study, dict(zip(domains, group.natural or (), strict=True)))
         if encoding != "weights" and not _proposes_mixtures(running.study):
             return _encoded(trial, group, encoding)
         records.register(running, group)
@@ -287,4 +286,4 @@ def _expert_budget(study: optuna.Study, group: Group, rates: Array, record: Reco
         return 1.0
     if record.published is not None and record.published.phase == EXPERT:
         return record.published.budget
-    return records.read_notes(study).expert_budget(group.domains[int(rates.argmax())])
+    return read_notes(study).expert_budget(group.domains[int(rates.argmax())])

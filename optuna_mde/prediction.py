@@ -11,6 +11,7 @@ import numpy as np
 from optuna_mde import history as histories
 from optuna_mde import records
 from optuna_mde.history import History
+from optuna_mde.layout import study_space
 from optuna_mde.model import Modeller
 from optuna_mde.objective import CONSTRAINT, Objective, ObjectiveLike
 from optuna_mde.records import Record
@@ -105,7 +106,7 @@ def fit_study(study: optuna.Study, objective: ObjectiveLike = None) -> Fitted:
         ValueError: if no run has finished, or the objective names a set that no run reports.
     """
     trials = records.read_trials(study)
-    space = histories.study_space(study, trials=trials)
+    space = study_space(study, trials=trials)
     history = histories.read(study, space, trials=trials)
     if objective is not None:
         history = replace(history, objective=Objective.parse(objective))

@@ -26,13 +26,10 @@ Optuna's storages can hold.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -41,6 +38,7 @@ from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
+from optuna_mde.attributes import chunks, is_number, numbers, read_chunks
 from optuna_mde.simplex import Array
 from optuna_mde.space import Group
 
@@ -51,7 +49,6 @@ ENCODING_FOLDERS = ("exponential/", "stick/")  # parameters of foreign encodings
 RECORDED_TOLERANCE = 1e-6  # imported rates are often rounded; what we write sums to 1 in 1e-9
 CORNER_TOLERANCE = 1e-9
 
-_CHUNK = 2045  # characters; older schemas keep 2048 a value
 _RESULTS = ("losses", "objective", "limits", "feasible", "budget", "logprobs", "tokens")
 
 
@@ -182,12 +179,12 @@ def read_trial(trial: FrozenTrial) -> Record:
         published=published,
         groups=_groups(system),
         trained=trained,
-        losses=_numbers(user.get("losses")),
+        losses=numbers(user.get("losses")),
         objective=objective if isinstance(objective, str) else None,
         limits={
             str(k): v if v == "natural" else float(v)
             for k, v in (limits.items() if isinstance(limits, Mapping) else ())
-            if v == "natural" or _is_number(v)
+            if v == "natural" or is_number(v)
         },
         budget=float(budget) if isinstance(budget, (int, float)) and 0 < budget <= 1 else 1.0,
         logprobs=logprobs if isinstance(logprobs, str) and logprobs else None,
@@ -265,94 +262,6 @@ def set_trial_attr(study: optuna.Study, trial: FrozenTrial, key: str, value: Any
     trial.user_attrs[key] = value
 
 
-@dataclass(frozen=True)
-class Notes:
-    """What is kept on a study rather than on its trials."""
-
-    natural: dict[str, float]
-    """{domain: share} of the natural mixture; empty where the study does not know it."""
-    excluded: dict[int, str]
-    """{trial number: reason} of the trials that are left out."""
-    folder: str | None
-    """Where relative log-probability paths start."""
-    settings: dict[str, Any]
-    """Options of the sampler: mixtures, experts, expert_budget, objective."""
-
-    @property
-    def mixtures(self) -> dict[str, list[str]]:
-        """Prefix -> domains of mixtures that no helper registers."""
-        return self.settings.get("mixtures", {})
-
-    @property
-    def experts(self) -> dict[str, str]:
-        """Domain -> URL of log-probability files that were passed in."""
-        return self.settings.get("experts", {})
-
-    @property
-    def objective(self) -> str | None:
-        """JSON text of the sampler's objective."""
-        return self.settings.get("objective")
-
-    def expert_budget(self, domain: str) -> float:
-        """Share of a full run that the domain's expert trains."""
-        value = self.settings.get("expert_budget", 1.0)
-        return float(value.get(domain, 1.0) if isinstance(value, Mapping) else value)
-
-    def resolve(self, url: str) -> str:
-        """A URL as it can be opened from here."""
-        if self.folder is None or "://" in url or os.path.isabs(url):
-            return url
-        return str(Path(self.folder) / url)
-
-
-def read_notes(study: optuna.Study) -> Notes:
-    """What the study itself keeps."""
-    # not study.user_attrs: HyperbandPruner's study has none
-    user = study._storage.get_study_user_attrs(study._study_id)
-    settings = _read_chunks(study._storage.get_study_system_attrs(study._study_id), "settings")
-    excluded, folder = user.get("excluded"), user.get("mde_folder")
-    return Notes(
-        natural=_numbers(user.get("natural")),
-        excluded={
-            int(number): str(reason)
-            for number, reason in (excluded.items() if isinstance(excluded, Mapping) else ())
-        },
-        folder=folder if isinstance(folder, str) else None,
-        settings=settings if isinstance(settings, dict) else {},
-    )
-
-
-def natural(study: optuna.Study) -> dict[str, float]:
-    """{domain: share} of the natural mixture; empty where the study does not know it."""
-    return read_notes(study).natural
-
-
-def excluded(study: optuna.Study) -> dict[int, str]:
-    """{trial number: reason} of the trials that are left out."""
-    return read_notes(study).excluded
-
-
-def set_natural(study: optuna.Study, shares: Mapping[str, float]) -> None:
-    """Keep the natural mixture on the study."""
-    if natural(study) != dict(shares):
-        study._storage.set_study_user_attr(study._study_id, "natural", dict(shares))
-
-
-def set_excluded(study: optuna.Study, reasons: Mapping[int, str]) -> None:
-    """Keep the trials that are left out, and why, on the study."""
-    value = {str(number): reason for number, reason in sorted(reasons.items())}
-    study._storage.set_study_user_attr(study._study_id, "excluded", value)
-
-
-def set_settings(study: optuna.Study, value: Mapping[str, Any]) -> None:
-    """Keep the sampler's options on the study, beside those that other workers brought."""
-    known = read_notes(study).settings
-    if known != {**known, **value}:
-        old = study._storage.get_study_system_attrs(study._study_id)
-        for key, text in _chunks("settings", {**known, **value}, old):
-            study._storage.set_study_system_attr(study._study_id, key, text)
-
-
 def publish(study: optuna.Study, trial: FrozenTrial, proposal: Published) -> None:
     """Write a proposal on its trial."""
     data = {
@@ -362,7 +271,7 @@ def publish(study: optuna.Study, trial: FrozenTrial, proposal: Published) -> Non
         "budget": proposal.budget,
         "groups": [group.to_json() for group in proposal.groups],
     }
-    for key, text in _chunks("proposal", data, trial.system_attrs):
+    for key, text in chunks("proposal", data, trial.system_attrs):
         study._storage.set_trial_system_attr(trial._trial_id, key, text)
 
 
@@ -373,7 +282,7 @@ def register(trial: Trial, group: Group) -> None:
     if groups.get(group.prefix) == group:
         return
     groups[group.prefix] = group
-    for key, text in _chunks("groups", [g.to_json() for g in groups.values()], old):
+    for key, text in chunks("groups", [g.to_json() for g in groups.values()], old):
         trial.storage.set_trial_system_attr(trial._trial_id, key, text)
 
 
@@ -396,43 +305,16 @@ def clear_results(trial: Trial) -> None:
 
 
 def _groups(system_attrs: Mapping[str, Any]) -> tuple[Group, ...]:
-    return tuple(Group.from_json(item) for item in _read_chunks(system_attrs, "groups") or ())
+    return tuple(Group.from_json(item) for item in read_chunks(system_attrs, "groups") or ())
 
 
 def _published(system_attrs: Mapping[str, Any]) -> Published | None:
-    data = _read_chunks(system_attrs, "proposal")
+    data = read_chunks(system_attrs, "proposal")
     if data is None:
         return None
     groups = tuple(Group.from_json(item) for item in data["groups"])
     return Published(data["number"], data["params"], data["phase"], data["budget"], groups)
 
 
-def _chunks(key: str, value: Any, old: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Attributes that hold a JSON value; an empty one ends it over an older, longer value."""
-    # choices of a categorical parameter may be anything
-    text = json.dumps(value, default=str, separators=(",", ":"))
-    parts = [text[i : i + _CHUNK] for i in range(0, len(text), _CHUNK)]
-    if old.get(f"mde:{key}:{len(parts)}"):
-        parts.append("")
-    return [(f"mde:{key}:{i}", part) for i, part in enumerate(parts)]
-
-
-def _read_chunks(attrs: Mapping[str, Any], key: str) -> Any:
-    parts: list[str] = []
-    while part := attrs.get(f"mde:{key}:{len(parts)}"):
-        parts.append(part)
-    return json.loads("".join(parts)) if parts else None
-
-
-def _numbers(value: Any) -> dict[str, float]:
-    if not isinstance(value, Mapping):
-        return {}
-    return {str(k): float(v) for k, v in value.items() if _is_number(v)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _is_rate(value: Any) -> bool:
-    return _is_number(value) and -CORNER_TOLERANCE <= value <= 1.0 + CORNER_TOLERANCE
+    return is_number(value) and -CORNER_TOLERANCE <= value <= 1.0 + CORNER_TOLERANCE

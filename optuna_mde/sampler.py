@@ -19,12 +19,12 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_mde import history as histories
-from optuna_mde import records
+from optuna_mde import layout, records
 from optuna_mde.ask import Ask, Chance, Memory, is_stale, kept_params, widen
 from optuna_mde.mixture import make_group
+from optuna_mde.notes import Notes, read_notes, set_settings
 from optuna_mde.objective import Objective, ObjectiveLike
-from optuna_mde.records import Notes, Published, Record
+from optuna_mde.records import Published, Record
 from optuna_mde.simplex import sample
 from optuna_mde.space import Space
 from optuna_mde.startup import FIXED_PHASES, shared_value
@@ -121,7 +121,7 @@ class MDESampler(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         memory = self._memory(study)
         if not memory.introduced:
-            records.set_settings(study, self._settings)
+            set_settings(study, self._settings)
             memory.introduced = True
         if self._independent_sampler is not None:
             self._independent_sampler.before_trial(study, trial)
@@ -149,7 +149,7 @@ class MDESampler(BaseSampler):
         """
         with self._lock:
             trials = self._read(study)
-            space = self._space(study, trial, trials, records.read_notes(study))
+            space = self._space(study, trial, trials, read_notes(study))
         registered = {name for group in _own(trials, trial).groups for name in group.names}
         return {**dict.fromkeys(sorted(registered), PART), **space.distributions}
 
@@ -208,7 +208,7 @@ class MDESampler(BaseSampler):
         What was published for the trial before is kept, unless it is to be renewed.
         """
         with self._lock:
-            trials, notes = self._read(study), records.read_notes(study)
+            trials, notes = self._read(study), read_notes(study)
             own = _own(trials, trial)
             space = widen(self._space(study, trial, trials, notes), own, search_space)
             kept = {} if renew else kept_params(own)
@@ -237,8 +237,8 @@ class MDESampler(BaseSampler):
         notes: Notes,
     ) -> Space:
         declared = {**notes.mixtures, **self._settings.get("mixtures", {})}
-        cache = self._memory(study).cache
-        return histories.study_space(study, trial, declared, trials, notes, cache)
+        common = self._memory(study).cache.common
+        return layout.study_space(study, trial, declared, trials, notes, common)
 
     def _read(self, study: optuna.Study) -> list[Record]:
         return records.read_trials(study, self._memory(study).cache.records)

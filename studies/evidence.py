@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 import optuna_mde
-from optuna_mde import records
+from optuna_mde import notes, records
 from optuna_mde.objective import Objective
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def read(study: Study) -> Evidence:
     parsed = [records.read_trial(trial) for trial in trials]
     groups = [group.prefix for record in parsed for group in record.groups]
     prefix = groups[0] if groups else records.DEFAULT_PREFIX
-    excluded = records.excluded(study)
+    excluded = notes.excluded(study)
     runs = tuple(
         _run(trial, record, prefix, left_out=trial.number in excluded)
         for trial, record in zip(trials, parsed, strict=True)
@@ -97,7 +97,7 @@ def read(study: Study) -> Evidence:
         objectives=_objective_names(study, goals),
         maximise=records.is_maximised(study),
         goals=goals,
-        natural=records.natural(study),
+        natural=notes.natural(study),
         runs=runs,
     )
 

@@ -11,7 +11,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_mde import MDESampler, exclude_trials, report_losses, save_logprobs, suggest_mixture
-from optuna_mde.history import History, read, study_space
+from optuna_mde.history import History, read
+from optuna_mde.layout import study_space
 from optuna_mde.objective import Objective
 
 DOMAINS = ["web", "code", "books"]

@@ -7,7 +7,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_mde import MDESampler, records, suggest_mixture
+from optuna_mde import MDESampler, notes, records, suggest_mixture
 from optuna_mde.records import Published, Record
 from optuna_mde.space import Group
 
@@ -112,19 +112,19 @@ def test_finished_trials_are_parsed_once() -> None:
 
 def test_options_of_several_workers_are_kept_together() -> None:
     study = optuna.create_study()
-    records.set_settings(study, {"expert_budget": 0.5})
-    records.set_settings(study, {})
-    records.set_settings(study, {"experts": {"web": "web.st"}})
-    notes = records.read_notes(study)
-    assert notes.expert_budget("code") == 0.5
-    assert notes.experts == {"web": "web.st"}
+    notes.set_settings(study, {"expert_budget": 0.5})
+    notes.set_settings(study, {})
+    notes.set_settings(study, {"experts": {"web": "web.st"}})
+    kept = notes.read_notes(study)
+    assert kept.expert_budget("code") == 0.5
+    assert kept.experts == {"web": "web.st"}
 
 
 def test_relative_paths_start_from_the_studys_folder() -> None:
     study = optuna.create_study()
-    assert records.read_notes(study).resolve("runs/a.st") == "runs/a.st"
+    assert notes.read_notes(study).resolve("runs/a.st") == "runs/a.st"
     study.set_user_attr("mde_folder", "/data/study")
-    notes = records.read_notes(study)
-    assert notes.resolve("runs/a.st") == "/data/study/runs/a.st"
-    assert notes.resolve("/other/a.st") == "/other/a.st"
-    assert notes.resolve("s3://bucket/a.st") == "s3://bucket/a.st"
+    kept = notes.read_notes(study)
+    assert kept.resolve("runs/a.st") == "/data/study/runs/a.st"
+    assert kept.resolve("/other/a.st") == "/other/a.st"
+    assert kept.resolve("s3://bucket/a.st") == "s3://bucket/a.st"
