@@ -12,7 +12,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,10 @@ class Modeller:
     def __init__(self) -> None:
         self._key: bytes | None = None
         self._surrogate: Surrogate | None = None
+        self._fitted: _Fitted | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_key": None, "_surrogate": None}
+        return dict.fromkeys(self.__dict__)
 
     def surrogate(
         self, history: History, blocks: Sequence[slice], *, fit: bool = True
@@ -56,11 +57,20 @@ class Modeller:
         Raises:
             Exception: whatever BoTorch raises when a fit fails.
         """
-        key = _digest(history, blocks, fit)
+        arrays = (history.X, history.Y, history.numbers, history.corner, history.budget)
+        key = _digest(arrays, (*_layout(history, blocks), fit))
         if key != self._key or self._surrogate is None:
-            self._surrogate = _build(history, blocks, fit)
+            self._surrogate, self._fitted = _build(history, blocks, fit, self._fitted)
             self._key = key
         return self._surrogate
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Hyper-parameters, and what they were fitted on: the same runs need no second fit."""
+
+    key: bytes
+    state: dict[str, torch.Tensor]
 
 
 def expert_table(history: History) -> tuple[ExpertTable, Coreset] | None:
@@ -87,7 +97,10 @@ def _load(
     return table, Coreset(table)
 
 
-def _build(history: History, blocks: Sequence[slice], fit: bool) -> Surrogate:
+def _build(
+    history: History, blocks: Sequence[slice], fit: bool, fitted: _Fitted | None
+) -> tuple[Surrogate, _Fitted | None]:
+    """The surrogate, and the hyper-parameters that may serve the next one."""
     import torch
     from botorch.utils.sampling import manual_seed
 
@@ -104,16 +117,18 @@ def _build(history: History, blocks: Sequence[slice], fit: bool) -> Surrogate:
             loaded[1] if loaded else None,
         )
         runs = _runs(history)
-        state = None
-        if fit:
-            first = _milestone(len(runs.X))
-            head = _take(runs, _subset(runs, first, FIT_RUNS))
-            surrogate = fit_surrogate(features, head)
-            if len(head.X) == len(runs.X):
-                return surrogate
-            state = surrogate.state()
         kept = _take(runs, _subset(runs, len(runs.X), MODEL_RUNS))
-        return fit_surrogate(features, kept, state, steps=0)
+        if not fit:
+            return fit_surrogate(features, kept, steps=0), fitted
+        head = _take(runs, _subset(runs, _milestone(len(runs.X)), FIT_RUNS))
+        arrays = (head.X.numpy(), head.Y.numpy(), head.corner.numpy())
+        key = _digest(arrays, _layout(history, blocks))
+        if fitted is None or fitted.key != key:
+            surrogate = fit_surrogate(features, head)
+            fitted = _Fitted(key, surrogate.state())
+            if len(head.X) == len(runs.X):
+                return surrogate, fitted
+        return fit_surrogate(features, kept, fitted.state, steps=0), fitted
 
 
 def _runs(history: History) -> Runs:
@@ -174,11 +189,14 @@ def _modified(url: str) -> float:
     return path.stat().st_mtime if "://" not in str(path) and path.exists() else 0.0
 
 
-def _digest(history: History, blocks: Sequence[slice], fit: bool) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    arrays = (history.X, history.Y, history.numbers, history.corner, history.budget)
+def _layout(history: History, blocks: Sequence[slice]) -> tuple[object, ...]:
+    """What a surrogate depends on beside its runs."""
+    files = tuple((expert, _modified(expert.url)) for expert in history.experts)
+    return history.outputs, files, history.block, history.domains, tuple(blocks)
+
+
+def _digest(arrays: Sequence[np.ndarray], parts: tuple[object, ...]) -> bytes:
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=16)
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())
-    parts = (history.outputs, history.experts, history.block, history.domains, tuple(blocks), fit)
-    digest.update(repr(parts).encode())
     return digest.digest()

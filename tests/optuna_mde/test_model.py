@@ -74,3 +74,31 @@ def test_refits_become_rare_as_runs_accumulate() -> None:
     assert set(range(1, model.REFIT_FROM + 1)) <= milestones
     assert len([m for m in milestones if m > model.REFIT_FROM]) < 30
     assert all(0.85 * n <= model._milestone(n) <= n for n in range(1, 2000))
+
+
+def test_hyper_parameters_of_the_same_runs_are_fitted_once(monkeypatch) -> None:
+    from optuna_mde import fitting
+
+    fits = []
+    fit = fitting._fit_hyperparameters
+    monkeypatch.setattr(
+        fitting, "_fit_hyperparameters", lambda *a: fits.append(len(a[2].targets.T)) or fit(*a)
+    )
+    modeller, runs = Modeller(), history(90)
+
+    def first(n: int) -> History:
+        return replace(
+            runs,
+            X=runs.X[:n],
+            Y=runs.Y[:n],
+            numbers=runs.numbers[:n],
+            corner=runs.corner[:n],
+            budget=runs.budget[:n],
+        )
+
+    X = torch.from_numpy(history(5, seed=9).X)
+    for n in range(67, 75):  # milestones at 66 and 72
+        kept = modeller.surrogate(first(n), BLOCKS).posterior(X)
+        fresh = Modeller().surrogate(first(n), BLOCKS).posterior(X)
+        torch.testing.assert_close(kept, fresh, rtol=0, atol=0)
+    assert len(fits) == 8 + len({model._milestone(n) for n in range(67, 75)})
