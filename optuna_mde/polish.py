@@ -1,13 +1,11 @@
 """Maximising an acquisition over a region: many candidates, the best ones polished.
 
-SLSQP alone has been seen to end far below the best of a few thousand simplex points, without a
-warning; candidates alone stay short of the optimum from 20 domains on. So: score candidates of
-every kind, polish the best few, and keep whichever is better.
+Climbing from anywhere may end in a poor hill; candidates alone stay short of the optimum from 20
+domains on. So: score candidates of every kind, climb from the best few that lie apart (`ascent`),
+and keep whichever is better.
 """
 
 from __future__ import annotations
-
-import warnings
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +13,19 @@ import torch
 from botorch.acquisition.acquisition import AcquisitionFunction
 from torch import Tensor
 
-from optuna_mde.simplex import Array, Region, sample
+from optuna_mde.ascent import ascend
+from optuna_mde.simplex import Array, Region, sample, settle
 
-CANDIDATES = 2048
-STARTS = 4
-_CHUNK = 512  # candidates scored at once
+CANDIDATES, CANDIDATES_BESIDE = 512, 2048
+STARTS = 12
+_CHUNK = 128  # candidates scored at once: what they need then stays in the cache
+_ANCHORS = 64  # anchors that are candidates themselves
 
 # A share below this is set to zero when the (logarithmic) acquisition does not mind.
 USEFUL_SHARE = 2e-3
 _INDIFFERENT = 1e-2
 _ROUNDING = 1e-6  # a share below this is what an optimiser leaves of a zero
+_PROJECTED = 1e-15  # and below this, what a projection leaves
 
 
 def maximise(
@@ -32,7 +33,6 @@ def maximise(
     region: Region,
     anchors: Array,
     rng: np.random.Generator,
-    n_candidates: int = CANDIDATES,
 ) -> tuple[Array, Array]:
     """Good points of the region, best first.
 
@@ -41,20 +41,20 @@ def maximise(
         region: where to look.
         anchors: `[m, d]` points to look around, the most promising first.
         rng: source of candidates.
-        n_candidates: how many candidates are scored.
 
     Returns:
         Points `[s, d]`, all inside the region, and their values `[s]`.
     """
-    pool = candidates(region, anchors, n_candidates, rng)
+    mixtures_only = sum(b.stop - b.start for b in region.blocks) == region.dim
+    n = CANDIDATES if mixtures_only else CANDIDATES_BESIDE
+    pool = candidates(region, anchors, n, rng)
     values = evaluate(acquisition, pool)
     order = np.argsort(-values, kind="stable")
-    starts = _distinct(pool, order, STARTS)
-    polished = [_polish(acquisition, region, pool[i]) for i in starts]
-    tidied = [_tidy(acquisition, region, x) for x in [pool[order[0]], *polished]]
+    ends = _climbed(acquisition, region, pool[_distinct(pool, order, STARTS)])
+    best = _tidied(acquisition, region, np.concatenate([pool[order[:1]], ends]))
     # The rest of the pool serves when the best points lie too near to others.
-    points = np.concatenate([np.stack(tidied), pool[order]])
-    scores = np.concatenate([evaluate(acquisition, np.stack(tidied)), values[order]])
+    points = np.concatenate([best, pool[order]])
+    scores = np.concatenate([evaluate(acquisition, best), values[order]])
     ranking = np.argsort(-scores, kind="stable")
     return points[ranking], scores[ranking]
 
@@ -72,10 +72,10 @@ def candidates(region: Region, anchors: Array, n: int, rng: np.random.Generator)
         share = np.where(share < 0.05, 0.0, share)
         faces[:, block] = share / share.sum(axis=1, keepdims=True).clip(min=1e-12)
     corners = _corners(region)
-    pool = np.concatenate([points, faces, corners, anchors])
+    pool = np.concatenate([points, faces, corners, anchors[:_ANCHORS]])
     for block in region.blocks:
         pool[:, block] = np.where(pool[:, block] < _ROUNDING, 0.0, pool[:, block])
-    return region.snap(pool)
+    return _inside(region, pool)
 
 
 def evaluate(acquisition: AcquisitionFunction, points: Array) -> Array:
@@ -132,68 +132,45 @@ def _distinct(pool: Array, order: npt.NDArray[np.intp], count: int) -> list[int]
     return chosen
 
 
-def _polish(acquisition: AcquisitionFunction, region: Region, start: Array) -> Array:
-    """A local maximum from ``start``, discrete parameters held; the start if that fails."""
-    from botorch.generation.gen import gen_candidates_scipy
-
-    held = {j: float(start[j]) for j in range(region.dim) if _is_held(region, j)}
-    if len(held) == region.dim:
-        return start
-    equality = [
-        (torch.arange(b.start, b.stop), torch.ones(b.stop - b.start, dtype=torch.float64), 1.0)
-        for b in region.blocks
-        if not all(j in held for j in range(b.start, b.stop))
-    ]
-    inequality = [
-        (torch.from_numpy(np.flatnonzero(a)), torch.from_numpy(a[np.flatnonzero(a)]), float(b))
-        for a, b in zip(region.A, region.b, strict=True)
-        if not all(j in held for j in np.flatnonzero(a))
-    ]
+def _climbed(acquisition: AcquisitionFunction, region: Region, starts: Array) -> Array:
+    """Local maxima `[s, d]` from the starts; none where the acquisition has no gradient."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a poor end is no news: the better point is kept
-            point, _ = gen_candidates_scipy(
-                initial_conditions=torch.from_numpy(start)[None, None],
-                acquisition_function=acquisition,
-                lower_bounds=torch.from_numpy(region.lower),
-                upper_bounds=torch.from_numpy(region.upper),
-                equality_constraints=equality or None,
-                inequality_constraints=inequality or None,
-                fixed_features=held or None,
-                options={"maxiter": 60},
-            )
+        ends, _ = ascend(acquisition, region, starts)
     except Exception:
-        # The start is a good candidate by itself; the pool has others.
-        return start
-    end: Array = region.snap(point.detach().numpy().reshape(1, -1))[0]
-    return end if np.isfinite(end).all() else start
+        # The starts are good candidates by themselves.
+        return starts[:0]
+    return ends
 
 
-def _is_held(region: Region, j: int) -> bool:
-    discrete = j in region.grids or any(s.start <= j < s.stop for s in region.one_hots)
-    return discrete or bool(region.upper[j] - region.lower[j] < 1e-12)
+def _tidied(acquisition: AcquisitionFunction, region: Region, points: Array) -> Array:
+    """The points with useless shares at zero, where the acquisition does not mind."""
+    exact = _without(region, points, _ROUNDING)
+    tidy = _without(region, points, USEFUL_SHARE)
+    before, after = np.split(evaluate(acquisition, np.concatenate([exact, tidy])), 2)
+    return np.where((after >= before - _INDIFFERENT)[:, None], tidy, exact)
 
 
-def _tidy(acquisition: AcquisitionFunction, region: Region, x: Array) -> Array:
-    """The point with useless shares at zero, where the acquisition does not mind."""
-    x = _without(region, x, _ROUNDING)
-    tidy = _without(region, x, USEFUL_SHARE)
-    if np.array_equal(tidy, x):
-        return x
-    before, after = evaluate(acquisition, np.stack([x, tidy]))
-    return tidy if after >= before - _INDIFFERENT else x
-
-
-def _without(region: Region, x: Array, share: float) -> Array:
-    """The point with shares below ``share`` at zero, as far as the region allows."""
-    tidy = x.copy()
+def _without(region: Region, points: Array, share: float) -> Array:
+    """Points `[m, d]` with shares below ``share`` at zero, as far as the region allows."""
+    tidy = points.copy()
     for block in region.blocks:
-        small = (x[block] < share) & (x[block] > 0.0) & (region.lower[block] == 0.0)
-        rest = np.where(small, 0.0, x[block])
-        if small.any() and rest.sum() > 0:
-            tidy[block] = rest / rest.sum()
-    snapped: Array = region.snap(tidy)[0]
-    return snapped
+        x = points[:, block]
+        small = (x < share) & (region.lower[block] == 0.0)
+        rest = np.where(small, 0.0, x)
+        total = rest.sum(axis=1, keepdims=True)
+        touched = (small & (x > 0.0)).any(axis=1, keepdims=True) & (total > 0)
+        tidy[:, block] = np.where(touched, rest / np.where(total > 0, total, 1.0), x)
+    return _inside(region, tidy)
+
+
+def _inside(region: Region, points: Array) -> Array:
+    """Points `[m, d]` in the region, their zeros exact: projecting leaves 1e-17 of some."""
+    X = region.snap(points)
+    for block in region.blocks:
+        lower, upper = region.lower[block], region.upper[block]
+        zero = (lower == 0.0) & (X[:, block] < _PROJECTED)
+        X[:, block] = settle(np.where(zero, 0.0, X[:, block]), lower, upper)
+    return X
 
 
 def tensor(points: Array) -> Tensor:

@@ -108,7 +108,7 @@ class Proposer:
                 if name in history.outputs
             ]
             with torch.no_grad():
-                means, _ = believing.goals(tensor(inside), W)
+                means = believing.means(tensor(inside)) @ W.mT
             anchors = inside[np.argsort(means.mean(dim=1).numpy(), kind="stable")]
             acquisition = build(believing, W, limits, tensor(inside), seed)
             points, _ = maximise(acquisition, region, anchors, rng)

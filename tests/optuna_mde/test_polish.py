@@ -49,6 +49,15 @@ def test_a_face_is_reached_with_exact_zeros() -> None:
     assert abs(x.sum() - 1.0) <= 1e-12
 
 
+def test_zeros_survive_the_projection() -> None:
+    """Projecting a point whose shares add up to 1 - 1e-16 lifts its zeros by as much."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        target = np.where(np.arange(7) < 3, rng.dirichlet(np.full(7, 3.0)) + 0.3, -0.3)
+        x = best(target.tolist(), mixture_region(7), seed)
+        np.testing.assert_array_equal(x[3:], 0.0)
+
+
 def test_caps_and_linear_constraints_are_kept() -> None:
     capped = mixture_region(4, upper=[0.4, 0.4, 1.0, 1.0])
     np.testing.assert_allclose(best([1.0, 0.0, 0.0, 0.0], capped)[0], 0.4, atol=1e-9)
