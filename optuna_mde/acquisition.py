@@ -14,8 +14,9 @@ lucky seed is no target.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -146,9 +147,7 @@ class HypervolumeImprovement(AcquisitionFunction):
     def __init__(
         self, surrogate: Surrogate, W: Tensor, limits: Limits, incumbents: Tensor, seed: int
     ) -> None:
-        from botorch.acquisition.multi_objective.logei import (
-            qLogNoisyExpectedHypervolumeImprovement,
-        )
+        from botorch.acquisition.multi_objective import logei
         from botorch.sampling.normal import SobolQMCNormalSampler
 
         torch.nn.Module.__init__(self)
@@ -156,20 +155,34 @@ class HypervolumeImprovement(AcquisitionFunction):
         mean, sd = surrogate.goals(incumbents, W)
         kept = limits.kept(incumbents)
         baseline = incumbents[kept] if bool(kept.any()) else incumbents
-        self.inner = qLogNoisyExpectedHypervolumeImprovement(
-            model=GoalModel(surrogate, W),
-            ref_point=(-reference_point(mean, sd)).tolist(),
-            X_baseline=baseline,
-            sampler=SobolQMCNormalSampler(torch.Size([_QMC_SAMPLES]), seed=seed),
-            prune_baseline=True,
-            cache_root=False,
-        )
+        with _uncompiled(logei):
+            self.inner = logei.qLogNoisyExpectedHypervolumeImprovement(
+                model=GoalModel(surrogate, W),
+                ref_point=(-reference_point(mean, sd)).tolist(),
+                X_baseline=baseline,
+                sampler=SobolQMCNormalSampler(torch.Size([_QMC_SAMPLES]), seed=seed),
+                prune_baseline=True,
+                cache_root=False,
+            )
 
     def forward(self, X: Tensor) -> Tensor:
         """Values `b` of candidates `b x 1 x d`."""
         mean, sd = self.surrogate.posterior(X.squeeze(-2))
         value: Tensor = self.inner(X)
         return value + self.limits.log_probability(mean, sd)
+
+
+@contextlib.contextmanager
+def _uncompiled(logei: Any) -> Iterator[None]:
+    """Keep BoTorch from compiling a kernel within the first ask, which takes longer than a search.
+
+    A worker killed meanwhile would leave a lock behind, at which every later process waits.
+    """
+    attempted, logei._load_attempted = logei._load_attempted, True
+    try:
+        yield
+    finally:
+        logei._load_attempted = attempted
 
 
 class GoalModel(Model):
