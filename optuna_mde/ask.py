@@ -31,6 +31,7 @@ from optuna_mde.startup import (
     shared_value,
     startup_runs,
 )
+from optuna_mde.torch_state import gradients
 
 if TYPE_CHECKING:
     from optuna_mde.proposal import Proposal, Proposer
@@ -176,7 +177,8 @@ class Ask:
     def _by_model(self, memory: Memory, chance: Chance) -> Draft | None:
         """The model's draft; None if it has none, for whatever reason: the study goes on."""
         try:
-            return self._modelled(memory, chance)
+            with gradients():
+                return self._modelled(memory, chance)
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"
             if cause not in memory.logged:
@@ -261,12 +263,21 @@ def widen(space: Space, own: Record, search_space: Mapping[str, BaseDistribution
     return Space(groups, dict(sorted({**space.distributions, **asked}.items())))
 
 
-def kept_params(own: Record) -> dict[str, Any]:
-    """Published parameters that still hold: of the trial itself, or of the one it repeats."""
+def kept_params(own: Record, space: Space) -> dict[str, Any]:
+    """Published parameters that still hold: of the trial itself, or of the one it repeats.
+
+    Not those that its ranges exclude by now, or that are no choice any more: JSON keeps numbers
+    and texts alone.
+    """
     if own.published is None:
         return {}
-    published = own.published
-    return {n: v for n, v in published.params.items() if not is_stale(n, published, own)}
+    published, ranges = own.published, space.distributions
+    return {
+        name: value
+        for name, value in published.params.items()
+        if not is_stale(name, published, own)
+        and (name not in ranges or records.contains(ranges[name], value))
+    }
 
 
 def is_stale(name: str, published: Published, own: Record) -> bool:

@@ -181,13 +181,12 @@ def lost_trials(trials: Sequence[Record]) -> set[int]:
     if not durations:
         return set()
     limit = max(LOST_SECONDS, LOST_FACTOR * max(durations))
-    now = datetime.now()
     return {
         t.number
         for t in trials
         if t.state == TrialState.RUNNING
         and t.started is not None
-        and (now - t.started).total_seconds() > limit
+        and (datetime.now(t.started.tzinfo) - t.started).total_seconds() > limit
     }
 
 
@@ -284,17 +283,25 @@ def _limits(
 
 
 def natural_loss(told: Sequence[Record], group: Group | None, name: str) -> float | None:
-    """Mean loss on a validation set over the runs of the natural mixture; None without one."""
+    """Mean loss on a validation set over the runs of the natural mixture; None without one.
+
+    Where the bounds exclude it, the runs of the nearest allowed mixture stand for it: that is
+    what the start-up runs as the natural one.
+    """
     if group is None or group.natural is None:
         return None
     natural = np.array(group.natural)
-    values = []
-    for trial in told:
-        rates = trial.rates(group)
-        if rates is not None and np.abs(rates - natural).max() <= NATURAL_TOLERANCE:
-            values.append(trial.losses.get(name, np.nan))
-    finite = [value for value in values if np.isfinite(value)]
-    return float(np.mean(finite)) if finite else None
+    for target in (natural, group.region().snap(natural)[0]):
+        values = [
+            trial.losses.get(name, np.nan)
+            for trial in told
+            if (rates := trial.rates(group)) is not None
+            and np.abs(rates - target).max() <= NATURAL_TOLERANCE
+        ]
+        finite = [value for value in values if np.isfinite(value)]
+        if finite:
+            return float(np.mean(finite))
+    return None
 
 
 def _exists(url: str, file: ExpertFile) -> bool:

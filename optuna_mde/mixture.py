@@ -19,7 +19,7 @@ from optuna.trial import BaseTrial, FrozenTrial
 from optuna_mde import records
 from optuna_mde.notes import read_notes, set_natural
 from optuna_mde.records import DEFAULT_PREFIX, EXPERT, Record
-from optuna_mde.simplex import TOLERANCE, Array, MixtureError, check_bounds
+from optuna_mde.simplex import LARGEST, TOLERANCE, Array, MixtureError, check_bounds
 from optuna_mde.space import Group, LinearConstraint
 
 Encoding = Literal["weights", "exponential", "sticks"]
@@ -89,7 +89,7 @@ def suggest_mixture(
     if running is not None:
         records.clear_results(running)
         if natural is not None:
-            set_natural(running.study, dict(zip(domains, group.natural or (), strict=True)))
+            set_natural(running.study, dict(zip(group.domains, group.natural or (), strict=True)))
         if encoding != "weights" and not _proposes_mixtures(running.study):
             return _encoded(trial, group, encoding)
         records.register(running, group)
@@ -127,9 +127,10 @@ def make_group(
     Raises:
         MixtureError: if the arguments describe no mixture.
     """
-    if isinstance(domains, str) or not all(isinstance(d, str) and d for d in domains):
+    named = [domains] if isinstance(domains, str) else list(domains)
+    if isinstance(domains, str) or not all(isinstance(d, str) and d for d in named):
         raise MixtureError(f"domains must be a list of names, got {domains!r}")
-    domains = tuple(domains)
+    domains = tuple(map(str, named))
     if len(domains) < 2:
         raise MixtureError(f"a mixture needs at least two domains, got {list(domains)}")
     twice = sorted({d for d in domains if domains.count(d) > 1})
@@ -209,7 +210,7 @@ def _proposes_mixtures(study: optuna.Study) -> bool:
 def _onto_simplex(group: Group, raw: Array, fixed: Mapping[str, float]) -> Array:
     """Map values off the simplex onto it, inside the bounds; `fixed` parts keep theirs."""
     kept = {d: fixed[n] for d, n in zip(group.domains, group.names, strict=True) if n in fixed}
-    weights = np.clip(raw, 0.0, None)
+    weights = np.clip(np.nan_to_num(raw, nan=0.0), 0.0, LARGEST)
     if len(kept) == group.size:
         kept = {}  # nothing is left that could make up for them
     free = np.array([domain not in kept for domain in group.domains])

@@ -64,6 +64,7 @@ def read_notes(study: optuna.Study) -> Notes:
         excluded={
             int(number): str(reason)
             for number, reason in (excluded.items() if isinstance(excluded, Mapping) else ())
+            if str(number).isdecimal()
         },
         folder=folder if isinstance(folder, str) else None,
         settings=settings if isinstance(settings, dict) else {},

@@ -17,6 +17,7 @@ from optuna_mde.objective import CONSTRAINT, Objective, ObjectiveLike
 from optuna_mde.records import Record
 from optuna_mde.simplex import Array, MixtureError, Region
 from optuna_mde.space import Space, encode_value
+from optuna_mde.torch_state import gradients
 
 if TYPE_CHECKING:
     import optuna
@@ -94,6 +95,7 @@ class Fitted:
         return best
 
 
+@gradients()
 def fit_study(study: optuna.Study, objective: ObjectiveLike = None) -> Fitted:
     """Fit the surrogate to what a study knows now.
 
@@ -127,6 +129,7 @@ def fit_study(study: optuna.Study, objective: ObjectiveLike = None) -> Fitted:
     return Fitted(trials, space, region, history, surrogate, maximised)
 
 
+@gradients()
 def predict(
     study: optuna.Study,
     mixtures: Mapping[str, float] | Sequence[Mapping[str, float]],

@@ -19,6 +19,7 @@ from optuna_mde.rows import (
     row_of,
 )
 from optuna_mde.simplex import Array
+from optuna_mde.torch_state import gradients
 from optuna_mde.trust import FEWEST, Z90, Trust, leave_one_out, trust
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Recommendation:
         return recommendation_text(self)
 
 
+@gradients()
 def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommendation:
     """Recommend a mixture.
 

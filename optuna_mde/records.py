@@ -305,15 +305,21 @@ def clear_results(trial: Trial) -> None:
 
 
 def _groups(system_attrs: Mapping[str, Any]) -> tuple[Group, ...]:
-    return tuple(Group.from_json(item) for item in read_chunks(system_attrs, "groups") or ())
+    try:
+        return tuple(Group.from_json(item) for item in read_chunks(system_attrs, "groups") or ())
+    except (KeyError, TypeError, ValueError):
+        return ()  # of a version that this one cannot read
 
 
 def _published(system_attrs: Mapping[str, Any]) -> Published | None:
     data = read_chunks(system_attrs, "proposal")
     if data is None:
         return None
-    groups = tuple(Group.from_json(item) for item in data["groups"])
-    return Published(data["number"], data["params"], data["phase"], data["budget"], groups)
+    try:
+        groups = tuple(Group.from_json(item) for item in data["groups"])
+        return Published(data["number"], data["params"], data["phase"], data["budget"], groups)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _is_rate(value: Any) -> bool:

@@ -42,7 +42,8 @@ class MDESampler(BaseSampler):
 
     Args:
         seed: makes proposals a function of seed, history and trial number. Workers may share it.
-        mixtures: ``{prefix: domains}`` for frameworks that never call `suggest_mixture`.
+        mixtures: ``{prefix: domains}`` for frameworks that never call `suggest_mixture`. Their
+            ranges are the bounds; the study's user attribute ``natural`` is the natural mixture.
         experts: ``{domain: URL}`` of log-probability files that exist; these corners are not run.
         expert_budget: share of a full run that experts train, a number or ``{domain: share}``.
         objective: weights or groups of validation sets as in `report_losses`, used until a
@@ -52,7 +53,7 @@ class MDESampler(BaseSampler):
             each domain of a mixture.
         independent_sampler: sampler of parameters outside the common search space (conditional
             ones, changing ranges); by default they are drawn uniformly.
-        device: where the model computes; only the CPU (None) so far.
+        device: where the model computes: the CPU (None or ``"cpu"``), so far the only one.
 
     Raises:
         ValueError: if an argument cannot be used.
@@ -80,8 +81,11 @@ class MDESampler(BaseSampler):
     ) -> None:
         if seed is not None and seed < 0:
             raise ValueError(f"seed must be at least 0, got {seed}")
-        if device not in (None, "cpu"):
-            raise ValueError(f"device must be None or 'cpu', got {device!r}")
+        if device is not None and str(device) != "cpu":
+            raise ValueError(
+                f"device must be None or 'cpu', got {device!r}: the model computes on the CPU, "
+                f"and leaves accelerators to the runs"
+            )
         if n_startup_trials is not None and n_startup_trials < 0:
             raise ValueError(f"n_startup_trials must be at least 0, got {n_startup_trials}")
         self._seed = seed
@@ -211,7 +215,7 @@ class MDESampler(BaseSampler):
             trials, notes = self._read(study), read_notes(study)
             own = _own(trials, trial)
             space = widen(self._space(study, trial, trials, notes), own, search_space)
-            kept = {} if renew else kept_params(own)
+            kept = {} if renew else kept_params(own, space)
             fixed = {**kept, **records.partially_fixed(study), **own.fixed, **trial.params}
             chance = Chance(self._entropy, self._reseed)
             ask = Ask(study, own, trials, notes, space, fixed)
@@ -277,7 +281,8 @@ def _settings(
 
 
 def _own(trials: Sequence[Record], trial: FrozenTrial) -> Record:
-    return next(t for t in trials if t.number == trial.number)
+    found = next((t for t in trials if t.number == trial.number), None)
+    return records.read_trial(trial) if found is None else found
 
 
 def _is_part(

@@ -17,6 +17,8 @@ Array = npt.NDArray[np.float64]
 
 TOLERANCE = 1e-9  # a point within this of the simplex, its bounds and constraints lies in them
 MARGIN = 1e-12  # constraints are met with this to spare, so that rounding never breaks one
+LARGEST = 1e9  # a fixed part of more than this counts as this
+DUST = 1e-14  # a projected part this near to a bound is there but for rounding
 REACH = 2.0  # points farther outside than this are brought nearer before they are projected
 THIN = 1e-7  # a region whose inscribed ball is smaller has no interior to sample from
 
@@ -52,30 +54,36 @@ def check_bounds(domains: Sequence[str], lower: Sequence[float], upper: Sequence
 def settle(x: Array, lower: Array, upper: Array) -> Array:
     """Put the rounding residue 1 - sum(x) on the part that is farthest from its bounds.
 
-    Parts at a bound, zeros above all, stay there exactly.
+    Parts at a bound, zeros above all, stay there exactly; where no other part has room for it,
+    a residue that is mere rounding is left.
     """
     x = x.copy()
+    rounding = np.abs(1.0 - x.sum(axis=-1, keepdims=True)) <= MARGIN
     for _ in range(2):  # the first addition may itself be rounded
-        residue = 1.0 - x.sum(axis=-1)
+        residue = 1.0 - x.sum(axis=-1, keepdims=True)
         inside = np.minimum(x - lower, upper - x)
-        room = np.where(residue[..., None] > 0, upper - x, x - lower)
-        free = inside.max(axis=-1, keepdims=True) > 0
+        room = np.where(residue > 0, upper - x, x - lower)
+        free = inside.max(axis=-1, keepdims=True) >= np.abs(residue)
+        residue = np.where(free | ~rounding, residue, 0.0)
         part = np.where(free, inside, room).argmax(axis=-1)[..., None]
-        np.put_along_axis(x, part, np.take_along_axis(x, part, -1) + residue[..., None], axis=-1)
+        np.put_along_axis(x, part, np.take_along_axis(x, part, -1) + residue, axis=-1)
     return x
 
 
 def project(points: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -> Array:
     """Project points `[..., K]` onto {lower <= x <= upper, sum x = 1}, in the Euclidean sense.
 
-    The projection is clip(p - tau, lower, upper); the sum is piecewise linear and decreasing in
-    tau, with 2K kinks, so tau is found exactly by sorting them. The bounds must be feasible.
+    A point that lies there stays as it is. Of others, the projection is clip(p - tau, lower,
+    upper); the sum is piecewise linear and decreasing in tau, with 2K kinks, so tau is found
+    exactly by sorting them. The bounds must be feasible.
     """
     points = np.asarray(points, dtype=float)
     lower = np.broadcast_to(np.asarray(lower, dtype=float), points.shape[-1:])
     upper = np.broadcast_to(np.asarray(upper, dtype=float), points.shape[-1:])
-    flat = points.reshape(-1, points.shape[-1])
-    flat = flat - flat.max(axis=1, keepdims=True)  # the shift leaves tau free of cancellation
+    given = points.reshape(-1, points.shape[-1])
+    there = np.abs(given.sum(axis=1, keepdims=True) - 1.0) <= DUST
+    there &= ((given >= lower) & (given <= upper)).all(axis=1, keepdims=True)
+    flat = given - given.max(axis=1, keepdims=True)  # the shift leaves tau free of cancellation
     kinks = np.concatenate([flat - upper, flat - lower], axis=1)
     turns = np.concatenate([-np.ones_like(flat), np.ones_like(flat)], axis=1)
     order = np.argsort(kinks, axis=1, kind="stable")
@@ -91,7 +99,9 @@ def project(points: npt.ArrayLike, lower: npt.ArrayLike, upper: npt.ArrayLike) -
     tau = np.take_along_axis(kinks, segment, axis=1) + np.where(
         slope < 0, excess / np.where(slope < 0, -slope, 1.0), 0.0
     )
-    return settle(np.clip(flat - tau, lower, upper), lower, upper).reshape(points.shape)
+    x = np.clip(flat - tau, lower, upper)
+    x = np.where(x - lower <= DUST, lower, np.where(upper - x <= DUST, upper, x))
+    return np.where(there, given, settle(x, lower, upper)).reshape(points.shape)
 
 
 def corner(k: int, j: int) -> Array:
@@ -117,7 +127,8 @@ def fix_parts(lower: Array, upper: Array, fixed: Mapping[int, float]) -> tuple[A
     if not fixed:
         return lower, upper
     index = np.array(list(fixed), dtype=int)
-    values = np.clip(np.array(list(fixed.values()), dtype=float), 0.0, None)
+    values = np.nan_to_num(np.array(list(fixed.values()), dtype=float), nan=0.0)
+    values = np.clip(values, 0.0, LARGEST)
     free = np.ones(len(lower), dtype=bool)
     free[index] = False
     total = values.sum()

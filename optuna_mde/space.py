@@ -291,7 +291,9 @@ def encode_value(value: Any, distribution: BaseDistribution) -> list[float] | No
         return None
     if distribution.log:  # type: ignore[attr-defined]
         number = math.log(max(number, math.exp(low)))
-    return [min(1.0, max(0.0, (number - low) / (high - low)))] if high > low else [0.0]
+    # halves, as the width of the widest ranges overflows
+    share = (number / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.0
+    return [min(1.0, max(0.0, share))]
 
 
 def decode_value(code: Array, distribution: BaseDistribution) -> Any:
@@ -300,7 +302,8 @@ def decode_value(code: Array, distribution: BaseDistribution) -> Any:
         return distribution.choices[int(np.argmax(code))]
     assert isinstance(distribution, (FloatDistribution, IntDistribution))
     low, high = _ends(distribution)
-    number = low + float(code[0]) * (high - low)
+    share = float(code[0])
+    number = low * (1.0 - share) + high * share
     if distribution.log:
         number = math.exp(number)
     if distribution.step is not None:

@@ -195,16 +195,17 @@ def shared_value(
 
 
 def shared_mixture(group: Group, trials: Sequence[Record], experts: Group) -> Array:
-    """Rates of a further mixture of the study while the experts of the first are trained."""
-    for trial in trials:
-        if trial.corner(experts) is None:
-            continue
-        rates = trial.rates(group)
-        if rates is not None:
-            return rates
+    """Rates of a further mixture of the study while the experts of the first are trained.
+
+    Those of the first expert, moved inside the bounds if these have changed since.
+    """
     region = group.region()
-    natural = region.center if group.natural is None else np.array(group.natural)
-    return region.snap(natural)[0]
+    shared = (trial.rates(group) for trial in trials if trial.corner(experts) is not None)
+    natural = None if group.natural is None else np.array(group.natural)
+    rates = next((rates for rates in shared if rates is not None), natural)
+    if rates is None:
+        return region.center
+    return rates if region.contains(rates) else region.snap(rates)[0]
 
 
 def _same(a: Array, b: Array) -> bool:

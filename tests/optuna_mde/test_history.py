@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from optuna_mde import MDESampler, exclude_trials, report_losses, save_logprobs, suggest_mixture
-from optuna_mde.history import History, read
+from optuna_mde.history import History, lost_trials, natural_loss, read
 from optuna_mde.layout import study_space
 from optuna_mde.objective import Objective
+from optuna_mde.records import read_trial
+from optuna_mde.space import Group
 
 DOMAINS = ["web", "code", "books"]
 UNIT = FloatDistribution(0.0, 1.0)
@@ -229,3 +232,24 @@ def test_an_empty_study_has_an_empty_history() -> None:
     assert history.X.shape == (0, 3)
     assert history.Y.shape == (0, 1)
     assert history.n_told == 0
+
+
+def test_the_nearest_allowed_mixture_stands_for_a_natural_one_out_of_bounds() -> None:
+    group = Group("mix/", tuple(DOMAINS), (0.0,) * 3, (0.5, 1.0, 1.0), (0.6, 0.4, 0.0))
+    told = [read_trial(run((0.5, 0.45, 0.05), {"a": 2.0})), read_trial(run(losses={"a": 3.0}))]
+    assert natural_loss(told, group, "a") == 2.0
+    told.append(read_trial(run((0.6, 0.4, 0.0), {"a": 1.0})))  # enqueued, so run as it is
+    assert natural_loss(told, group, "a") == 1.0
+    assert natural_loss(told, group, "b") is None
+
+
+def test_start_times_with_a_time_zone_are_understood() -> None:
+    hour = timedelta(hours=1)
+    done = run()
+    done.datetime_start = datetime.now(UTC) - 2 * hour
+    done.datetime_complete = datetime.now(UTC) - hour
+    lost = run(state=TrialState.RUNNING)
+    lost.datetime_start = datetime.now(UTC) - 30 * hour
+    alive = run(state=TrialState.RUNNING)
+    trials = [replace(read_trial(t), number=i) for i, t in enumerate((done, lost, alive))]
+    assert lost_trials(trials) == {1}

@@ -128,3 +128,36 @@ def test_relative_paths_start_from_the_studys_folder() -> None:
     assert kept.resolve("runs/a.st") == "/data/study/runs/a.st"
     assert kept.resolve("/other/a.st") == "/other/a.st"
     assert kept.resolve("s3://bucket/a.st") == "s3://bucket/a.st"
+
+
+def test_a_proposal_that_is_being_written_is_not_there_yet() -> None:
+    """Another worker may read between any two writes."""
+    study = optuna.create_study()
+    study.ask()
+    domains = tuple(f"domain {j}" for j in range(64))
+    group = Group("mix/", domains, (0.0,) * 64, (1.0,) * 64)
+    published = Published(0, dict.fromkeys(domains, 1 / 64), "model", 1.0, (group,))
+    records.publish(study, study.trials[0], published)
+    written = list(study.trials[0].system_attrs.items())
+    assert len(written) > 1
+    for n in range(len(written)):
+        half = trial(system_attrs=dict(written[:n]))
+        assert records.read_trial(half).published is None
+    assert records.read_trial(trial(system_attrs=dict(written))).published == published
+
+
+@pytest.mark.parametrize("value", ["{}", "[{}]", "[1]", "no JSON", "null", "3"])
+def test_state_of_another_version_is_ignored(value: str) -> None:
+    attrs = {"mde:proposal:0": value, "mde:groups:0": value, "fixed_params": [1]}
+    record = read({"mix/web": 1.0, "mix/code": 0.0}, system_attrs=attrs)
+    assert record.published is None
+    assert record.groups == ()
+    assert record.fixed == {}
+
+
+def test_other_tools_notes_on_a_study_do_no_harm() -> None:
+    study = optuna.create_study()
+    for key, value in {"excluded": {"x": 1, "2": "broken"}, "natural": 3, "mde_folder": 1}.items():
+        study.set_user_attr(key, value)
+    kept = notes.read_notes(study)
+    assert (kept.excluded, kept.natural, kept.folder) == ({2: "broken"}, {}, None)

@@ -186,3 +186,32 @@ def test_impossible_bounds_are_refused_with_the_arithmetic(
 ) -> None:
     with pytest.raises(MixtureError, match=message):
         check_bounds(["web", "code"], lower, upper)
+
+
+def test_points_that_are_there_stay_to_the_last_bit() -> None:
+    points = np.array([[0.6, 0.3, 0.1], [1.0, 0.0, 0.0], [0.1, 0.2, 0.7]])
+    assert np.array_equal(project(points, np.zeros(3), np.ones(3)), points)
+
+
+def test_parts_without_room_are_exact_zeros() -> None:
+    """Rounding of the others must leave nothing on them, nor take anything from them."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        k = int(rng.integers(3, 10))
+        values = rng.dirichlet(np.ones(k)) * 3
+        kept = {j: float(values[j]) for j in range(k) if values[j] > 0.2}
+        if sum(kept.values()) <= 1.0:
+            continue
+        lower, upper = fix_parts(np.zeros(k), np.ones(k), kept)
+        x = project(rng.random(k), lower, upper)
+        free = [j for j in range(k) if j not in kept]
+        assert (x[free] == 0.0).all()
+        assert abs(x.sum() - 1.0) < 1e-12
+
+
+@pytest.mark.parametrize("value", [np.inf, 1e300, -np.inf, np.nan])
+def test_fixed_parts_may_be_anything(value: float) -> None:
+    lower, upper = fix_parts(np.zeros(3), np.ones(3), {0: value, 1: 0.5})
+    x = project(np.zeros(3), lower, upper)
+    assert x.min() >= 0.0
+    assert x.sum() == pytest.approx(1.0, abs=1e-12)

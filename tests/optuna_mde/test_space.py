@@ -151,3 +151,11 @@ def test_constraints_are_read(text: str, coefficients: dict[str, float], rhs: fl
 def test_other_texts_are_no_constraints(text: str) -> None:
     with pytest.raises(MixtureError, match="constraint"):
         LinearConstraint.parse(text, ["web", "code", "math"])
+
+
+def test_the_widest_range_does_not_overflow() -> None:
+    wide = FloatDistribution(-1.7e308, 1.7e308)
+    for value in (-1.7e308, -1e300, 0.0, 1e307, 1.7e308):
+        code = encode_value(value, wide)
+        assert code is not None
+        assert decode_value(np.array(code), wide) == pytest.approx(value, abs=1e293)

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 
 from optuna_mde.records import Published, Record
 from optuna_mde.space import Group
-from optuna_mde.startup import Startup, startup_runs
+from optuna_mde.startup import Startup, shared_mixture, startup_runs
 
 DOMAINS = ("a", "b", "c", "d")
 GROUP = Group("mix/", DOMAINS, (0.0,) * 4, (1.0,) * 4, (0.4, 0.3, 0.2, 0.1))
@@ -181,3 +181,14 @@ def test_baselines_are_not_run_again_when_caps_change() -> None:
 def test_how_many_runs_the_model_waits_for_without_experts() -> None:
     big = Group("mix/", tuple(map(str, range(64))), (0.0,) * 64, (1.0,) * 64)
     assert [startup_runs(g) for g in (None, GROUP, big)] == [10, 6, 20]
+
+
+def test_a_second_mixture_keeps_its_bounds_when_they_change() -> None:
+    second = Group("late/", ("x", "y"), (0.0, 0.0), (1.0, 1.0))
+    rates = {"late/x": 0.7, "late/y": 0.3}
+    expert = corner_run(0, "a")
+    expert = replace(expert, params={**expert.params, **rates}, groups=(GROUP, second))
+    assert shared_mixture(second, [expert], GROUP).tolist() == [0.7, 0.3]
+    capped = replace(second, upper=(0.5, 1.0))
+    assert shared_mixture(capped, [expert], GROUP) == pytest.approx([0.5, 0.5])
+    assert shared_mixture(second, [], GROUP).tolist() == [0.5, 0.5]
