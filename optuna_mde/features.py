@@ -26,7 +26,10 @@ ROOT_FLOOR = 2e-3
 PRIOR_EXPONENT = 0.9
 FLAT_EXPONENT, SHARP_EXPONENT = 0.5, 1.0
 
-N_REGRESSORS = 5  # offset, level, bend, dilution, gap
+# Slopes of two learning curves, nats per e-fold of tokens, see `Features._curve`.
+SLOPES = (0.5, 1.0)
+
+N_REGRESSORS = 7  # offset, level, dilution, bend, gap, curve, steepness
 
 _REFERENCES = 128
 
@@ -59,7 +62,7 @@ class Features:
         sets = self.coreset.sets if self.coreset is not None else ()
         self._own = [sets.index(name) if name in sets else -1 for name in self.outputs]
         self.has_mde = torch.tensor([own >= 0 for own in self._own])
-        self._corners, self._centre, self._scale, self._bend, self._gap = self._standards()
+        self._corners, self._centre, self._scale, self._unit = self._standards()
 
     @property
     def n_rates(self) -> int:
@@ -87,7 +90,7 @@ class Features:
         if self.coreset is None:
             return torch.zeros(len(self.outputs), N_REGRESSORS, dtype=torch.float64)
         ones = torch.ones_like(self._scale)
-        units = torch.stack([ones, self._scale, self._bend, ones, self._gap])  # [L, S]
+        units = torch.stack([ones, self._scale, ones, *self._unit])  # [L, S]
         return self._per_output(units, torch.zeros_like(units[:, :1])).mT
 
     def lift(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,22 +105,21 @@ class Features:
             has no MDE loss).
         """
         z = torch.cat([*self._roots(X), self._others(X)], dim=-1)
-        M = len(self.outputs)
-        ones = X.new_ones(*X.shape[:-1], M)
-        zeros = torch.zeros_like(ones)
+        ones = X.new_ones(*X.shape[:-1], len(self.outputs))
         if self.coreset is None:
-            return z, torch.stack([ones, zeros, zeros, zeros, zeros], dim=-1), zeros
-        mde, bend, gap = self._mde(X[..., self.block])
-        dilution = 1.0 - X[..., self.block].square().sum(dim=-1, keepdim=True)
+            nothing = torch.zeros_like(ones)
+            return z, torch.stack([ones] + [nothing] * (N_REGRESSORS - 1), dim=-1), nothing
+        rates = X[..., self.block]
+        mde, terms = self._mde(rates)
         level = (mde - self._centre) / self._scale
-        none = torch.zeros_like(bend[..., :1])
+        none = torch.zeros_like(terms[..., :1])
         # An output of its own kind (no expert kept it) is told by the average of the others.
         own_level = self._per_output(level, level.mean(dim=-1, keepdim=True))
-        own_bend = self._per_output(bend / self._bend, none)
-        own_gap = self._per_output(gap / self._gap, none)
-        prior = self._per_output(mde, none)
-        phi = torch.stack([ones, own_level, own_bend, dilution.expand_as(ones), own_gap], dim=-1)
-        return torch.cat([z, level], dim=-1), phi, prior
+        own_terms = self._per_output(terms / self._unit, none)  # [..., 4, M]
+        dilution = (1.0 - rates.square().sum(dim=-1, keepdim=True)).expand_as(ones)
+        first = torch.stack([ones, own_level, dilution], dim=-1)
+        phi = torch.cat([first, own_terms.mT], dim=-1)
+        return torch.cat([z, level], dim=-1), phi, self._per_output(mde, none[..., 0, :])
 
     def _roots(self, X: Tensor) -> list[Tensor]:
         floor = ROOT_FLOOR**0.5
@@ -127,31 +129,47 @@ class Features:
         taken = {j for b in self.blocks for j in range(b.start, b.stop)}
         return X[..., [j for j in range(self.dim) if j not in taken]]
 
-    def _mde(self, rates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tempered MDE losses `[..., S]`, how they move with the exponent, and their gap.
+    def _mde(self, rates: Tensor) -> tuple[Tensor, Tensor]:
+        """Tempered MDE losses `[..., S]`, and terms `[..., 4, S]` that correct them.
 
-        The gap is what the mixture of probabilities gains on the mixture of the experts' losses,
-        ``Σ_j λ_j L(corner j) - L(λ)``: at least 0 by convexity, and 0 at the corners.
+        In nats per token: *bend*, how the loss moves with the exponent; *gap*,
+        ``Σ_j λ_j L(corner j) - L(λ)``, what the mixture of probabilities gains on the mixture of
+        the experts' losses (at least 0 by convexity, and 0 at the corners); *curve*, how far a
+        learning curve departs from MDE; *steepness*, how far a steeper one departs from that.
         """
         assert self.coreset is not None
         exponents = (PRIOR_EXPONENT, FLAT_EXPONENT, SHARP_EXPONENT)
         tempered = torch.stack([temper(rates, exponent) for exponent in exponents])
         prior, flat, sharp = self.coreset.losses(tempered)
-        return prior, sharp - flat, rates @ self._corners - sharp
+        curve, steep = (self._curve(rates, slope) for slope in SLOPES)
+        terms = (sharp - flat, rates @ self._corners - sharp, curve - sharp, steep - curve)
+        return prior, torch.stack(terms, dim=-2)
 
-    def _standards(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Losses at the corners `[K, S]`; then centre and spread `[S]` over reference mixtures."""
+    def _curve(self, rates: Tensor, slope: float) -> Tensor:
+        """Losses `[..., S]` of a learning curve, nats per token.
+
+        ``-s log Σ_j λ_j exp(-L(corner j) / s)``: tokens of every domain count as that many of the
+        best one's that would give the same loss, and e times as many lower the loss by the slope
+        s. MDE lets each token choose its expert; this is what choosing one for the whole set
+        gives. Exact at the corners.
+        """
+        best = self._corners.min(dim=0).values
+        return best - slope * (rates @ ((best - self._corners) / slope).exp()).log()
+
+    def _standards(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Losses at the corners `[K, S]`; then, over reference mixtures, centre and spread `[S]`
+        of the MDE losses and spread `[4, S]` of the terms."""
         if self.coreset is None:
             empty = torch.zeros(0, dtype=torch.float64)
-            return empty, empty, empty, empty, empty
+            return empty, empty, empty, empty
         self._corners = self.coreset.losses(
             torch.eye(len(self.coreset.domains), dtype=torch.float64)
         )
         rng = np.random.default_rng(0)
         references = reference_mixtures(_REFERENCES, len(self.coreset.domains), rng)
-        mde, bend, gap = self._mde(torch.from_numpy(references))
-        scale, bends, gaps = (v.std(dim=0).clamp_min(1e-6) for v in (mde, bend, gap))
-        return self._corners, mde.mean(dim=0), scale, bends, gaps
+        mde, terms = self._mde(torch.from_numpy(references))
+        scale, unit = (v.std(dim=0).clamp_min(1e-6) for v in (mde, terms))
+        return self._corners, mde.mean(dim=0), scale, unit
 
     def _per_output(self, values: Tensor, otherwise: Tensor | None = None) -> Tensor:
         """Columns `[..., S]` of sets to columns `[..., M]` of outputs."""

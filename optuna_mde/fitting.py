@@ -16,7 +16,7 @@ from torch import Tensor
 
 from optuna_mde.features import Features
 from optuna_mde.kernel import ResidualKernel
-from optuna_mde.priors import SHARED, SHARED_TOLERANCE, columns_of
+from optuna_mde.priors import SHARED, SHARED_MEAN, SHARED_TOLERANCE, columns_of
 from optuna_mde.surrogate import ABSENT, Evidence, Runs, Surrogate, stack_inputs
 
 # Prior of the seed noise: median sd .05 of the spread over mixtures, within a factor of e.
@@ -79,9 +79,10 @@ def _shared_slopes(features: Features, runs: Runs, known: Tensor, scale: Tensor)
     _, phi, prior = features.lift(runs.X)
     targets, doubt = winsorise(features, runs, (runs.Y - prior) / scale)
     used = targets.isfinite() & (doubt == 0.0) & ~known & features.has_mde
+    mean, sd = torch.tensor([SHARED_MEAN, SHARED], dtype=torch.float64)
     A = (phi * features.units / scale.unsqueeze(-1))[used] / SHARED_TOLERANCE  # [r, L]
-    penalty = torch.diag(torch.tensor(SHARED, dtype=torch.float64) ** -2)
-    return torch.linalg.solve(A.mT @ A + penalty, A.mT @ (targets[used] / SHARED_TOLERANCE))
+    rest = targets[used] / SHARED_TOLERANCE - A @ mean
+    return mean + torch.linalg.solve(A.mT @ A + torch.diag(sd**-2), A.mT @ rest)
 
 
 def standards(features: Features, runs: Runs) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ import torch
 from scipy.stats import spearmanr
 
 from optuna_mde.coreset import Coreset
-from optuna_mde.features import Features
+from optuna_mde.experts import ExpertTable
+from optuna_mde.features import SLOPES, Features
 from optuna_mde.fitting import fit
 from optuna_mde.surrogate import Runs, Surrogate
 
@@ -165,6 +166,29 @@ def test_joint_posterior_agrees_with_the_marginal_one(world) -> None:
     variances = covariance.diagonal(dim1=-2, dim2=-1).mT.reshape(6, 2)
     torch.testing.assert_close(variances, sd.square(), rtol=1e-6, atol=1e-10)
     assert (torch.linalg.eigvalsh(covariance) > -1e-10).all()
+
+
+def test_corrections_vanish_at_the_corners(world) -> None:
+    """An expert's own loss is its MDE loss: only the offset may move the mean there."""
+    _, phi, _ = features_of(world).lift(torch.eye(len(world.domains), dtype=torch.float64))
+    torch.testing.assert_close(phi[..., 2:], torch.zeros_like(phi[..., 2:]), atol=1e-8, rtol=0)
+
+
+def test_curves_charge_their_slope_where_one_domain_alone_teaches() -> None:
+    """Then MDE is ``L - log λ`` and a learning curve of slope s is ``L - s log λ``."""
+    logprobs = {
+        "useful": {"set": np.linspace(-3.0, -1.0, 64)},
+        "useless": {"set": np.full(64, -60.0)},
+    }
+    coreset = Coreset(ExpertTable(list(logprobs), logprobs))
+    features = Features(2, [slice(0, 2)], ["set"], slice(0, 2), coreset)
+    rates = torch.tensor([[0.1, 0.9], [0.7, 0.3]], dtype=torch.float64)
+    _, phi, _ = features.lift(rates)
+    curve, steepness = (phi * features.units)[:, 0, -2:].mT
+    log_rate = rates[:, 0].log()
+    low, high = SLOPES
+    torch.testing.assert_close(curve, (1.0 - low) * log_rate, atol=1e-3, rtol=0)
+    torch.testing.assert_close(steepness, (low - high) * log_rate, atol=1e-9, rtol=0)
 
 
 def test_gradients_reach_a_face(world) -> None:
