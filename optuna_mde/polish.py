@@ -14,7 +14,7 @@ from botorch.acquisition.acquisition import AcquisitionFunction
 from torch import Tensor
 
 from optuna_mde.ascent import ascend
-from optuna_mde.simplex import Array, Region, sample, settle
+from optuna_mde.simplex import Array, Region, sample
 
 CANDIDATES, CANDIDATES_BESIDE = 512, 2048
 STARTS = 12
@@ -25,7 +25,6 @@ _ANCHORS = 64  # anchors that are candidates themselves
 USEFUL_SHARE = 2e-3
 _INDIFFERENT = 1e-2
 _ROUNDING = 1e-6  # a share below this is what an optimiser leaves of a zero
-_PROJECTED = 1e-15  # and below this, what a projection leaves
 
 
 def maximise(
@@ -75,7 +74,7 @@ def candidates(region: Region, anchors: Array, n: int, rng: np.random.Generator)
     pool = np.concatenate([points, faces, corners, anchors[:_ANCHORS]])
     for block in region.blocks:
         pool[:, block] = np.where(pool[:, block] < _ROUNDING, 0.0, pool[:, block])
-    return _inside(region, pool)
+    return region.snap(pool)
 
 
 def evaluate(acquisition: AcquisitionFunction, points: Array) -> Array:
@@ -160,17 +159,8 @@ def _without(region: Region, points: Array, share: float) -> Array:
         total = rest.sum(axis=1, keepdims=True)
         touched = (small & (x > 0.0)).any(axis=1, keepdims=True) & (total > 0)
         tidy[:, block] = np.where(touched, rest / np.where(total > 0, total, 1.0), x)
-    return _inside(region, tidy)
-
-
-def _inside(region: Region, points: Array) -> Array:
-    """Points `[m, d]` in the region, their zeros exact: projecting leaves 1e-17 of some."""
-    X = region.snap(points)
-    for block in region.blocks:
-        lower, upper = region.lower[block], region.upper[block]
-        zero = (lower == 0.0) & (X[:, block] < _PROJECTED)
-        X[:, block] = settle(np.where(zero, 0.0, X[:, block]), lower, upper)
-    return X
+    snapped: Array = region.snap(tidy)
+    return snapped
 
 
 def tensor(points: Array) -> Tensor:
