@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.cells import Cells
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 _OURS = "optuna-mde"
+_LEAST_REGRET = 1e-4  # nats: a smaller one is no regret, and has no place on a log axis
 
 
 def prediction(cells: Cells, path: Path) -> None:
     """Rank correlation and error of the mean over all sets against the total of runs."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = _pyplot()
     recordings = cells.names("recording")
     if not recordings:
         return
@@ -44,3 +45,73 @@ def prediction(cells: Cells, path: Path) -> None:
         row[1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def search(cells: Cells, path: Path) -> None:
+    """Median regret against the total of runs, quartiles for ours."""
+    pyplot = _pyplot()
+    workers = cells.names("workers")
+    shown = [
+        (r, o, w)
+        for w in workers
+        for r in cells.names("recording", workers=w)
+        for o in cells.names("objective", workers=w, recording=r)
+    ]
+    families = cells.names("emulator")
+    if not shown:
+        return
+    figure, axes = pyplot.subplots(
+        len(shown),
+        len(families),
+        figsize=(6 * len(families), 3.6 * len(shown)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, (recording, objective, n) in zip(axes, shown, strict=True):
+        for axis, family in zip(row, families, strict=True):
+            key: dict[str, str | int] = {
+                "recording": recording,
+                "objective": objective,
+                "workers": n,
+                "emulator": family,
+            }
+            _curves(axis, cells, key)
+            workers_text = f", {n} workers" if n != "1" else ""
+            axis.set(
+                title=f"{recording}, {objective}, emulator {family}{workers_text}",
+                xlabel="full runs, experts counted",
+                ylabel="regret",
+                yscale="log",
+            )
+        row[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _curves(axis: Axes, cells: Cells, key: dict[str, str | int]) -> None:
+    for method in cells.names("method", **key):
+        if method.startswith("pilot"):
+            continue
+        totals = sorted(map(int, cells.names("total", **key, method=method)))
+        found = [cells.values("regret", **key, method=method, total=n) for n in totals]
+        low, middle, high = np.array([np.quantile(v, [0.25, 0.5, 0.75]) for v in found]).T
+        ours = method.startswith(_OURS)
+        (line,) = axis.plot(
+            totals,
+            np.maximum(middle, _LEAST_REGRET),
+            "-" if ours else "--",
+            linewidth=2.5 if ours else 1.0,
+            label=method,
+        )
+        if ours:
+            low, high = np.maximum(low, _LEAST_REGRET), np.maximum(high, _LEAST_REGRET)
+            axis.fill_between(totals, low, high, color=line.get_color(), alpha=0.12)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot

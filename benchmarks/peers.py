@@ -51,6 +51,11 @@ class Evidence:
         assert self.mde is not None
         return self.mde(Z)
 
+    def without_experts(self) -> Evidence:
+        """The runs on more than one domain."""
+        used = ~self.expert
+        return Evidence(self.X[used], self.Y[used], self.expert[used], self.mde)
+
 
 @dataclass(frozen=True)
 class Predicted:
@@ -136,8 +141,8 @@ def mde_alone(evidence: Evidence, Z: Array, W: Array) -> Predicted:
 def mde_affine(evidence: Evidence, Z: Array, W: Array) -> Predicted:
     """An offset and a slope for each set, fitted to the runs that are no experts: an expert's loss
     is its MDE loss, and would hold the line at the wrong place."""
-    used = ~evidence.expert
-    F, G, Y = evidence.features(evidence.X[used]), evidence.features(Z), evidence.Y[used]
+    evidence = evidence.without_experts()
+    F, G, Y = evidence.features(evidence.X), evidence.features(Z), evidence.Y
     centre, level = F.mean(axis=0), Y.mean(axis=0)
     # One run's worth of belief in slope 1, at the spread that MDE itself shows.
     weight = np.var(G, axis=0)
@@ -148,14 +153,18 @@ def mde_affine(evidence: Evidence, Z: Array, W: Array) -> Predicted:
 
 
 def mde_linear(evidence: Evidence, Z: Array, W: Array) -> Predicted:
-    """The paper's regularised linear model: rates and all MDE losses."""
+    """The paper's regularised linear model on rates and all MDE losses, without the experts' own
+    losses (with them: rank correlation .93, not .97, at 25 runs in all, of which 5 experts)."""
+    evidence = evidence.without_experts()
     return Predicted(
         _ridge(_lifted(evidence, evidence.X), evidence.Y, _lifted(evidence, Z)) @ W.T, None
     )
 
 
 def mde_regmix(evidence: Evidence, Z: Array, W: Array) -> Predicted:
-    """The paper's gradient boosting: rates and all MDE losses."""
+    """The paper's gradient boosting on rates and all MDE losses, without the experts' own losses
+    (with them: rank correlation .75, not .90, at 25 runs in all, of which 5 experts)."""
+    evidence = evidence.without_experts()
     return Predicted(
         _boosted(_lifted(evidence, evidence.X), evidence.Y, _lifted(evidence, Z)) @ W.T, None
     )
