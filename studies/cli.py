@@ -138,12 +138,10 @@ def recommend(
     ] = Format.text,
 ) -> None:
     """Prints the best mixture by what is known now."""
-    from optuna_mde_studies import progress, summary
-
-    import optuna_mde
+    from optuna_mde_studies import findings, progress, summary
 
     definition, folder = _resolve_existing(study, out)
-    recommendation = optuna_mde.recommend(_open(definition, folder))
+    recommendation = findings.recommend(_open(definition, folder), folder.recommendation)
     if format is Format.text:
         _print(progress.console(), summary.outcome(recommendation, definition.config.goals))
     else:

@@ -69,6 +69,10 @@ class StudyFolder:
         return self.path / "confirm.json"
 
     @property
+    def recommendation(self) -> Path:
+        return self.path / "recommendation.json"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
-from optuna_mde_studies import confirm, summary
+from optuna_mde_studies import confirm, findings, summary
 from optuna_mde_studies.config import StudyConfig
 from optuna_mde_studies.confirm import Confirmation
 from optuna_mde_studies.definitions import Definition
@@ -164,10 +164,8 @@ class Session:
         Args:
             n_seeds: seeds to confirm with. None: at least as many as the definition says.
         """
-        import optuna_mde
-
         self.progress.stage("fitting the recommendation")
-        recommendation = optuna_mde.recommend(self.study)
+        recommendation = findings.recommend(self.study, self.folder.recommendation)
         kept = Confirmation.read(self.folder.confirmation)
         confirmation = kept
         if kept is None or not self._is_current(kept, n_seeds):

@@ -1,0 +1,61 @@
+"""The recommendation that was computed last, kept so that a finished study answers at once."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optuna_mde_trainers.spec import write_atomic
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import optuna_mde
+from optuna_mde.recommendation import Recommendation
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class _Findings(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+    told: str
+    """Digest of what the recommendation stands on."""
+    recommendation: Recommendation
+
+
+def recommend(study: optuna.Study, kept: Path) -> Recommendation:
+    """What to train by what the study knows now.
+
+    Computed anew only when the study, or the version of this package, is another one than when
+    the file ``kept`` was written.
+    """
+    told = _digest(study)
+    found = _read(kept)
+    if found is not None and found.told == told:
+        return found.recommendation
+    recommendation = optuna_mde.recommend(study)
+    findings = _Findings(told=told, recommendation=recommendation)
+    write_atomic(kept, findings.model_dump_json(indent=1) + "\n")
+    return recommendation
+
+
+def _read(kept: Path) -> _Findings | None:
+    try:
+        return _Findings.model_validate_json(kept.read_bytes())
+    except (FileNotFoundError, ValidationError):  # written by another version
+        return None
+
+
+def _digest(study: optuna.Study) -> str:
+    # The place of a study changes nothing but where its files are looked for.
+    attrs = {key: value for key, value in study.user_attrs.items() if key != "mde_folder"}
+    trials = [
+        [t.number, t.state.name, t.values, t.params, t.user_attrs]
+        for t in study.get_trials(deepcopy=False)
+    ]
+    version = importlib.metadata.version("optuna-mde")
+    text = json.dumps([version, attrs, trials], sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
