@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from benchmarks.cells import Cells
@@ -170,7 +171,7 @@ def told_study(world: World, case: Case) -> optuna.Study:
 
 def study_of(sampler: BaseSampler, case: Case) -> optuna.Study:
     """An empty study."""
-    directions = ["minimize"] * TASKS[case.asked].goals
+    directions = [StudyDirection.MINIMIZE] * TASKS[case.asked].goals
     return optuna.create_study(sampler=sampler, directions=directions)
 
 
@@ -268,7 +269,7 @@ def markdown(cells: Cells, measured: list[Case]) -> str:
 
 def times(cells: Cells, case: Case) -> dict[str, float]:
     """CPU seconds of an ask by sampler."""
-    parts = dict(zip(KEYS, case.key, strict=False))
+    parts: dict[str, str | int] = dict(zip(KEYS, case.key, strict=False))
     names = cells.names("sampler", **parts)
     return {n: float(cells.values("cpu_seconds", sampler=n, **parts)[-1]) for n in names}
 
