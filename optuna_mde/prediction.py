@@ -105,7 +105,8 @@ def fit_study(study: optuna.Study, objective: ObjectiveLike = None) -> Fitted:
             is modelled, so a new weighting needs no new run.
 
     Raises:
-        ValueError: if no run has finished, or the objective names a set that no run reports.
+        ValueError: if no run has finished, the runs have no parameter in common, or the objective
+            names a set that no run reports.
     """
     trials = records.read_trials(study)
     space = study_space(study, trials=trials)
@@ -115,6 +116,11 @@ def fit_study(study: optuna.Study, objective: ObjectiveLike = None) -> Fitted:
     if len(history.X) == 0:
         raise ValueError(
             f"study {study.study_name!r} has no finished run to learn from; run at least one trial"
+        )
+    if space.dim == 0:
+        raise ValueError(
+            f"study {study.study_name!r} has no mixture, nor a parameter that all of its finished "
+            f"runs have in the same range, so that there is nothing to predict from"
         )
     history.objective.weights(history.outputs)
     region = space.region()

@@ -1,4 +1,4 @@
-"""What is written to and read from trials and studies; the only user of Optuna's private names.
+"""What is written to and read from trials; with `notes` the only user of Optuna's private names.
 
 For other people's tools (user attributes; rates are shares of the training tokens):
 

@@ -140,6 +140,13 @@ def test_what_is_no_mixture_of_the_study_is_refused(study, mixture, message: str
         predict(study, mixture)
 
 
+def test_a_study_whose_runs_have_nothing_in_common_says_so() -> None:
+    study = optuna.create_study()
+    study.optimize(lambda t: t.suggest_float(f"x{t.number}", 0, 1), n_trials=2)
+    with pytest.raises(ValueError, match="nothing to predict from"):
+        recommend(study)
+
+
 def test_a_study_without_runs_says_so() -> None:
     with pytest.raises(ValueError, match="no finished run"):
         recommend(optuna.create_study())

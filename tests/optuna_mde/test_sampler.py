@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import pickle
@@ -35,6 +36,7 @@ from optuna_mde.proposal import Proposal, Proposer
 
 DOMAINS = ["web", "code", "books"]
 SETS = ["web", "code", "books"]
+PAIRS: Any = [(1, 2), (3, 4)]  # choices that JSON turns into lists
 SHARES = np.array([[0.6, 0.1, 0.2], [0.1, 0.7, 0.1], [0.2, 0.1, 0.5]])  # set x domain
 
 pytestmark = [
@@ -338,6 +340,25 @@ def test_a_retry_keeps_its_mixture_and_clears_what_it_inherited(
     study.tell(retried, value)  # type: ignore[arg-type]
     assert study.trials[6].user_attrs["losses"] == {"code": 1.0}
     assert study.trials[6].user_attrs["tokens"] is None
+
+
+def test_a_retry_leaves_what_json_cannot_keep_and_what_ranges_exclude(fast: None) -> None:
+    def objective(trial: optuna.Trial, high: float = 1.0) -> float:
+        trial.suggest_float("y", 0.0, 1.0)
+        return (
+            trial.suggest_float("x", high - 1.0, high) * trial.suggest_categorical("c", PAIRS)[0]
+        )
+
+    study = study_of(n_startup_trials=1)
+    study.optimize(objective, n_trials=2)
+    broken = study.ask()
+    broken.suggest_float("y", 0.0, 1.0)  # publishes x and c, and dies
+    study.tell(broken, state=TrialState.FAIL)
+    optuna.storages.RetryHeartbeatStaleTrialCallback()(study, study.trials[2])
+    study.optimize(lambda trial: objective(trial, high=9.0), n_trials=1)
+    assert study.trials[3].params["y"] == broken.params["y"]
+    assert study.trials[3].params["x"] >= 8.0
+    assert study.trials[3].params["c"] in PAIRS
 
 
 def test_a_retry_that_had_not_suggested_anything_keeps_its_proposal(fast: None) -> None:
@@ -748,6 +769,26 @@ def test_global_state_is_left_alone(tmp_path: Path) -> None:
     assert torch.get_num_threads() == 2
     assert torch.get_default_dtype() == torch.float32
     torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
+def test_gradients_may_be_switched_off_around_an_ask(mode: str) -> None:
+    import torch
+
+    def proposed() -> dict[str, Any]:
+        study = study_of(n_startup_trials=4)
+        study.optimize(lambda t: (t.suggest_float("x", 0, 1) - 0.3) ** 2, n_trials=4)
+        trial = study.ask()
+        with getattr(torch, mode)() if ours else contextlib.nullcontext():
+            trial.suggest_float("x", 0, 1)
+            assert torch.is_grad_enabled() != ours
+        assert trial.user_attrs["phase"] == "model"
+        return trial.params
+
+    ours = False
+    expected = proposed()
+    ours = True
+    assert proposed() == expected
 
 
 def test_constraints_of_the_user_are_shown_to_the_dashboard() -> None:
