@@ -32,14 +32,15 @@ class Cells:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(",".join(header) + "\n", encoding="utf-8")
-        with path.open(newline="", encoding="utf-8") as stream:
-            reader = csv.reader(stream)
-            found = next(reader)
-            if found != header:
-                raise ValueError(f"{path} has columns {found}, not {header}; choose another --out")
-            for row in reader:
-                if len(row) == len(header):  # the last line may have been cut off
-                    self._keep(row)
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):  # the last line was cut off
+            text = text[: text.rfind("\n") + 1]
+            path.write_text(text, encoding="utf-8")
+        found, *rows = csv.reader(text.splitlines())
+        if found != header:
+            raise ValueError(f"{path} has columns {found}, not {header}; choose another --out")
+        for row in rows:
+            self._keep(row)
 
     def has(self, *key: str | int) -> bool:
         """Whether there is a row whose key starts like this."""

@@ -89,7 +89,8 @@ class Split:
         baselines = recording.rows("natural", "uniform")
         others = recording.rows("dirichlet", "face")
         order = np.random.default_rng(1000 + seed).permutation(others)
-        trained = min(TRAINED - len(baselines), len(order) - LEAST_TESTED, 2 * len(order) // 3)
+        trained = min(TRAINED - len(baselines), 2 * len(order) // 3)
+        trained = max(0, min(trained, len(order) - LEAST_TESTED))
         return cls(np.concatenate([baselines, order[:trained]]), order[trained:])
 
 

@@ -179,8 +179,8 @@ def search(
     tasks = [
         (seed, case, name)
         for seed in range(seeds)
+        for name in chosen  # cases of one search share the experts' files, condensed once
         for case in cases
-        for name in chosen
         if not cells.has(*_key(case, workers, name), seed)
         and seed < _seeds_of(name)
         and _possible(case, name)
