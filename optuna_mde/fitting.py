@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from gpytorch.distributions import MultivariateNormal
 from gpytorch.mlls import ExactMarginalLogLikelihood
+from gpytorch.priors import LogNormalPrior
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
 from optuna_mde.features import Features
 from optuna_mde.kernel import ResidualKernel
-from optuna_mde.priors import SHARED, SHARED_MEAN, SHARED_TOLERANCE, columns_of
+from optuna_mde.priors import SHARED, SHARED_MEAN, SHARED_TOLERANCE, columns_of, noise_of
 from optuna_mde.surrogate import ABSENT, Evidence, Runs, Surrogate, stack_inputs
 
-# Prior of the seed noise: median sd .05 of the spread over mixtures, within a factor of e.
-_NOISE_MEDIAN, _NOISE_SPREAD = 2.5e-3, 1.0
 _NOISE_FLOOR = 1e-6
 
 _ACCIDENT = 1.0  # an error of MDE, in spreads over mixtures, that only a broken run makes
@@ -57,14 +56,16 @@ def fit(
         torch.where(present, extra, ABSENT).mT.contiguous(),
     )
     kernel = ResidualKernel(columns_of(features))
-    noise = torch.full((len(features.outputs),), _NOISE_MEDIAN, dtype=torch.float64)
+    noise_median, noise_spread = noise_of(features)
+    noise = noise_median
     if start is not None:
         with torch.no_grad():
             kernel.log_lengthscale.copy_(start["log_lengthscale"])
             kernel.log_outputscale.copy_(start["log_outputscale"])
         noise = start["noise"].clone()
     if steps > 0 and len(runs.X) >= 2:
-        noise = _fit_hyperparameters(kernel, noise, evidence, steps)
+        prior_of_noise = LogNormalPrior(noise_median.log()[:, None], noise_spread[:, None])
+        noise = _fit_hyperparameters(kernel, noise, prior_of_noise, evidence, steps)
     kernel.requires_grad_(False)
     return Surrogate(features, runs, evidence, kernel, noise, shared, prior, centre, scale)
 
@@ -137,7 +138,11 @@ def winsorise(features: Features, runs: Runs, targets: Tensor) -> tuple[Tensor, 
 
 
 def _fit_hyperparameters(
-    kernel: ResidualKernel, noise: Tensor, evidence: Evidence, steps: int
+    kernel: ResidualKernel,
+    noise: Tensor,
+    prior_of_noise: LogNormalPrior,
+    evidence: Evidence,
+    steps: int,
 ) -> Tensor:
     """Maximise the posterior of the kernel's parameters in place; returns the noise `[M]`."""
     import gpytorch
@@ -146,7 +151,6 @@ def _fit_hyperparameters(
     from gpytorch.constraints import GreaterThan
     from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
     from gpytorch.means import ZeroMean
-    from gpytorch.priors import LogNormalPrior
 
     batch = torch.Size([len(noise)])
     with gpytorch.settings.min_fixed_noise(double_value=0.0):  # the learned noise comes on top
@@ -154,9 +158,7 @@ def _fit_hyperparameters(
             noise=evidence.extra,
             learn_additional_noise=True,
             batch_shape=batch,
-            noise_prior=LogNormalPrior(
-                torch.tensor(_NOISE_MEDIAN, dtype=torch.float64).log(), _NOISE_SPREAD
-            ),
+            noise_prior=prior_of_noise,
             noise_constraint=GreaterThan(_NOISE_FLOOR),
         ).double()
     likelihood.second_noise = noise.unsqueeze(-1)

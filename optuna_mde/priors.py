@@ -8,8 +8,10 @@ recorded runs of 5 domains and 7 sets (35 mixtures, 6 splits, 1 to 16 runs besid
 * the dilution lowered the error of the objective at 6 / 10 runs from .051 / .030 to .045 / .026;
   with another recipe of training (60 mixtures) the gap took it from .056 / .047 to .042 / .039,
   and the error over the simplex of a search that had stayed near its optimum from .054 to .042;
-* a residual sd of .5 (median) gave coverage .97 / .95 / .94 / .95 at 3 / 6 / 10 / 16 runs, one of
-  .2 gave .81 / .87 / .92 / .95, at the same errors;
+* 90 % intervals of sets and objectives held 1.0 / .94 / .88 of the runs at 3 / 12 / 25 runs with a
+  residual sd of .5 (median) and seed noise that was free to vanish, 1.0 / .97 / .92 with .2 and
+  noise held near .06 of the spread (in the older recipe .99 / .89 / .91 and .95 / .92 / .95), at
+  the same errors;
 * coefficients that the outputs share took that error from .042 to .037, in the older recipe from
   .050 to .047, and in the demo study, on 24 fresh mixtures after 6 runs, from .054 to .039; with 6
   runs spread at random they changed little (.042 to .046 and .047 to .050). A term for each domain
@@ -38,19 +40,24 @@ from optuna_mde.kernel import Columns
 SHARED_MEAN = (0.0, 0.0, 0.1, 0.0, 0.0, 0.25, 0.1)
 SHARED = (0.1, 0.3, 0.5, 0.3, 0.3, 0.3, 0.3)
 SHARED_TOLERANCE = 0.15  # sd, in standard units, of a run around what is shared
-WITH_MDE = (0.1, 0.15, 0.5, 0.2, 0.2, 0.2, 0.2)
+WITH_MDE = (0.08, 0.12, 0.4, 0.15, 0.15, 0.15, 0.15)
 WITHOUT_MDE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 FAR = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)  # an output that no expert kept
 
-RESIDUAL_WITH_MDE, RESIDUAL_WITHOUT = 0.5, 1.0
+RESIDUAL_WITH_MDE, RESIDUAL_WITHOUT = 0.25, 1.0
 RESIDUAL_SPREAD = 0.7
 
 LENGTHSCALE, SPREAD = 0.7, 0.5  # of all rates together, beside MDE losses; of other parameters
 MDE_LENGTHSCALE = 1.5  # times the root of the number of sets
 # Of each domain, without experts. On RegMix's recorded runs (17 domains, 13 sets, 4 splits), rank
 # correlation of the mean at 16 / 32 / 64 runs: .60 / .85 / .95 at .7 and spread .5, .81 / .92 /
-# .96 at 2 and 1; a linear trend in the rates beside it made it worse (.75 / .90 / .96).
-DOMAIN_LENGTHSCALE, DOMAIN_SPREAD = 2.0, 1.0
+# .96 at 2 and 1, .86 / .94 / .97 at 8 and 1.5 with the noise below; a linear trend in the rates
+# beside it made it worse (.75 / .90 / .96). BoTorch's own GP on roots: .89 / .95 / .975.
+DOMAIN_LENGTHSCALE, DOMAIN_SPREAD = 8.0, 1.5
+
+# Seed noise: median variance, and sd of its logarithm. With experts a wider prior let it shrink to
+# half of what repeats showed; without them wider, for it may be told from a smooth function.
+NOISE_WITH_MDE, NOISE_WITHOUT = (3.6e-3, 0.5), (4e-3, 1.0)
 
 
 def columns_of(features: Features) -> Columns:
@@ -80,6 +87,13 @@ def columns_of(features: Features) -> Columns:
         outputscale_spread=RESIDUAL_SPREAD,
         slope=_slopes(features),
     )
+
+
+def noise_of(features: Features) -> tuple[Tensor, Tensor]:
+    """`[M]` prior medians of the noise variances in standard units, and the sd of their logs."""
+    rows = [NOISE_WITH_MDE if known else NOISE_WITHOUT for known in features.has_mde.tolist()]
+    median, spread = torch.tensor(rows, dtype=torch.float64).T
+    return median, spread
 
 
 def _slopes(features: Features) -> Tensor:

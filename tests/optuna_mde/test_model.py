@@ -82,7 +82,7 @@ def test_hyper_parameters_of_the_same_runs_are_fitted_once(monkeypatch) -> None:
     fits = []
     fit = fitting._fit_hyperparameters
     monkeypatch.setattr(
-        fitting, "_fit_hyperparameters", lambda *a: fits.append(len(a[2].targets.T)) or fit(*a)
+        fitting, "_fit_hyperparameters", lambda *a: fits.append(len(a[3].targets.T)) or fit(*a)
     )
     modeller, runs = Modeller(), history(90)
 
