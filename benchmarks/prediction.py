@@ -1,6 +1,7 @@
 """How well a mixture's losses are predicted from few runs, beside what others do.
 
-    python -m benchmarks.prediction [RECORDING ...] [--quick] [--out runs/benchmark-prediction]
+    python -m benchmarks.prediction [RECORDING ...] [--quick] [--only METHOD ...]
+        [--out runs/benchmark-prediction]
     python -m benchmarks.prediction --regmix PATH
 
 Every row of the table has the same **total** compute: experts count, cheap ones by their share of
@@ -19,7 +20,8 @@ would have covered exactly 90 %.
 With the path of RegMix's own table (its repository's folder `data`) the rates-only rows for 16 to
 128 of its runs of 1M parameters, scored on its test mixtures at 1M, 60M and 1B, see `regmix`.
 
-What was computed is kept in `cells.csv` in the output folder and not computed again.
+`cells.csv` in the output folder keeps what was computed, split after split: it can be interrupted
+at any time, and read. `--only` names methods by a part of their name.
 """
 
 from __future__ import annotations
@@ -144,9 +146,9 @@ def score_recording(recording: Recording, cells: Cells, only: Sequence[str], qui
     chosen = [n for n in names if not only or any(part in n for part in only)]
     tasks = [
         (name, total, split)
-        for name in chosen
-        for total in totals
         for split in range(splits)
+        for total in totals
+        for name in chosen
         if not cells.has(recording.name, name, total, split)
         and _rows_left(recording, name, total) <= len(Split.draw(recording, split).train)
     ]

@@ -89,7 +89,7 @@ class Case:
         if len(groups) == 1:
             best = emulated.minimum(problem.weights[0])[1]
         else:
-            shares = np.linspace(0.0, 1.0, 41)[:, None]
+            shares = np.linspace(0.0, 1.0, 21)[:, None]
             weightings = np.hstack([shares, 1.0 - shares]) @ problem.weights
             front = np.stack([emulated.minimum(w)[0] for w in weightings])
             others = mixtures_of_every_kind(30_000, K, np.random.default_rng(0))

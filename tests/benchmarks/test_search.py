@@ -39,8 +39,9 @@ def test_no_mixture_beats_the_best(cases: list[Case]) -> None:
 @pytest.mark.parametrize("name", ["random", "RegMix", "MDE alone (MixMin)", "natural", "olmix"])
 @pytest.mark.parametrize("index", [0, 2])
 def test_peers_spend_what_they_may_and_answer_with_mixtures(
-    cases: list[Case], name: str, index: int
+    cases: list[Case], monkeypatch: pytest.MonkeyPatch, name: str, index: int
 ) -> None:
+    monkeypatch.setattr(searchers, "_CANDIDATES", 2000)
     problem = cases[index].problem(0, 1)
     spent = []
     for answer in SEARCHES[name](problem, 0):
