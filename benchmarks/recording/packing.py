@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from optuna_mde_trainers.environment import package_folder, package_version
 from optuna_mde_trainers.spec import LOGPROBS_FILE, RunResult, write_atomic
 
 from benchmarks.recording.config import RECORDING_FILE
@@ -194,9 +195,23 @@ def _about(recorder: Recorder, experts: list[dict[str, Any]]) -> dict[str, Any]:
             },
             "made_from": corpus.made_from,
         },
+        "text_packages": _text_packages(recorder),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in VERSIONS_OF},
         },
         "experts": experts,
+    }
+
+
+def _text_packages(recorder: Recorder) -> dict[str, dict[str, str]]:
+    """Versions of the packages that the recording's own texts come from, text by text."""
+    return {
+        name: {
+            package: package_version(package)
+            for source in text.sources
+            for package in source.packages
+            if package_folder(package) is not None
+        }
+        for name, text in recorder.config.texts.items()
     }

@@ -29,7 +29,7 @@ def readme(recording: Recording) -> str:
         f"- A full run: {about['max_steps']} steps, {about['tokens']:,} tokens, "
         f"{seconds:.0f} s (median; one thread, on cores shared with other work).",
         f"- Versions: {versions}. The text is that of the packages in `recording.json` "
-        "(`made_from`).",
+        "(`made_from`, `text_packages`).",
         f"- Fingerprints: corpus `{corpus['fingerprint']}`, tokenizer `{corpus['tokenizer']}`, "
         f"source `{corpus['source']}`.",
         f"- Natural mixture: {_rates(recording)}.",
