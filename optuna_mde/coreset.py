@@ -26,6 +26,10 @@ EQUATIONS = (192, 320, 512)
 # move the loss of a run by ten times as much.
 MAX_RMS_ERROR = 2e-3
 
+# Of more sets the product is mostly zeros: for 64 domains and 68 sets of 500 tokens, losses and
+# gradients of 12 mixtures take 21 ms in one product and 11 ms without zeros.
+SIDE_BY_SIDE = 16
+
 _SMALLEST_RATIO = 1e-37  # as in `experts`: no mixture of experts gives a token nothing
 
 # (λ + ε)^α - ε^α instead of λ^α: zero at zero all the same, but with a finite slope there.
@@ -42,7 +46,7 @@ class _WeightedTokens:
 
 @dataclass(frozen=True)
 class _Group:
-    """Sets that have the same experts, side by side: one product serves them all."""
+    """At most `SIDE_BY_SIDE` sets that have the same experts: one product serves them all."""
 
     sets: torch.Tensor  # [m] positions among the M sets
     ratios: torch.Tensor  # [E, t] tokens of all these sets
@@ -126,21 +130,25 @@ def reference_mixtures(n: int, K: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _grouped(tokens: list[_WeightedTokens]) -> list[_Group]:
-    groups = []
-    for experts in dict.fromkeys(tuple(t.experts.tolist()) for t in tokens):
-        sets = [i for i, t in enumerate(tokens) if tuple(t.experts.tolist()) == experts]
-        groups.append(
-            _Group(
-                torch.tensor(sets),
-                torch.from_numpy(np.concatenate([tokens[i].ratios for i in sets]))
-                .T.clamp_min(_SMALLEST_RATIO)
-                .contiguous(),
-                torch.block_diag(*[torch.from_numpy(tokens[i].weights)[:, None] for i in sets]),
-                torch.tensor([tokens[i].offset for i in sets], dtype=torch.float64),
-                np.array(experts),
-            )
-        )
-    return groups
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for i, known in enumerate(tokens):
+        alike.setdefault(tuple(known.experts.tolist()), []).append(i)
+    return [
+        _group(tokens, sets[first : first + SIDE_BY_SIDE])
+        for sets in alike.values()
+        for first in range(0, len(sets), SIDE_BY_SIDE)
+    ]
+
+
+def _group(tokens: list[_WeightedTokens], sets: list[int]) -> _Group:
+    ratios = torch.from_numpy(np.concatenate([tokens[i].ratios for i in sets]))
+    return _Group(
+        torch.tensor(sets),
+        ratios.T.clamp_min(_SMALLEST_RATIO).contiguous(),
+        torch.block_diag(*[torch.from_numpy(tokens[i].weights)[:, None] for i in sets]),
+        torch.tensor([tokens[i].offset for i in sets], dtype=torch.float64),
+        tokens[sets[0]].experts,
+    )
 
 
 def _compress(

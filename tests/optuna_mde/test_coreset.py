@@ -43,6 +43,18 @@ def test_a_small_set_is_kept_whole_and_exact() -> None:
     )
 
 
+def test_many_sets_keep_their_order_whichever_experts_they_have() -> None:
+    rng = np.random.default_rng(5)
+    sets = [f"s{i}" for i in range(40)]
+    data = {d: {s: -rng.exponential(3.0, 50).astype(np.float32) for s in sets} for d in DOMAINS}
+    for missing in sets[::3]:  # the last domain's expert was not scored on these
+        del data[DOMAINS[-1]][missing]
+    full = ExpertTable(DOMAINS, data)
+    fresh = rng.dirichlet(np.ones(K), 20)
+    losses = Coreset(full).losses(torch.from_numpy(fresh)).numpy()
+    np.testing.assert_allclose(losses, full.losses(fresh), atol=1e-9)
+
+
 def test_gradients_reach_the_rates() -> None:
     full = table(200)
     rates = torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25], dtype=torch.float64, requires_grad=True)
