@@ -41,6 +41,8 @@ def test_no_mixture_beats_the_best(cases: list[Case]) -> None:
 def test_peers_spend_what_they_may_and_answer_with_mixtures(
     cases: list[Case], monkeypatch: pytest.MonkeyPatch, name: str, index: int
 ) -> None:
+    if name == "RegMix":
+        pytest.importorskip("lightgbm")  # of the extra `bench`
     monkeypatch.setattr(searchers, "_CANDIDATES", 2000)
     problem = cases[index].problem(0, 1)
     spent = []
