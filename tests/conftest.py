@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import typing
@@ -13,6 +15,12 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
+
+# One thread a process: the tests run side by side. Read by torch when it is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell's background jobs ignore Ctrl-C, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEFINITION = """\
 name: tiny
