@@ -73,9 +73,10 @@ def _noise(recording: Recording) -> Iterator[str]:
         single = weights.max() == 1.0
         share = f"{100 * variance[weights.argmax()] / variance.sum():.0f} %" if single else ""
         mean = (recording.losses[recording.designed] @ weights).mean()
+        retest = f"{recording.retest(weights):.3f}".replace("nan", "–")
         yield (
             f"| {name} | {mean:.3f} | {recording.spread_of(weights):.4f} | {share} "
-            f"| {recording.noise_of(weights):.4f} | {recording.retest(weights):.3f} "
+            f"| {recording.noise_of(weights):.4f} | {retest} "
             f"| {recording.reliability(weights):.3f} |"
         )
 
