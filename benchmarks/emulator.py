@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -141,7 +142,8 @@ def emulator(recording: Recording, family: str, cache: Path) -> Emulator:
     path = cache / f"emulator-{recording.name}-{family}-{digest.hexdigest()}.npz"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **_fit(Z, Y, variance, len(recording.domains)))
+        fit: dict[str, Any] = dict(_fit(Z, Y, variance, len(recording.domains)))
+        np.savez(path, **fit)
     values, vectors = np.linalg.eigh(noise + np.diag(np.maximum(least - np.diag(noise), 0.0)))
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     with np.load(path) as fitted:

@@ -158,7 +158,7 @@ def markdown(rows: list[tuple[float, ...]]) -> str:
 
 def _with_gradient(coreset: Coreset, rates: torch.Tensor) -> None:
     inputs = rates.clone().requires_grad_()
-    coreset.losses(inputs).sum().backward()
+    torch.autograd.grad(coreset.losses(inputs).sum(), inputs)
 
 
 if __name__ == "__main__":

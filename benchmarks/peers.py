@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from botorch.models import KroneckerMultiTaskGP
+    from botorch.models.multitask import KroneckerMultiTaskGP
     from torch import Tensor
 
 Array = npt.NDArray[np.float64]
@@ -174,7 +174,7 @@ def mde_multitask(evidence: Evidence, Z: Array, W: Array) -> Predicted:
     """The paper's multi-task GP: BoTorch's `KroneckerMultiTaskGP` on roots and MDE losses."""
     import torch
     from botorch.fit import fit_gpytorch_mll
-    from botorch.models import KroneckerMultiTaskGP
+    from botorch.models.multitask import KroneckerMultiTaskGP
     from botorch.models.transforms import Standardize
     from gpytorch.mlls import ExactMarginalLogLikelihood
 
@@ -218,10 +218,11 @@ WITH_MDE: dict[str, Model] = {
 
 def _joint(model: KroneckerMultiTaskGP, inputs: Tensor, W: Array) -> Predicted:
     """Targets of a model whose sets are correlated, a few points at a time."""
-    units = model.outcome_transform.stdvs.squeeze(0).numpy()
+    units: Array = model.outcome_transform.stdvs.numpy().ravel()  # type: ignore[operator]
     means, sds = [], []
     model.eval()
-    for chunk in inputs.split(16):
+    for start in range(0, len(inputs), 16):
+        chunk = inputs[start : start + 16]
         n, M = len(chunk), len(units)
         joint = model.likelihood(model(chunk))
         covariance = joint.covariance_matrix.reshape(n, M, n, M).numpy()
@@ -237,7 +238,7 @@ def _lifted(evidence: Evidence, rates: Array) -> Array:
 
 
 def _ridge(X: Array, Y: Array, Z: Array) -> Array:
-    from sklearn.linear_model import RidgeCV
+    from sklearn.linear_model import RidgeCV  # type: ignore[import-untyped]
 
     centre, spread = X.mean(axis=0), X.std(axis=0)
     spread = np.where(spread > 0, spread, 1.0)

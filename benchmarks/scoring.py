@@ -15,6 +15,8 @@ SCORES = ("mse", "spearman", "inside50", "inside90", "width90", "needed90")
 
 _Z50, _Z90 = 0.6745, 1.6449
 
+Key = dict[str, str | int]
+
 
 def scores_of(predicted: Predicted, truth: Array) -> Iterator[tuple[float, ...]]:
     """`SCORES` of every target.
@@ -53,7 +55,7 @@ def score_table(cells: Cells, recording: str, targets: Sequence[str]) -> str:
     for method in cells.names("method", recording=recording):
         entries = []
         for n in totals:
-            key = {"recording": recording, "method": method, "total": n}
+            key: Key = {"recording": recording, "method": method, "total": n}
             order, error = (_by_split(cells, figure, key, targets) for figure in SCORES[1::-1])
             entries.append(f"{_mean(order, 3)} / {_mean(1e3 * error, 2)}" if len(error) else "")
         lines.append(f"| {method} | " + " | ".join(entries) + " |")
@@ -73,7 +75,7 @@ def coverage_table(cells: Cells, recording: str, targets: Sequence[str]) -> str:
         for group, members in groups.items():
             entries = []
             for n in totals:
-                key = {"recording": recording, "method": method, "total": n}
+                key: Key = {"recording": recording, "method": method, "total": n}
                 found = [_by_split(cells, figure, key, members) for figure in SCORES[2:]]
                 half, most, width, needed = (f.mean() if len(f) else np.nan for f in found)
                 inside = f"{_short(half, 2)} / {_short(most, 2)}"
@@ -84,9 +86,7 @@ def coverage_table(cells: Cells, recording: str, targets: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _by_split(
-    cells: Cells, figure: str, key: dict[str, str | int], targets: Sequence[str]
-) -> Array:
+def _by_split(cells: Cells, figure: str, key: Key, targets: Sequence[str]) -> Array:
     """A figure by split, the mean over several targets."""
     columns = [cells.values(figure, **key, target=target) for target in targets]
     return (

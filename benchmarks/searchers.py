@@ -76,7 +76,8 @@ class Problem:
         """Weights `[G, M]` of the goals, rows summing to 1."""
         rows = [[g.get(s, 0.0) for s in self.recording.sets] for g in self.groups.values()]
         W = np.array(rows)
-        return W / W.sum(axis=1, keepdims=True)
+        W /= W.sum(axis=1, keepdims=True)
+        return W
 
     def run(self, rates: Array) -> Array:
         """Losses `[M]` of one full run, with seed noise."""
@@ -222,7 +223,8 @@ def ax(problem: Problem, seed: int) -> Iterator[Answer]:
     def rates_of(parameters: Mapping[str, Any]) -> Array:
         parts = [max(0.0, float(parameters[name])) for name in names]
         rates = np.array([*parts, max(0.0, 1.0 - sum(parts))])
-        return rates / rates.sum()
+        rates /= rates.sum()
+        return rates
 
     for total in CHECKPOINTS:
         while done < total:
@@ -245,9 +247,10 @@ def fixed(problem: Problem, seed: int, kind: str) -> Iterator[Answer]:
 
 def botorch_sampler(seed: int) -> BaseSampler:
     """optuna-integration's BoTorchSampler as it comes."""
-    from optuna_integration import BoTorchSampler
+    from optuna_integration import BoTorchSampler  # type: ignore[import-untyped]
 
-    return BoTorchSampler(seed=seed)
+    sampler: BaseSampler = BoTorchSampler(seed=seed)
+    return sampler
 
 
 def _run_batch(
