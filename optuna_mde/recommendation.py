@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _SEED = 0  # candidates of a recommendation: the same study gets the same one
 _FRONT = 24  # weightings of several goals that are each minimised
+_APART = 0.01  # L1 distance below which two mixtures of a front are the same one
 _FLAT = 2.0  # range of expected goals, in noise sd, below which a study is flat
 _NO_SKILL = 0.7  # share of the runs' variance that leave-one-out must leave unexplained at most
 
@@ -276,6 +277,9 @@ def _front(fitted: Fitted, best: Array) -> tuple[Row, ...]:
         points.append(_minimise(fitted, torch.from_numpy(weights[None] @ fitted.weights)))
     X = np.stack(points)
     mean, _ = fitted.goals(X)
-    kept = X[is_non_dominated(-torch.from_numpy(mean), deduplicate=True).numpy()]
-    order = np.argsort(fitted.goals(kept)[0][:, 0], kind="stable")
-    return tuple(row_of(fitted, f"front {i + 1}", kept[j]) for i, j in enumerate(order))
+    kept = np.flatnonzero(is_non_dominated(-torch.from_numpy(mean), deduplicate=True).numpy())
+    front: list[Array] = []
+    for x in X[kept[np.argsort(mean[kept, 0], kind="stable")]]:
+        if all(np.abs(x - other).sum() > _APART for other in front):
+            front.append(x)
+    return tuple(row_of(fitted, f"front {i + 1}", x) for i, x in enumerate(front))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from scipy.spatial.distance import pdist
 
 import optuna_mde
 from optuna_mde import MDESampler, predict, recommend, report_losses, suggest_mixture
@@ -220,6 +221,8 @@ def test_several_goals_give_a_front(world, tmp_path) -> None:
     answer = recommend(study)
     front = np.array([[g.mean for g in row.goals] for row in answer.pareto])
     assert len(front) >= 4
+    rates = np.array([list(row.mixture.values()) for row in answer.pareto])
+    assert pdist(rates, "cityblock").min() > 0.01  # neighbours that can be told apart
     assert (np.diff(front[:, 0]) >= 0).all()
     assert (np.diff(front[:, 1]) <= 0).all()
     code, books = (best_possible(world, (np.array(world.sets) == s) * 1.0) for s in groups)
