@@ -9,14 +9,15 @@ import numpy as np
 
 from optuna_mde.objective import ObjectiveLike
 from optuna_mde.prediction import Fitted, fit_study
+from optuna_mde.records import Record
 from optuna_mde.rows import (
     Interval,
     Row,
-    expert_row,
     full_runs,
     mixtures_of,
     observed_goal,
     row_of,
+    run_row,
 )
 from optuna_mde.simplex import Array
 from optuna_mde.torch_state import gradients
@@ -177,12 +178,11 @@ def _references(fitted: Fitted, best: Array) -> list[Row]:
         rows.append(row_of(fitted, "natural", _with(fitted, best, "natural")))
     if groups:
         rows.append(row_of(fitted, "uniform", _with(fitted, best, "uniform")))
+    sign = -1.0 if fitted.maximised and fitted.maximised[0] else 1.0
     experts = [t for t in full_runs(fitted) if groups and t.corner(groups[0]) is not None]
     if experts:
-        points = [fitted.space.encode(t.params, mixtures_of(fitted, t)) for t in experts]
-        X = np.array([p for p in points if p is not None])
-        mean, _ = fitted.goals(X)
-        rows.append(expert_row(fitted, X[int(mean.mean(axis=1).argmin())]))
+        corners = [row for t in experts if (row := run_row(fitted, "best expert", t)) is not None]
+        rows += sorted(corners, key=lambda row: sign * row.objective.mean)[:1]
     return rows
 
 
@@ -201,8 +201,7 @@ def _best_seen(fitted: Fitted) -> Row | None:
     if not runs:
         return None
     _, trial = min(runs, key=lambda pair: (pair[0], pair[1].number))
-    x = fitted.space.encode(trial.params, mixtures_of(fitted, trial))
-    return None if x is None else row_of(fitted, "best seen", x, trial)
+    return run_row(fitted, "best seen", trial)
 
 
 def _has_signal(fitted: Fitted, noise: float) -> bool:
@@ -236,6 +235,11 @@ def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[
                 f"The gain over the {reference.name} mixture, {gain:.4f} ± {Z90 * sd:.4f}, "
                 "is within its 90 % interval of nothing."
             )
+    seen = next((t for t in fitted.trials if rows[-1].trial == t.number), None)
+    if seen is not None and _is_outside(fitted, seen):
+        notes.append(
+            f"The best run, trial {seen.number}, lies outside the bounds or constraints in force."
+        )
     missing = [d for d in fitted.history.domains if d not in _expert_domains(fitted)]
     if missing and len(missing) < len(fitted.history.domains):
         notes.append(
@@ -243,6 +247,11 @@ def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[
             "its share is predicted from the rates alone."
         )
     return tuple(notes)
+
+
+def _is_outside(fitted: Fitted, trial: Record) -> bool:
+    x = fitted.space.encode(trial.params, mixtures_of(fitted, trial))
+    return x is not None and not fitted.region.contains(x)
 
 
 def _difference(fitted: Fitted, best: Array, other: Array) -> tuple[float, float]:

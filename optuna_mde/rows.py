@@ -79,14 +79,20 @@ def row_of(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> 
     )
 
 
-def expert_row(fitted: Fitted, x: Array) -> Row:
-    """The row of a corner. The surrogate is not told experts' losses, which would spoil what it
-    says of mixtures; here the run and the prediction are weighed by their precision."""
-    row = row_of(fitted, "best expert", x)
-    if row.trial is None or len(fitted.weights) > 1:
+def run_row(fitted: Fitted, name: str, trial: Record) -> Row | None:
+    """The row of what a trial ran; None where its space is another one.
+
+    The surrogate is not told the loss of an expert that has log-probabilities, which would spoil
+    what it says of mixtures; here that run and its prediction are weighed by their precision.
+    """
+    x = fitted.space.encode(trial.params, mixtures_of(fitted, trial))
+    if x is None:
+        return None
+    row = row_of(fitted, name, x, trial)
+    if not _is_untold(fitted, trial) or len(fitted.weights) > 1:
         return row
     outputs, noise = fitted.history.outputs, fitted.surrogate.noise_sd.numpy()
-    Y = fitted.history.Y[int(np.flatnonzero(fitted.history.numbers == row.trial)[0])]
+    Y = fitted.history.Y[int(np.flatnonzero(fitted.history.numbers == trial.number)[0])]
     sign = -1.0 if fitted.maximised and fitted.maximised[0] else 1.0
     losses = {
         name: _weighed(interval, sign * Y[i], noise[i])
@@ -96,6 +102,13 @@ def expert_row(fitted: Fitted, x: Array) -> Row:
     observed = row.objective.mean if row.observed is None else row.observed
     objective = _weighed(row.objective, observed, float(fitted.noise()[0]))
     return replace(row, losses=losses, objective=objective)
+
+
+def _is_untold(fitted: Fitted, trial: Record) -> bool:
+    """Whether the run is an expert that the surrogate knows by its log-probabilities alone."""
+    groups = fitted.space.groups
+    domain = trial.corner(groups[0]) if groups else None
+    return domain is not None and domain in {e.domain for e in fitted.history.experts}
 
 
 def full_runs(fitted: Fitted) -> list[Record]:

@@ -27,26 +27,24 @@ class _Findings(BaseModel):
 
 
 def recommend(study: optuna.Study, kept: Path) -> Recommendation:
-    """What to train by what the study knows now.
-
-    Computed anew only when the study, or the version of this package, is another one than when
-    the file ``kept`` was written.
-    """
-    told = _digest(study)
-    found = _read(kept)
-    if found is not None and found.told == told:
-        return found.recommendation
+    """What to train by what the study knows now: as it is kept, or computed and kept."""
+    found = read(study, kept)
+    if found is not None:
+        return found
     recommendation = optuna_mde.recommend(study)
-    findings = _Findings(told=told, recommendation=recommendation)
+    findings = _Findings(told=_digest(study), recommendation=recommendation)
     write_atomic(kept, findings.model_dump_json(indent=1) + "\n")
     return recommendation
 
 
-def _read(kept: Path) -> _Findings | None:
+def read(study: optuna.Study, kept: Path) -> Recommendation | None:
+    """What the file ``kept`` holds, unless it was written for another state of the study, or by
+    another version of this package."""
     try:
-        return _Findings.model_validate_json(kept.read_bytes())
-    except (FileNotFoundError, ValidationError):  # written by another version
+        found = _Findings.model_validate_json(kept.read_bytes())
+    except (FileNotFoundError, ValidationError):
         return None
+    return found.recommendation if found.told == _digest(study) else None
 
 
 def _digest(study: optuna.Study) -> str:

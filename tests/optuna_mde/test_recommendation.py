@@ -171,6 +171,17 @@ def test_recommendations_keep_the_bounds_though_experts_lie_outside(world, tmp_p
     assert mixture["web"] >= 0.1
 
 
+def test_a_run_that_two_rows_name_has_one_prediction_and_its_place_is_said(world, tmp_path) -> None:
+    study = optuna.create_study(sampler=MDESampler(seed=0))
+    options = {"bounds": {"books": (0.0, 0.3)}, "objective": {"books": 1.0}}
+    study.optimize(objective_of(world, tmp_path, **options), n_trials=6)
+    answer = recommend(study)
+    rows = {row.name: row for row in answer.rows}
+    assert rows["best seen"].trial == rows["best expert"].trial  # the expert of books
+    assert rows["best seen"].objective == rows["best expert"].objective
+    assert any("outside the bounds" in note for note in answer.notes)
+
+
 def test_a_flat_study_names_no_winner() -> None:
     def flat(trial: optuna.Trial) -> float:
         suggest_mixture(trial, ["a", "b", "c"])
