@@ -171,7 +171,7 @@ def test_recommendations_keep_the_bounds_though_experts_lie_outside(world, tmp_p
     assert mixture["web"] >= 0.1
 
 
-def test_a_run_that_two_rows_name_has_one_prediction_and_its_place_is_said(world, tmp_path) -> None:
+def test_a_run_that_two_rows_name_has_one_prediction_and_a_place(world, tmp_path) -> None:
     study = optuna.create_study(sampler=MDESampler(seed=0))
     options = {"bounds": {"books": (0.0, 0.3)}, "objective": {"books": 1.0}}
     study.optimize(objective_of(world, tmp_path, **options), n_trials=6)
