@@ -4,13 +4,14 @@ An emulator is the posterior mean of Gaussian processes fitted to every recorded
 each validation set; seed noise, with its correlation over the sets, is that of the repeated runs.
 There are two, for an emulator favours searchers of its own family:
 
-* ``rates``: constant mean, Matérn 5/2 over the roots of the rates, a length-scale for each domain;
+* ``rates``: constant mean, Matérn 5/2 over ``log(1 + λ/ε)``, a length-scale for each domain;
 * ``mde``: the same, and linear in the MDE losses of all sets, of full experts and of those at half
   the budget.
 
-Both are continuous everywhere: experts are rows like all others, and a root has no jump at 0. A
-call takes well below a millisecond. How far they are from the runs they have not seen is their
-leave-one-out error.
+Both are continuous everywhere: experts are rows like all others, and nothing jumps at a rate of 0.
+A call takes well below a millisecond. How far they are from the runs they have not seen is their
+leave-one-out error. On 207 mixtures of 7 domains, of which 45 on faces, it was .06 for the unseen
+sets with logarithms at ε = .0005, .08 at .002, .14 with roots: what hurts is a domain left out.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks.tables import Recording
 
 FAMILIES = ("rates", "mde")
 _STEPS = 60
+_FLOOR = 5e-4  # a rate below it is as good as none
 _LEAST_NOISE = 1e-3  # sd in spreads over mixtures, where nothing was repeated
 
 
@@ -39,10 +41,10 @@ class Emulator:
     Args:
         family: one of `FAMILIES`.
         sets: the M validation sets.
-        lift: rates `[n, K]` to columns `[n, D]`, the first K of them roots.
+        lift: rates `[n, K]` to columns `[n, D]`, the first K of them logarithms.
         Z: `[N, D]` columns of the recorded mixtures.
         alpha: `[M, N]` coefficients, in standard units.
-        lengthscale: `[M, K]` of the roots.
+        lengthscale: `[M, K]` of the logarithms.
         outputscale: `[M]` variance of the Matérn part.
         linear: `[M]` variance of each linear coefficient; 0 without linear columns.
         centre: `[M]` and
@@ -68,14 +70,22 @@ class Emulator:
 
     def losses(self, rates: Array) -> Array:
         """Noise-free losses `[n, M]` of mixtures `[n, K]`."""
-        K = self.lengthscale.shape[1]
         Z = self.lift(np.atleast_2d(rates))
-        standard = np.empty((len(Z), len(self.sets)))
-        products = Z[:, K:] @ self.Z[:, K:].T
-        for i, scale in enumerate(self.lengthscale):
-            kernel = self.outputscale[i] * _matern(Z[:, :K] / scale, self.Z[:, :K] / scale)
-            standard[:, i] = (kernel + self.linear[i] * products) @ self.alpha[i]
-        return self.centre + self.scale * (standard + self.level)
+        return np.stack([self._set_losses(i, Z) for i in range(len(self.sets))], axis=1)
+
+    def means(self, rates: Array, weights: Array) -> Array:
+        """Noise-free weighted mean `[n]` of the sets; weights `[M]`."""
+        Z = self.lift(np.atleast_2d(rates))
+        parts = [weights[i] * self._set_losses(i, Z) for i in np.flatnonzero(weights)]
+        return np.asarray(np.sum(parts, axis=0))
+
+    def _set_losses(self, i: int, Z: Array) -> Array:
+        K, scale = self.lengthscale.shape[1], self.lengthscale[i]
+        kernel = self.outputscale[i] * _matern(Z[:, :K] / scale, self.Z[:, :K] / scale)
+        standard = kernel @ self.alpha[i]
+        if self.linear[i] > 0:
+            standard = standard + self.linear[i] * (Z[:, K:] @ (self.Z[:, K:].T @ self.alpha[i]))
+        return np.asarray(self.centre[i] + self.scale[i] * (standard + self.level[i]))
 
     def run(self, rates: Array, rng: np.random.Generator) -> Array:
         """Losses `[M]` of one run of a mixture `[K]`, with seed noise."""
@@ -98,18 +108,18 @@ class Emulator:
         """
         K = self.lengthscale.shape[1]
         rng = np.random.default_rng(seed)
-        points = np.concatenate([np.eye(K), mixtures_of_every_kind(8000, K, rng)])
-        values = self.losses(points) @ weights
-        keep = points[np.argsort(values)[:8]]
-        for step in np.geomspace(0.2, 0.001, 24):
-            moved = np.repeat(keep, 100, axis=0)
+        points = np.concatenate([np.eye(K), mixtures_of_every_kind(5000, K, rng)])
+        values = self.means(points, weights)
+        keep = points[np.argsort(values)[:6]]
+        for step in np.geomspace(0.2, 0.001, 20):
+            moved = np.repeat(keep, 80, axis=0)
             moved = moved + step * rng.normal(size=moved.shape) * np.sqrt(moved + 0.01)
             moved = np.where(rng.random(moved.shape) < 0.15, 0.0, np.maximum(moved, 0.0))
             total = moved.sum(axis=1, keepdims=True)
             moved = np.where(total > 0, moved / np.maximum(total, 1e-12), 1.0 / K)
             points = np.concatenate([keep, moved])
-            values = self.losses(points) @ weights
-            keep = points[np.argsort(values)[:8]]
+            values = self.means(points, weights)
+            keep = points[np.argsort(values)[:6]]
         return keep[0], float(values.min())
 
 
@@ -131,7 +141,7 @@ def emulator(recording: Recording, family: str, cache: Path) -> Emulator:
         cache: folder for fits.
     """
     X, Y, counts = _mixtures(recording)
-    lift = _lift(recording) if family == "mde" else np.sqrt
+    lift = _lift(recording) if family == "mde" else _logarithms
     Z = lift(X)
     noise = recording.noise_covariance
     least = (_LEAST_NOISE * Y.std(axis=0)) ** 2
@@ -161,7 +171,7 @@ def _mixtures(recording: Recording) -> tuple[Array, Array, Array]:
 
 
 def _lift(recording: Recording) -> Callable[[Array], Array]:
-    """Roots of the rates, and standardised MDE losses of full and half experts."""
+    """Logarithms of the rates, and standardised MDE losses of full and half experts."""
     import torch
 
     from optuna_mde.coreset import Coreset
@@ -180,7 +190,13 @@ def _lift(recording: Recording) -> Callable[[Array], Array]:
 
     reference = losses(recording.mixtures[recording.designed])
     centre, scale = reference.mean(axis=0), reference.std(axis=0)
-    return lambda rates: np.hstack([np.sqrt(rates), (losses(rates) - centre) / scale])
+    return lambda rates: np.hstack([_logarithms(rates), (losses(rates) - centre) / scale])
+
+
+def _logarithms(rates: Array) -> Array:
+    """From 0 at 0 to 1 at 1."""
+    scaled: Array = np.log1p(rates / _FLOOR) / np.log1p(1.0 / _FLOOR)
+    return scaled
 
 
 def _fit(Z: Array, Y: Array, variance: Array, K: int) -> dict[str, Array]:

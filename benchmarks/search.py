@@ -24,6 +24,7 @@ any time, and read.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -96,7 +97,7 @@ class Case:
             shares = np.linspace(0.0, 1.0, 21)[:, None]
             weightings = np.hstack([shares, 1.0 - shares]) @ problem.weights
             front = np.stack([emulated.minimum(w)[0] for w in weightings])
-            others = mixtures_of_every_kind(30_000, K, np.random.default_rng(0))
+            others = mixtures_of_every_kind(10_000, K, np.random.default_rng(0))
             optima = np.concatenate([front, others])
             best = hypervolume(problem.clean(optima), reference)
         return cls(recording, emulated, name, groups, best, optima, reference)
@@ -159,6 +160,7 @@ def main() -> None:
         os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("ax").setLevel(logging.ERROR)
     cells = Cells(options.out / "cells.csv", KEYS, FIGURES)
     only = options.only or (QUICK if options.quick else ())
     for folder in options.recordings or sorted(p for p in DATA.iterdir()):
