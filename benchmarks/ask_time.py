@@ -23,9 +23,7 @@ kept in ``ask_time.csv`` and not measured again; ratios are always of times from
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -40,7 +38,9 @@ from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from benchmarks import drawing
 from benchmarks.cells import Cells
+from benchmarks.threads import on_one_thread
 from optuna_mde import MDESampler, report_losses, save_logprobs, suggest_mixture
 from optuna_mde.experts import ExpertTable
 
@@ -276,11 +276,7 @@ def times(cells: Cells, case: Case) -> dict[str, float]:
 
 def draw(cells: Cells, measured: list[Case], path: Path) -> None:
     """Seconds of an ask against the trials told, with experts and without."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = drawing.headless_pyplot()
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     for axis, experts in zip(axes, (True, False), strict=True):
         chosen = [c for c in measured if c.peers and c.experts == experts]
@@ -308,9 +304,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="20 and 100 trials only")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-ask-time"))
     options = parser.parse_args()
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # read when numpy and torch are loaded
-        command = [sys.executable, "-m", "benchmarks.ask_time", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
+    on_one_thread("benchmarks.ask_time")
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     cells = Cells(options.out / "ask_time.csv", KEYS, ["cpu_seconds"])

@@ -19,7 +19,7 @@ _LEAST_REGRET = 1e-4  # nats: a smaller one is no regret, and has no place on a 
 
 def prediction(cells: Cells, path: Path) -> None:
     """Rank correlation and error of the mean over all sets against the total of runs."""
-    pyplot = _pyplot()
+    pyplot = headless_pyplot()
     recordings = cells.names("recording")
     if not recordings:
         return
@@ -50,7 +50,7 @@ def prediction(cells: Cells, path: Path) -> None:
 
 def search(cells: Cells, path: Path) -> None:
     """Median regret against the total of runs, quartiles for ours."""
-    pyplot = _pyplot()
+    pyplot = headless_pyplot()
     workers = cells.names("workers")
     shown = [
         (r, o, w)
@@ -109,7 +109,8 @@ def _curves(axis: Axes, cells: Cells, key: dict[str, str | int]) -> None:
             axis.fill_between(totals, low, high, color=line.get_color(), alpha=0.12)
 
 
-def _pyplot() -> Any:
+def headless_pyplot() -> Any:
+    """Matplotlib for files, loaded only when something is drawn."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -120,7 +121,7 @@ def _pyplot() -> Any:
 
 def throughput(columns: Sequence[str], rows: Sequence[Sequence[float]], path: Path) -> None:
     """Seconds for the mixtures against the number of validation tokens."""
-    pyplot = _pyplot()
+    pyplot = headless_pyplot()
     tokens, *figures = np.array(rows).T
     figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
     for name, values in zip(columns[1:], figures, strict=True):

@@ -19,8 +19,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -33,6 +31,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from benchmarks import drawing
 from benchmarks.emulator import mixtures_of_every_kind
 from benchmarks.peers import Array
+from benchmarks.threads import on_one_thread
 from optuna_mde.coreset import Coreset
 from optuna_mde.experts import ExpertTable
 
@@ -65,9 +64,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="up to 10,000,000 tokens")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-mde-throughput"))
     options = parser.parse_args()
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # read when numpy and torch are loaded
-        command = [sys.executable, "-m", "benchmarks.mde_throughput", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
+    on_one_thread("benchmarks.mde_throughput")
     options.out.mkdir(parents=True, exist_ok=True)
     sizes = QUICK if options.quick else FULL if options.full else USUAL
     rows = [measure(n) for n in tqdm(sizes, unit="size")]

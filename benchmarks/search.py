@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 import time
 import warnings
@@ -45,6 +44,7 @@ from benchmarks.peers import Array
 from benchmarks.prediction import DATA
 from benchmarks.searchers import ENCODINGS, SAMPLERS, SEARCHES, Problem, Search, foreign
 from benchmarks.tables import Recording
+from benchmarks.threads import on_one_thread
 
 KEYS = ("recording", "emulator", "objective", "workers", "method", "seed", "total")
 FIGURES = ("regret", "inside90", "width90", "seconds")
@@ -155,9 +155,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few searches, one seed")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-search"))
     options = parser.parse_args()
-    if os.environ.get("OMP_NUM_THREADS") != "1":  # read when numpy and torch are loaded
-        command = [sys.executable, "-m", "benchmarks.search", *sys.argv[1:]]
-        os.execve(sys.executable, command, {**os.environ, "OMP_NUM_THREADS": "1"})
+    on_one_thread("benchmarks.search")
     warnings.simplefilter("ignore")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("ax").setLevel(logging.ERROR)

@@ -9,6 +9,7 @@ before any run, nats per token.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -62,7 +63,8 @@ class Features:
         sets = self.coreset.sets if self.coreset is not None else ()
         self._own = [sets.index(name) if name in sets else -1 for name in self.outputs]
         self.has_mde = torch.tensor([own >= 0 for own in self._own])
-        self._corners, self._centre, self._scale, self._unit = self._standards()
+        self._corners = self._corner_losses()
+        self._centre, self._scale, self._unit = self._standards()
 
     @property
     def n_rates(self) -> int:
@@ -84,7 +86,7 @@ class Features:
         """`[M]` spread of each output's MDE loss over mixtures of every kind; NaN without one."""
         return self._per_output(self._scale)
 
-    @property
+    @cached_property
     def units(self) -> Tensor:
         """`M x L` nats per token that one unit of a regressor stands for; 0 without MDE loss."""
         if self.coreset is None:
@@ -156,20 +158,23 @@ class Features:
         best = self._corners.min(dim=0).values
         return best - slope * (rates @ ((best - self._corners) / slope).exp()).log()
 
-    def _standards(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Losses at the corners `[K, S]`; then, over reference mixtures, centre and spread `[S]`
-        of the MDE losses and spread `[4, S]` of the terms."""
+    def _corner_losses(self) -> Tensor:
+        """Losses `[K, S]` of every domain alone."""
+        if self.coreset is None:
+            return torch.zeros(0, dtype=torch.float64)
+        return self.coreset.losses(torch.eye(len(self.coreset.domains), dtype=torch.float64))
+
+    def _standards(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Over reference mixtures, centre and spread `[S]` of the MDE losses and spread `[4, S]`
+        of the terms."""
         if self.coreset is None:
             empty = torch.zeros(0, dtype=torch.float64)
-            return empty, empty, empty, empty
-        self._corners = self.coreset.losses(
-            torch.eye(len(self.coreset.domains), dtype=torch.float64)
-        )
+            return empty, empty, empty
         rng = np.random.default_rng(0)
         references = reference_mixtures(_REFERENCES, len(self.coreset.domains), rng)
         mde, terms = self._mde(torch.from_numpy(references))
         scale, unit = (v.std(dim=0).clamp_min(1e-6) for v in (mde, terms))
-        return self._corners, mde.mean(dim=0), scale, unit
+        return mde.mean(dim=0), scale, unit
 
     def _per_output(self, values: Tensor, otherwise: Tensor | None = None) -> Tensor:
         """Columns `[..., S]` of sets to columns `[..., M]` of outputs."""

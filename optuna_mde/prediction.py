@@ -58,6 +58,21 @@ class Fitted:
     """For plain objective values: which were maximised, so have their sign turned."""
 
     @property
+    def sign(self) -> float:
+        """-1 where the first goal is a plain objective that was maximised, else 1."""
+        return -1.0 if self.maximised and self.maximised[0] else 1.0
+
+    @property
+    def expert_domains(self) -> set[str]:
+        """Domains whose experts have log-probabilities."""
+        return {expert.domain for expert in self.history.experts}
+
+    def told(self, trial: Record) -> tuple[Array, Array]:
+        """Inputs `[d]` and losses `[M]` of a trial of the history."""
+        row = int(np.flatnonzero(self.history.numbers == trial.number)[0])
+        return self.history.X[row], self.history.Y[row]
+
+    @property
     def weights(self) -> Array:
         """Weights `[G, M]` of the goals."""
         return self.history.objective.weights(self.history.outputs)

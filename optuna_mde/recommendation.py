@@ -14,8 +14,8 @@ from optuna_mde.rows import (
     Interval,
     Row,
     full_runs,
-    mixtures_of,
     observed_goal,
+    point_of,
     row_of,
     run_row,
 )
@@ -178,11 +178,10 @@ def _references(fitted: Fitted, best: Array) -> list[Row]:
         rows.append(row_of(fitted, "natural", _with(fitted, best, "natural")))
     if groups:
         rows.append(row_of(fitted, "uniform", _with(fitted, best, "uniform")))
-    sign = -1.0 if fitted.maximised and fitted.maximised[0] else 1.0
     experts = [t for t in full_runs(fitted) if groups and t.corner(groups[0]) is not None]
     if experts:
         corners = [row for t in experts if (row := run_row(fitted, "best expert", t)) is not None]
-        rows += sorted(corners, key=lambda row: sign * row.objective.mean)[:1]
+        rows += sorted(corners, key=lambda row: fitted.sign * row.objective.mean)[:1]
     return rows
 
 
@@ -240,7 +239,7 @@ def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[
         notes.append(
             f"The best run, trial {seen.number}, lies outside the bounds or constraints in force."
         )
-    missing = [d for d in fitted.history.domains if d not in _expert_domains(fitted)]
+    missing = [d for d in fitted.history.domains if d not in fitted.expert_domains]
     if missing and len(missing) < len(fitted.history.domains):
         notes.append(
             f"No expert log-probabilities for {', '.join(missing)}: "
@@ -250,7 +249,7 @@ def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[
 
 
 def _is_outside(fitted: Fitted, trial: Record) -> bool:
-    x = fitted.space.encode(trial.params, mixtures_of(fitted, trial))
+    x = point_of(fitted, trial)
     return x is not None and not fitted.region.contains(x)
 
 
@@ -264,10 +263,6 @@ def _difference(fitted: Fitted, best: Array, other: Array) -> tuple[float, float
     C = covariance[0, 0]
     variance = float(C[0, 0] + C[1, 1] - 2.0 * C[0, 1])
     return float(mean[0, 1, 0] - mean[0, 0, 0]), max(variance, 0.0) ** 0.5
-
-
-def _expert_domains(fitted: Fitted) -> set[str]:
-    return {expert.domain for expert in fitted.history.experts}
 
 
 def _front(fitted: Fitted, best: Array) -> tuple[Row, ...]:

@@ -53,7 +53,7 @@ class Row:
 def row_of(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> Row:
     mean, sd = fitted.outputs(x[None])
     goal_mean, goal_sd = fitted.goals(x[None])
-    sign = -1.0 if fitted.maximised and fitted.maximised[0] else 1.0
+    sign = fitted.sign
     goals = tuple(_interval(m, s) for m, s in zip(goal_mean[0], goal_sd[0], strict=True))
     runs = [t for t in full_runs(fitted) if _distance(fitted, t, x) <= _SAME]
     observed = [observed_goal(fitted, t) for t in ([trial] if trial else runs)]
@@ -85,17 +85,16 @@ def run_row(fitted: Fitted, name: str, trial: Record) -> Row | None:
     The surrogate is not told the loss of an expert that has log-probabilities, which would spoil
     what it says of mixtures; here that run and its prediction are weighed by their precision.
     """
-    x = fitted.space.encode(trial.params, mixtures_of(fitted, trial))
+    x = point_of(fitted, trial)
     if x is None:
         return None
     row = row_of(fitted, name, x, trial)
     if not _is_untold(fitted, trial) or len(fitted.weights) > 1:
         return row
     outputs, noise = fitted.history.outputs, fitted.surrogate.noise_sd.numpy()
-    Y = fitted.history.Y[int(np.flatnonzero(fitted.history.numbers == trial.number)[0])]
-    sign = -1.0 if fitted.maximised and fitted.maximised[0] else 1.0
+    _, Y = fitted.told(trial)
     losses = {
-        name: _weighed(interval, sign * Y[i], noise[i])
+        name: _weighed(interval, fitted.sign * Y[i], noise[i])
         for i, name in enumerate(outputs)
         if (interval := row.losses.get(name)) is not None
     }
@@ -108,7 +107,7 @@ def _is_untold(fitted: Fitted, trial: Record) -> bool:
     """Whether the run is an expert that the surrogate knows by its log-probabilities alone."""
     groups = fitted.space.groups
     domain = trial.corner(groups[0]) if groups else None
-    return domain is not None and domain in {e.domain for e in fitted.history.experts}
+    return domain is not None and domain in fitted.expert_domains
 
 
 def full_runs(fitted: Fitted) -> list[Record]:
@@ -116,15 +115,16 @@ def full_runs(fitted: Fitted) -> list[Record]:
     return [t for t in fitted.trials if t.number in full]
 
 
-def mixtures_of(fitted: Fitted, trial: Record) -> dict[str, dict[str, float]]:
+def point_of(fitted: Fitted, trial: Record) -> Array | None:
+    """Inputs `[d]` of what a trial ran; None where its space is another one."""
     found = {g.prefix: trial.mixture(g.prefix) for g in fitted.space.groups}
-    return {prefix: mixture for prefix, mixture in found.items() if mixture is not None}
+    mixtures = {prefix: mixture for prefix, mixture in found.items() if mixture is not None}
+    return fitted.space.encode(trial.params, mixtures)
 
 
 def observed_goal(fitted: Fitted, trial: Record) -> float | None:
     """The run's objective (minimised; the mean of several goals), by the objective in force."""
-    row = int(np.flatnonzero(fitted.history.numbers == trial.number)[0])
-    Y = fitted.history.Y[row]
+    _, Y = fitted.told(trial)
     weights = fitted.weights.mean(axis=0)
     value = float(Y[weights > 0] @ weights[weights > 0])
     return value if np.isfinite(value) else None
@@ -150,8 +150,7 @@ def _mean_interval(fitted: Fitted, x: Array) -> Interval:
 
 
 def _distance(fitted: Fitted, trial: Record, x: Array) -> float:
-    row = int(np.flatnonzero(fitted.history.numbers == trial.number)[0])
-    return float(np.abs(fitted.history.X[row] - x).sum())
+    return float(np.abs(fitted.told(trial)[0] - x).sum())
 
 
 def _interval(mean: float, sd: float) -> Interval:

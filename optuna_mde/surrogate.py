@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
 from optuna_mde.features import Features
@@ -222,7 +223,7 @@ class Surrogate:
             self._scaled = self._kernel.scale(evidence.inputs)
             covariance = self._kernel.covariance(self._scaled, self._scaled)
             noise = evidence.extra + self._noise.unsqueeze(-1)
-            self._cholesky = _psd_cholesky(covariance + torch.diag_embed(noise))
+            self._cholesky = psd_safe_cholesky(covariance + torch.diag_embed(noise))
             targets = evidence.targets.unsqueeze(-1)
             self._alpha = torch.cholesky_solve(targets, self._cholesky).squeeze(-1)
 
@@ -254,10 +255,3 @@ def stack_inputs(features: Features, X: Tensor, shared: Tensor) -> tuple[Tensor,
     z = z.unsqueeze(0).expand(len(features.outputs), -1, -1)
     prior = prior + (phi * features.units) @ shared
     return torch.cat([z, phi.permute(1, 0, 2)], dim=-1), prior
-
-
-def _psd_cholesky(covariance: Tensor) -> Tensor:
-    """Cholesky factor with as little jitter as it takes."""
-    from linear_operator.utils.cholesky import psd_safe_cholesky
-
-    return psd_safe_cholesky(covariance)

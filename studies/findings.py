@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,25 +27,32 @@ class _Findings(BaseModel):
     recommendation: Recommendation
 
 
-def recommend(study: optuna.Study, kept: Path) -> Recommendation:
-    """What to train by what the study knows now: as it is kept, or computed and kept."""
-    found = read(study, kept)
-    if found is not None:
-        return found
+def recommend(
+    study: optuna.Study, kept: Path, fitting: Callable[[], None] = lambda: None
+) -> Recommendation:
+    """What to train by what the study knows now.
+
+    Args:
+        study: of at least one finished run.
+        kept: file of the last recommendation. It is computed anew, and kept there, when the
+            study or the version of this package is another one than it was then.
+        fitting: called before it is computed, which takes seconds.
+    """
+    told, found = _digest(study), _read(kept)
+    if found is not None and found.told == told:
+        return found.recommendation
+    fitting()
     recommendation = optuna_mde.recommend(study)
-    findings = _Findings(told=_digest(study), recommendation=recommendation)
+    findings = _Findings(told=told, recommendation=recommendation)
     write_atomic(kept, findings.model_dump_json(indent=1) + "\n")
     return recommendation
 
 
-def read(study: optuna.Study, kept: Path) -> Recommendation | None:
-    """What the file ``kept`` holds, unless it was written for another state of the study, or by
-    another version of this package."""
+def _read(kept: Path) -> _Findings | None:
     try:
-        found = _Findings.model_validate_json(kept.read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return _Findings.model_validate_json(kept.read_bytes())
+    except (FileNotFoundError, ValidationError):  # written by another version
         return None
-    return found.recommendation if found.told == _digest(study) else None
 
 
 def _digest(study: optuna.Study) -> str:

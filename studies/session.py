@@ -164,10 +164,11 @@ class Session:
         Args:
             n_seeds: seeds to confirm with. None: at least as many as the definition says.
         """
-        recommendation = findings.read(self.study, self.folder.recommendation)
-        if recommendation is None:
-            self.progress.stage("fitting the recommendation")
-            recommendation = findings.recommend(self.study, self.folder.recommendation)
+        recommendation = findings.recommend(
+            self.study,
+            self.folder.recommendation,
+            lambda: self.progress.stage("fitting the recommendation"),
+        )
         kept = Confirmation.read(self.folder.confirmation)
         confirmation = kept
         if kept is None or not self._is_current(kept, n_seeds):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import optuna
 import pytest
 
 from optuna_mde.experts import ExpertTable
@@ -64,3 +66,12 @@ def _world() -> World:
 @pytest.fixture(scope="session")
 def world() -> World:
     return _world()
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Optuna says nothing but errors."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    yield
+    optuna.logging.set_verbosity(before)

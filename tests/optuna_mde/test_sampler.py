@@ -40,18 +40,11 @@ PAIRS: Any = [(1, 2), (3, 4)]  # choices that JSON turns into lists
 SHARES = np.array([[0.6, 0.1, 0.2], [0.1, 0.7, 0.1], [0.2, 0.1, 0.5]])  # set x domain
 
 pytestmark = [
+    pytest.mark.usefixtures("quiet"),
     pytest.mark.filterwarnings("ignore:the mixture is run as it is"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::linear_operator.utils.warnings.NumericalWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    yield
-    optuna.logging.set_verbosity(before)
 
 
 class Toy:
