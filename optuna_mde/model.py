@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from optuna_mde.torch_state import on_cpu
+
 if TYPE_CHECKING:
     import torch
 
@@ -84,7 +86,7 @@ def expert_table(history: History) -> tuple[ExpertTable, Coreset] | None:
     return (table, coreset) if table.sets else None
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=8)  # as many expert budgets and domains as are in play at once
 def _load(
     domains: tuple[str, ...], files: tuple[tuple[str, str, float], ...]
 ) -> tuple[ExpertTable, Coreset]:
@@ -101,14 +103,13 @@ def _build(
     history: History, blocks: Sequence[slice], fit: bool, fitted: _Fitted | None
 ) -> tuple[Surrogate, _Fitted | None]:
     """The surrogate, and the hyper-parameters that may serve the next one."""
-    import torch
     from botorch.utils.sampling import manual_seed
 
     from optuna_mde.features import Features
     from optuna_mde.fitting import fit as fit_surrogate
 
     loaded = expert_table(history)
-    with torch.device("cpu"), manual_seed(0):
+    with on_cpu(), manual_seed(0):
         features = Features(
             history.space_dim,
             blocks,

@@ -16,6 +16,7 @@ import numpy as np
 
 from optuna_mde.model import Modeller, expert_table
 from optuna_mde.simplex import Array, Region, design
+from optuna_mde.torch_state import on_cpu
 
 if TYPE_CHECKING:
     from optuna_mde.history import History
@@ -90,7 +91,7 @@ class Proposer:
         from optuna_mde.polish import maximise, tensor
 
         rng = np.random.default_rng(seed)
-        with torch.device("cpu"):
+        with on_cpu():
             surrogate = self._modeller.surrogate(history, region.blocks, fit=fit)
             W = tensor(history.objective.weights(history.outputs))
             seen = np.concatenate([history.X, history.pending])

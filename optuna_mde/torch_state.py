@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -11,5 +13,17 @@ def gradients() -> Iterator[None]:
     """Compute on the CPU with gradients, also inside a caller's `no_grad` or `inference_mode`."""
     import torch
 
-    with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+    with torch.inference_mode(False), torch.enable_grad(), on_cpu():
         yield
+
+
+def on_cpu() -> AbstractContextManager[Any]:
+    """New tensors on the CPU, whatever a caller's default device.
+
+    Where that is the CPU already nothing is set: torch then runs a Python function around each of
+    its own, a quarter of the time of a fit to 20 runs.
+    """
+    import torch
+
+    ours = torch.device("cpu")
+    return contextlib.nullcontext() if torch.get_default_device() == ours else ours
