@@ -282,9 +282,11 @@ def _mixture(group: Group, rates: Array, record: Record | None, budget: float = 
 
 
 def _expert_budget(study: optuna.Study, group: Group, rates: Array, record: Record) -> float:
-    """Share of a full run to train, as proposed, or as the sampler has it for its experts."""
+    """Share of a full run to train, as proposed; of an enqueued corner, that of its expert."""
     if rates.max() < 1.0 - records.CORNER_TOLERANCE:
         return 1.0
-    if record.published is not None and record.published.phase == EXPERT:
-        return record.published.budget
+    enqueued = all(name in record.fixed for name in group.names)
+    published = record.published
+    if published is not None and (published.phase == EXPERT or not enqueued):
+        return published.budget
     return read_notes(study).expert_budget(group.domains[int(rates.argmax())])

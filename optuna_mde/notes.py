@@ -12,6 +12,9 @@ import optuna
 
 from optuna_mde.attributes import chunks, numbers, read_chunks
 
+EXPERT_BUDGET = 1.0
+"""Share of a full run that an expert trains where nobody says another."""
+
 
 @dataclass(frozen=True)
 class Notes:
@@ -43,8 +46,8 @@ class Notes:
 
     def expert_budget(self, domain: str) -> float:
         """Share of a full run that the domain's expert trains."""
-        value = self.settings.get("expert_budget", 1.0)
-        return float(value.get(domain, 1.0) if isinstance(value, Mapping) else value)
+        value = self.settings.get("expert_budget", EXPERT_BUDGET)
+        return float(value.get(domain, EXPERT_BUDGET) if isinstance(value, Mapping) else value)
 
     def resolve(self, url: str) -> str:
         """A URL as it can be opened from here."""

@@ -18,6 +18,7 @@ from optuna_mde.rows import (
     point_of,
     row_of,
     run_row,
+    told_runs,
 )
 from optuna_mde.simplex import Array
 from optuna_mde.torch_state import gradients
@@ -178,11 +179,18 @@ def _references(fitted: Fitted, best: Array) -> list[Row]:
         rows.append(row_of(fitted, "natural", _with(fitted, best, "natural")))
     if groups:
         rows.append(row_of(fitted, "uniform", _with(fitted, best, "uniform")))
-    experts = [t for t in full_runs(fitted) if groups and t.corner(groups[0]) is not None]
-    if experts:
-        corners = [row for t in experts if (row := run_row(fitted, "best expert", t)) is not None]
-        rows += sorted(corners, key=lambda row: fitted.sign * row.objective.mean)[:1]
-    return rows
+    experts = [row for t in told_runs(fitted) if (row := _expert_row(fitted, t)) is not None]
+    return rows + sorted(experts, key=lambda row: fitted.sign * row.objective.mean)[:1]
+
+
+def _expert_row(fitted: Fitted, trial: Record) -> Row | None:
+    """An expert as a full run; of one on a share of it, what a full one is predicted to give."""
+    if not fitted.space.groups or trial.corner(fitted.space.groups[0]) is None:
+        return None
+    if trial.budget >= 1.0:
+        return run_row(fitted, "best expert", trial)
+    x = point_of(fitted, trial)
+    return None if x is None else row_of(fitted, "best expert", x)
 
 
 def _with(fitted: Fitted, best: Array, kind: str) -> Array:

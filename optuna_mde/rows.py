@@ -110,9 +110,15 @@ def _is_untold(fitted: Fitted, trial: Record) -> bool:
     return domain is not None and domain in fitted.expert_domains
 
 
+def told_runs(fitted: Fitted) -> list[Record]:
+    """Finished runs, those of experts on a share of a full run among them."""
+    told = set(fitted.history.numbers.tolist())
+    return [t for t in fitted.trials if t.number in told]
+
+
 def full_runs(fitted: Fitted) -> list[Record]:
-    full = set(fitted.history.numbers[fitted.history.budget >= 1.0].tolist())
-    return [t for t in fitted.trials if t.number in full]
+    """Finished runs that trained all of their steps."""
+    return [t for t in told_runs(fitted) if t.budget >= 1.0]
 
 
 def point_of(fitted: Fitted, trial: Record) -> Array | None:

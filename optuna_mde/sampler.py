@@ -45,7 +45,9 @@ class MDESampler(BaseSampler):
         mixtures: ``{prefix: domains}`` for frameworks that never call `suggest_mixture`. Their
             ranges are the bounds; the study's user attribute ``natural`` is the natural mixture.
         experts: ``{domain: URL}`` of log-probability files that exist; these corners are not run.
-        expert_budget: share of a full run that experts train, a number or ``{domain: share}``.
+        expert_budget: share of a full run that experts train (``mixture.budget``), a number or
+            ``{domain: share}``: less for a domain whose expert would repeat its documents often.
+            A full run where nothing is said.
         objective: weights or groups of validation sets as in `report_losses`, used until a
             finished trial brings its own.
         n_startup_trials: finished trials before the model proposes. By default the model starts

@@ -44,6 +44,11 @@ class Run:
     """Number of weights of the model that was trained."""
     seconds: float | None
 
+    @property
+    def is_shortened(self) -> bool:
+        """Whether it is an expert that ended on a share of a full run: evidence, no candidate."""
+        return self.state == "pruned" and self.budget < 1 and bool(self.losses)
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -63,8 +68,13 @@ class Evidence:
 
     @property
     def complete(self) -> tuple[Run, ...]:
-        """Runs that count."""
+        """Runs that are candidates for the best one."""
         return tuple(run for run in self.runs if run.values)
+
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        """Runs that something was learned from, shortened experts among them."""
+        return tuple(run for run in self.runs if run.values or run.is_shortened)
 
     @property
     def counted(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,26 @@ class Experiment:
             return dict(self.corpus.natural)
         return {name: given[name] / total for name in self.domains}
 
+    @property
+    def expert_steps(self) -> dict[str, int]:
+        """Domain -> steps that its expert trains: the definition's share of a run, or as many as
+        its epochs allow."""
+        training, experts = self.config.training, self.config.experts
+        steps = round(experts.budget * training.max_steps)
+        if experts.max_epochs is None:
+            return dict.fromkeys(self.domains, max(1, steps))
+        per_step = training.global_batch_size * self.corpus.block_size
+        return {
+            name: max(1, min(steps, math.floor(experts.max_epochs * held.tokens / per_step)))
+            for name, held in self.corpus.domains.items()
+        }
+
+    @property
+    def expert_budget(self) -> dict[str, float]:
+        """The same as shares of a full run, for the sampler."""
+        full = self.config.training.max_steps
+        return {name: steps / full for name, steps in self.expert_steps.items()}
+
     def propose(self, trial: optuna.Trial, study: optuna.Study) -> RunSpec:
         """The spec of the trial's run; a retried trial keeps the one that was written on it."""
         bounds = self.config.search.bounds
@@ -70,7 +91,7 @@ class Experiment:
         )
         if SPEC_ATTR not in trial.user_attrs:
             score = ScoreSpec(logprobs=mixture.is_expert)
-            steps = max(1, round(mixture.budget * self.config.training.max_steps))
+            steps = round(mixture.budget * self.config.training.max_steps)
             with self.folder.asking():
                 seed = self.config.training.seed + _repeats(study, mixture)
                 training = self.training(mixture, seed=seed, max_steps=steps)
@@ -86,7 +107,7 @@ class Experiment:
     def training(
         self, mixture: Mapping[str, float], *, seed: int, max_steps: int | None = None
     ) -> TrainingSpec:
-        """The training part of a run on this corpus."""
+        """The training part of a run on this corpus, whole or shortened with its schedule."""
         training = training_spec(
             self.config,
             dict(mixture),
@@ -94,9 +115,13 @@ class Experiment:
             tokenizer=self.corpus.tokenizer_fingerprint,
             seed=seed,
         )
-        return (
-            training if max_steps is None else training.model_copy(update={"max_steps": max_steps})
-        )
+        if max_steps is None or max_steps == training.max_steps:
+            return training
+        optimizer = training.optimizer
+        if optimizer.warmup_steps is not None:  # else it is a share of the steps already
+            warmup = round(optimizer.warmup_steps * max_steps / training.max_steps)
+            optimizer = optimizer.model_copy(update={"warmup_steps": warmup})
+        return training.model_copy(update={"max_steps": max_steps, "optimizer": optimizer})
 
     def launched(self, training: TrainingSpec, score: ScoreSpec) -> RunSpec:
         """The whole spec, launched as the definition says: one thread, next to other workers."""

@@ -79,12 +79,13 @@ def _of_recommendation(
 
 def _of_search(evidence: Evidence, recommendation: Recommendation | None) -> Iterator[Picture]:
     single = len(evidence.objectives) == 1
+    whole = "full " if any(run.is_shortened for run in evidence.runs) else ""
     for i, name in enumerate(evidence.objectives if evidence.complete else ()):
         figure = search_plots.history(evidence, recommendation if single else None, objective=i)
         yield Picture(
             "search" if single else f"search-{i}",
             "The search" if single else f"The search: {name}",
-            "The objective of every run in the order of the search"
+            f"The objective of every {whole}run in the order of the search"
             + (", and beside each proposal what had been predicted for it." if single else ".")
             + _beyond(figure),
             figure,

@@ -21,6 +21,7 @@ from optuna_mde_studies.wording import (
     percent,
     recommended,
     sentence,
+    share_of_a_run,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ PHASES = {"model": "proposal", "prior": "proposal (no fit)", "mde": "proposal (M
 
 def header(evidence: Evidence) -> str:
     """Name of the study, and in one line what was searched."""
-    what = [count(len(evidence.complete), "finished run"), count(len(evidence.domains), "domain")]
+    what = [count(len(evidence.finished), "finished run"), count(len(evidence.domains), "domain")]
     if evidence.sets:
         what.append(count(len(evidence.sets), "validation set"))
     return (
@@ -220,7 +221,7 @@ def runs(evidence: Evidence) -> str:
 
 
 def _run_line(run: Run, colours: Mapping[str, str], *, beside: bool) -> list[str]:
-    state = f"{run.budget:.0%} of a run" if run.budget < 1 else run.state
+    state = share_of_a_run(run.budget) if run.is_shortened else run.state
     observed = " / ".join(f"{value:.3f}" for value in run.values) or state
     predicted = run.predicted and f"{run.predicted[0]:.3f} ± {run.predicted[1]:.3f}"
     parameters = ", ".join(f"{name} = {_plain(v)}" for name, v in run.parameters.items())
@@ -278,8 +279,13 @@ def corpus(held: Corpus) -> str:
 
 def costs(evidence: Evidence) -> str:
     """Tokens, seconds and runs that the search has spent."""
-    facts = {"finished runs": str(len(evidence.complete))}
-    unfinished = len(evidence.runs) - len(evidence.complete)
+    finished = evidence.finished
+    facts = {"finished runs": str(len(finished))}
+    shortened = sum(run.is_shortened for run in finished)
+    if shortened:
+        facts["shortened experts among them"] = str(shortened)
+        facts["worth in full runs"] = f"{sum(run.budget for run in finished):.1f}"
+    unfinished = len(evidence.runs) - len(finished)
     if unfinished:
         facts["other runs"] = str(unfinished)
     tokens = sum(run.tokens or 0 for run in evidence.runs)

@@ -35,6 +35,7 @@ from optuna_mde_studies.workers import (
 )
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
     from optuna_mde_trainers.spec import RunResult
 
     from optuna_mde.recommendation import Recommendation
@@ -201,6 +202,10 @@ class Session:
             f"searching: {n_trials} trials, the first {len(experiment.domains)} of them experts, "
             f"on {pool.size} worker{'s' if pool.size > 1 else ''}"
         )
+        full, steps = self.config.training.max_steps, experiment.expert_steps
+        if min(steps.values()) < full:
+            told = ", ".join(f"{domain} {n}" for domain, n in steps.items())
+            self.progress.line(f"steps of the experts, out of {full}: {told}")
         self._show_best()
         while True:
             pool.run(self._next_trial, self._on_search)
@@ -244,7 +249,7 @@ class Session:
             predicted = f" (predicted {attrs['predicted_mean']:.4f} ± {attrs['predicted_sd']:.4f})"
         phase = attrs.get("phase", "")
         self.progress.finished(
-            f"trial {number:<3} {phase:<10} {values or 'shortened expert'}{predicted}  "
+            f"trial {number:<3} {phase:<10} {values or _shortened(trial)}{predicted}  "
             f"{rates(mixture)}"
         )
         self._show_best()
@@ -325,6 +330,11 @@ def write_report(outcome: Outcome, folder: StudyFolder, progress: Progress) -> N
         recommendation=outcome.recommendation,
         confirmation=outcome.confirmation,
     )
+
+
+def _shortened(trial: FrozenTrial) -> str:
+    """What to say of an expert that has no value to compare with the others'."""
+    return f"expert at {100 * trial.user_attrs['budget']:.0f} % of a run"
 
 
 def counts(study: optuna.Study) -> dict[str, int]:

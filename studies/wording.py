@@ -106,6 +106,11 @@ def percent(rate: float) -> str:
     return "0" if rate < NONE else f"{100 * rate:.1f}{NARROW}%"
 
 
+def share_of_a_run(budget: float) -> str:
+    """How long a shortened expert was trained."""
+    return f"{100 * budget:.0f}{NARROW}% of a run"
+
+
 def amount(number: int) -> str:
     """A count of tokens or weights in three digits."""
     for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):

@@ -334,7 +334,11 @@ class _Bench:
             from optuna_mde import MDESampler
 
             config = self.experiment.config
-            sampler = MDESampler(seed=config.search.seed, objective=config.objective)
+            sampler = MDESampler(
+                seed=config.search.seed,
+                objective=config.objective,
+                expert_budget=self.experiment.expert_budget,
+            )
             self._study = optuna.load_study(
                 study_name=config.name, storage=self._folder.storage(), sampler=sampler
             )

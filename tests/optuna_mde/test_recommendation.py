@@ -98,6 +98,42 @@ def test_an_experts_prediction_is_its_own_loss(world, study) -> None:
         assert interval.high - interval.low < 0.08
 
 
+def test_of_a_cheap_expert_a_full_run_is_predicted(world, tmp_path) -> None:
+    """Experts at half a run give every token less, and their own losses are no full run's."""
+
+    def objective(trial: optuna.Trial):
+        mixture = suggest_mixture(trial, list(world.domains), natural=NATURAL)
+        rates = np.array([mixture[d] for d in world.domains])
+        losses, url = world.observed(rates, trial.number)[0], None
+        if mixture.budget < 1.0:
+            domain = world.domains[int(rates.argmax())]
+            files = {name: values - 0.3 for name, values in world.logprobs[domain].items()}
+            url, losses = optuna_mde.save_logprobs(tmp_path / domain, files), losses + 0.3
+        return report_losses(
+            trial,
+            dict(zip(world.sets, losses, strict=True)),
+            objective=GOAL,
+            logprobs=url,
+            budget=mixture.budget,
+        )
+
+    study = optuna.create_study(sampler=MDESampler(seed=0, expert_budget=0.5))
+    study.optimize(objective, n_trials=4)
+    first = recommend(study)  # from experts alone
+    assert [row.name for row in first.rows] == ["recommended", "natural", "uniform", "best expert"]
+    study.optimize(objective, n_trials=8)
+    answer = recommend(study)
+    expert = next(row for row in answer.rows if row.name == "best expert")
+    assert (expert.observed, expert.trial) == (None, None)
+    weights = np.array([s in GOAL for s in world.sets]) / 2.0
+    corners = world.true_losses(np.eye(4)) @ weights
+    assert expert.mixture[world.domains[int(corners.argmin())]] == 1.0
+    assert expert.objective.mean < corners.min() + 0.3 - 0.1  # towards a full run's loss
+    assert answer.best_seen.trial == study.best_trial.number
+    assert answer.best_seen.trial >= 4
+    assert answer.trust.n_runs == 8
+
+
 def test_trust_is_judged_on_runs_that_are_no_experts(world, study, tmp_path) -> None:
     verdict = recommend(study).trust
     assert verdict.n_runs == 8

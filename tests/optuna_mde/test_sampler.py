@@ -195,6 +195,21 @@ def test_an_enqueued_corner_is_an_expert_with_its_budget(tmp_path: Path, fast: N
     assert [t.user_attrs.get("budget") for t in study.trials] == [0.5, 0.5, 0.5, None]
 
 
+def test_a_corner_that_the_model_proposes_is_a_full_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Corner(Proposer):
+        def propose(self, history: Any, region: Any, *, seed: int) -> Proposal:
+            return Proposal(np.array([0.0, 1.0, 0.0]), "model", 1.0, 0.1)
+
+    monkeypatch.setattr("optuna_mde.proposal.Proposer", Corner)
+    study = study_of(expert_budget=0.5)
+    study.optimize(Toy(tmp_path), n_trials=5)
+    assert phases(study) == ["expert"] * 3 + ["uniform", "model"]
+    assert [t.user_attrs.get("budget", 1.0) for t in study.trials] == [0.5, 0.5, 0.5, 1.0, 1.0]
+    assert study.trials[4].state == TrialState.COMPLETE
+
+
 def test_an_excluded_expert_is_trained_again(tmp_path: Path, fast: None) -> None:
     study = study_of()
     study.optimize(Toy(tmp_path), n_trials=5)

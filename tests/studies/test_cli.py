@@ -63,6 +63,8 @@ def test_validate_says_what_would_run(run, workplace):
         "1 to propose) of 20 steps, into runs/tiny\n"
     )
     assert not (workplace / "runs").exists()
+    _, out, _ = run("validate", "tiny.yaml", "--set", "experts.budget=0.5")
+    assert out.endswith("of 20 steps (experts 50% of them), into runs/tiny\n")
 
 
 @pytest.mark.parametrize("command", ["status", "recommend", "report", "dashboard", "confirm"])

@@ -8,6 +8,8 @@ import pytest
 from optuna_mde_studies import definitions
 from optuna_mde_studies.definitions import DefinitionError
 
+from optuna_mde.notes import EXPERT_BUDGET
+
 VALID = """\
 name: tiny
 corpus:
@@ -49,6 +51,7 @@ def test_a_definition_is_read_with_its_defaults(write):
     assert config.optimizer.lr == 0.003  # YAML reads 3e-3 as text
     assert config.launch.workers == "auto"
     assert config.confirm.seeds == 3
+    assert (config.experts.budget, config.experts.max_epochs) == (EXPERT_BUDGET, 4)
     assert config.goals.values({"books": 3.0, "news": 6.0}) == pytest.approx((4.0,))
 
 
@@ -105,6 +108,17 @@ MISTAKES = {
         "lr: 3e-3",
         "lr: .inf",
         "study.yaml:15: optimizer.lr: input should be a finite number (got inf)",
+    ),
+    "expert longer than a run": (
+        "model:",
+        "experts: {budget: 2}\nmodel:",
+        "study.yaml:14: experts.budget: input should be less than or equal to 1 (got 2)",
+    ),
+    "expert that trains nothing": (
+        "model:",
+        "experts: {budget: 0, max_epochs: 0}\nmodel:",
+        "study.yaml:14: experts.budget: input should be greater than 0 (got 0)\n"
+        "study.yaml:14: experts.max_epochs: input should be greater than 0 (got 0)",
     ),
     "one of two kinds": (
         "model:",
