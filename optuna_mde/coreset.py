@@ -19,9 +19,15 @@ import numpy as np
 import torch
 
 from optuna_mde.experts import ExpertTable, TokenTable, effective_rates, set_losses
+from optuna_mde.sparse_weights import sparse_weights
 
 POOL = 2048
 EQUATIONS = (192, 320, 512)
+
+FEW_DOMAINS = 8  # up to which all equations are met
+MANY_EQUATIONS, EQUATIONS_PER_DOMAIN = 512, 12
+_TOLERANCE = 5e-4  # rms of what the equations of more domains may miss, nats per token
+
 # Root mean square error, nats per token, over mixtures that were not among the equations. Seeds
 # move the loss of a run by ten times as much.
 MAX_RMS_ERROR = 2e-3
@@ -157,7 +163,7 @@ def _compress(
     T = len(table.ratios)
     check = reference_mixtures(200, K, rng)
     exact = set_losses(table, check)
-    for equations in EQUATIONS:
+    for equations in _attempts(K):
         if 2 * equations >= T:
             break
         tokens = _match(table, reference_mixtures(equations, K, rng), rng)
@@ -170,9 +176,13 @@ def _compress(
     ), 0.0
 
 
-def _match(table: TokenTable, mixtures: np.ndarray, rng: np.random.Generator) -> _WeightedTokens:
-    from scipy.optimize import nnls
+def _attempts(K: int) -> tuple[int, ...]:
+    """How many equations are tried, one after another."""
+    first = max(MANY_EQUATIONS, EQUATIONS_PER_DOMAIN * K)
+    return EQUATIONS if K <= FEW_DOMAINS else (first, 2 * first)
 
+
+def _match(table: TokenTable, mixtures: np.ndarray, rng: np.random.Generator) -> _WeightedTokens:
     T = len(table.ratios)
     pool = np.sort(rng.choice(T, min(T, POOL), replace=False))
     ratios = table.ratios[pool].astype(np.float64)
@@ -180,12 +190,22 @@ def _match(table: TokenTable, mixtures: np.ndarray, rng: np.random.Generator) ->
     # Centring conditions the equations: the spread between mixtures is what must be met.
     target = set_losses(table, mixtures) + table.offset
     centre = losses.mean(axis=0)
-    A = np.concatenate([(losses - centre).T, np.ones((1, len(pool)))])
-    weights, _ = nnls(A, np.append(target - centre, 1.0), maxiter=20 * len(pool))
-    kept = weights > 0
-    return _WeightedTokens(
-        ratios[kept], weights[kept] / weights[kept].sum(), table.offset, table.experts
-    )
+    columns = np.concatenate([losses - centre, np.ones((len(pool), 1))], axis=1)
+    demanded = np.append(target - centre, 1.0)
+    if mixtures.shape[1] <= FEW_DOMAINS:
+        kept, weights = _basic_weights(columns, demanded)
+    else:
+        kept, weights = sparse_weights(columns, demanded, _TOLERANCE)
+    return _WeightedTokens(ratios[kept], weights / weights.sum(), table.offset, table.experts)
+
+
+def _basic_weights(columns: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and non-negative weights of at most as many columns as there are equations."""
+    from scipy.optimize import nnls
+
+    weights, _ = nnls(columns.T, target, maxiter=20 * len(columns))
+    kept = np.flatnonzero(weights > 0)
+    return kept, weights[kept]
 
 
 def _token_losses(ratios: np.ndarray, mixtures: np.ndarray, experts: np.ndarray) -> np.ndarray:

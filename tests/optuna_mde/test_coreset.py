@@ -13,14 +13,14 @@ K = 5
 DOMAINS = tuple(f"d{j}" for j in range(K))
 
 
-def table(tokens: int, seed: int = 0) -> ExpertTable:
+def table(tokens: int, seed: int = 0, domains: tuple[str, ...] = DOMAINS) -> ExpertTable:
     rng = np.random.default_rng(seed)
     base = rng.normal(-3.0, 2.0, tokens)
     data = {
         d: {"a": np.minimum(base + rng.normal(0.0, 1.5, tokens), -1e-4).astype(np.float32)}
-        for d in DOMAINS
+        for d in domains
     }
-    return ExpertTable(DOMAINS, data)
+    return ExpertTable(domains, data)
 
 
 @pytest.mark.parametrize("tokens", [3000, 30_000])
@@ -32,6 +32,18 @@ def test_few_tokens_reproduce_the_loss_of_all(tokens: int) -> None:
     error = coreset.losses(torch.from_numpy(fresh)).numpy() - full.losses(fresh)
     assert np.sqrt(np.mean(error**2)) <= MAX_RMS_ERROR
     assert coreset.rms_error[0] <= MAX_RMS_ERROR
+
+
+@pytest.mark.parametrize("n_domains", [12, 48])
+def test_few_tokens_reproduce_the_loss_of_many_domains(n_domains: int) -> None:
+    full = table(4000, domains=tuple(f"d{j}" for j in range(n_domains)))
+    coreset = Coreset(full, seed=0)
+    assert coreset.n_tokens[0] < 600
+    fresh = reference_mixtures(500, n_domains, np.random.default_rng(99))
+    error = coreset.losses(torch.from_numpy(fresh)).numpy() - full.losses(fresh)
+    assert (
+        np.sqrt(np.mean(error**2)) <= 1.2 * MAX_RMS_ERROR
+    )  # of other mixtures than its own check
 
 
 def test_a_small_set_is_kept_whole_and_exact() -> None:
