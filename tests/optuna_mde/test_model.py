@@ -9,6 +9,9 @@ import numpy as np
 import torch
 
 from optuna_mde import model
+from optuna_mde.coreset import Coreset
+from optuna_mde.experts import ExpertTable
+from optuna_mde.features import Features
 from optuna_mde.history import History
 from optuna_mde.model import Modeller
 from optuna_mde.objective import Objective
@@ -102,3 +105,26 @@ def test_hyper_parameters_of_the_same_runs_are_fitted_once(monkeypatch) -> None:
         fresh = Modeller().surrogate(first(n), BLOCKS).posterior(X)
         torch.testing.assert_close(kept, fresh, rtol=0, atol=0)
     assert len(fits) == 8 + len({model._milestone(n) for n in range(67, 75)})
+
+
+def test_many_outputs_are_fitted_on_fewer_runs() -> None:
+    def fitted(n_outputs: int) -> int:
+        told = history(200)
+        Y = np.repeat(told.Y[:, :1], n_outputs, axis=1)
+        outputs = tuple(f"s{i}" for i in range(n_outputs))
+        features = Features(3, BLOCKS, outputs)
+        return len(model._head(model._runs(replace(told, Y=Y, outputs=outputs)), features).X)
+
+    assert fitted(11) == model.FIT_RUNS
+    assert fitted(68) ** 2 * 68 <= model.FIT_ENTRIES
+    assert fitted(68) > 60
+
+
+def test_experts_take_no_place_among_the_runs_of_a_fit() -> None:
+    told = history(200)
+    table = {d: {"a": np.log(np.full(5, 0.1 * (j + 1)))} for j, d in enumerate("xyz")}
+    coreset = Coreset(ExpertTable(told.domains, table))
+    runs = replace(model._runs(told), corner=torch.arange(200) < 60)
+    knows = Features(3, BLOCKS, told.outputs, BLOCKS[0], coreset)
+    assert not model._head(runs, knows).corner.any()
+    assert model._head(runs, Features(3, BLOCKS, told.outputs)).corner.any()
