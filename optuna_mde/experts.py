@@ -235,14 +235,16 @@ def effective_rates(rates: np.ndarray, experts: np.ndarray) -> np.ndarray:
 def set_losses(table: TokenTable, rates: np.ndarray) -> np.ndarray:
     """MDE losses `[n]` of mixtures `[n, K]` on one set, over every token."""
     weights = effective_rates(rates, table.experts).T  # [E, n]
-    total = np.zeros(weights.shape[1])
-    step = max(_TOKENS_PER_LOG, _CHUNK_ENTRIES // max(weights.shape[1], 1))
+    n = weights.shape[1]
+    total = np.zeros(n)
+    step = max(_TOKENS_PER_LOG, _CHUNK_ENTRIES // max(n, 1))
     step -= step % _TOKENS_PER_LOG
     for start in range(0, len(table.ratios), step):
         mixed = table.ratios[start : start + step].astype(np.float64) @ weights
         np.maximum(mixed, _SMALLEST_RATIO, out=mixed)
-        whole = len(mixed) - len(mixed) % _TOKENS_PER_LOG
-        grouped = mixed[:whole].reshape(_TOKENS_PER_LOG, -1, mixed.shape[1]).prod(axis=0)
+        groups = len(mixed) // _TOKENS_PER_LOG
+        whole = groups * _TOKENS_PER_LOG
+        grouped = mixed[:whole].reshape(_TOKENS_PER_LOG, groups, n).prod(axis=0)
         total += np.log(grouped).sum(axis=0) + np.log(mixed[whole:]).sum(axis=0)
     return -table.offset - total / len(table.ratios)
 

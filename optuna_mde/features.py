@@ -8,6 +8,7 @@ before any run, nats per token.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -94,6 +95,15 @@ class Features:
         ones = torch.ones_like(self._scale)
         units = torch.stack([ones, self._scale, ones, *self._unit])  # [L, S]
         return self._per_output(units, torch.zeros_like(units[:, :1])).mT
+
+    def on(self, losses: Coreset) -> Features:
+        """The same features, in the same units, on MDE losses of the same sets from elsewhere."""
+        assert self.coreset is not None
+        assert losses.sets == self.coreset.sets
+        other = copy.copy(self)
+        other.coreset = losses
+        other._corners = other._corner_losses()
+        return other
 
     def lift(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The surrogate's inputs.

@@ -12,7 +12,7 @@ from optuna_mde import history as histories
 from optuna_mde import records
 from optuna_mde.history import History
 from optuna_mde.layout import study_space
-from optuna_mde.model import Modeller
+from optuna_mde.model import Modeller, expert_table
 from optuna_mde.objective import CONSTRAINT, Objective, ObjectiveLike
 from optuna_mde.records import Record
 from optuna_mde.simplex import Array, MixtureError, Region
@@ -47,13 +47,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A study's history, and the surrogate fitted to it."""
+    """A study's history, and the surrogate fitted to it, twice."""
 
     trials: list[Record]
     space: Space
     region: Region
     history: History
     surrogate: Surrogate
+    """MDE losses over every token: what figures are taken from."""
+    quick: Surrogate
+    """The same on the coreset: cheap and with gradients, to maximise on."""
     maximised: tuple[bool, ...]
     """For plain objective values: which were maximised, so have their sign turned."""
 
@@ -141,13 +144,21 @@ def fit_study(study: optuna.Study, objective: ObjectiveLike = None) -> Fitted:
     region = space.region()
     modeller = Modeller()
     try:
-        surrogate = modeller.surrogate(history, region.blocks)
+        quick = modeller.surrogate(history, region.blocks)
     except Exception:
         # A fit that fails leaves the prior's hyper-parameters, as in a proposal.
-        surrogate = modeller.surrogate(history, region.blocks, fit=False)
+        quick = modeller.surrogate(history, region.blocks, fit=False)
     plain = history.outputs[:1] == ("value 0",)
     maximised = records.is_maximised(study) if plain else ()
-    return Fitted(trials, space, region, history, surrogate, maximised)
+    surrogate = _exact(quick, history)
+    return Fitted(trials, space, region, history, surrogate, quick, maximised)
+
+
+def _exact(quick: Surrogate, history: History) -> Surrogate:
+    from optuna_mde.exact import on_every_token
+
+    loaded = expert_table(history) if quick.features.coreset is not None else None
+    return quick if loaded is None else on_every_token(quick, loaded[0])
 
 
 @gradients()

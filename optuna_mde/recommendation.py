@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     import torch
 
     from optuna_mde.acquisition import ClosedFormAcquisition
+    from optuna_mde.surrogate import Surrogate
 
 _SEED = 0  # candidates of a recommendation: the same study gets the same one
+_FINALISTS = 8  # mixtures that are compared on every token
 _FRONT = 24  # weightings of several goals that are each minimised
 _APART = 0.01  # L1 distance below which two mixtures of a front are the same one
 _FLAT = 2.0  # range of expected goals, in noise sd, below which a study is flat
@@ -134,7 +136,7 @@ def _best_point(fitted: Fitted) -> tuple[Array, float]:
     best = _minimise(fitted, W)
     with torch.no_grad():
         improvement = LogExpectedImprovement(
-            fitted.surrogate, W, _limits(fitted), torch.from_numpy(best[None])
+            fitted.quick, W, _limits(fitted, fitted.quick), torch.from_numpy(best[None])
         )
     _, values = _maximise(fitted, improvement, best[None])
     gain = float(np.exp(values[0])) if improvement.best is not None else 0.0
@@ -142,16 +144,21 @@ def _best_point(fitted: Fitted) -> tuple[Array, float]:
 
 
 def _minimise(fitted: Fitted, W: torch.Tensor) -> Array:
+    """The allowed point with the lowest weighted goals; the last word has every token."""
     import torch
 
     from optuna_mde.acquisition import ExpectedLoss
+    from optuna_mde.polish import evaluate
 
     inside = fitted.region.snap(fitted.history.X)
     with torch.no_grad():
-        means, _ = fitted.surrogate.goals(torch.from_numpy(inside), W)
+        means, _ = fitted.quick.goals(torch.from_numpy(inside), W)
     anchors = inside[np.argsort(means[:, 0].numpy(), kind="stable")]
-    points, _ = _maximise(fitted, ExpectedLoss(fitted.surrogate, W, _limits(fitted)), anchors)
-    best: Array = points[0]
+    quick = ExpectedLoss(fitted.quick, W, _limits(fitted, fitted.quick))
+    points, _ = _maximise(fitted, quick, anchors)
+    finalists = np.concatenate([points[:_FINALISTS], anchors[:_FINALISTS]])
+    final = ExpectedLoss(fitted.surrogate, W, _limits(fitted, fitted.surrogate))
+    best: Array = finalists[int(evaluate(final, finalists).argmax())]
     return best
 
 
@@ -163,12 +170,12 @@ def _maximise(
     return maximise(acquisition, fitted.region, anchors, np.random.default_rng(_SEED))
 
 
-def _limits(fitted: Fitted) -> Any:
+def _limits(fitted: Fitted, surrogate: Surrogate) -> Any:
     from optuna_mde.acquisition import Limits
 
     outputs = fitted.history.outputs
     named = [(outputs.index(n), v) for n, v in fitted.history.objective.limits if n in outputs]
-    return Limits(fitted.surrogate, named)
+    return Limits(surrogate, named)
 
 
 def _references(fitted: Fitted, best: Array) -> list[Row]:

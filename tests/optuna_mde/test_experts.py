@@ -45,6 +45,7 @@ def test_losses_equal_the_loop_over_tokens() -> None:
     expected = [[brute_force(data, r, s) for s in ("a", "b")] for r in rates]
     np.testing.assert_allclose(table.losses(rates), expected, rtol=1e-6)
     assert table.losses(rates.reshape(5, 1, 3)).shape == (5, 1, 2)
+    assert table.losses(rates[:0]).shape == (0, 2)
     assert table.losses(rates).dtype == np.float64
 
 
