@@ -9,6 +9,7 @@ before any run, nats per token.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -18,9 +19,14 @@ from torch import Tensor
 
 from optuna_mde.coreset import Coreset, reference_mixtures, temper
 
-# sqrt(λ + ε) - sqrt(ε): the Hellinger geometry models losses better than raw rates, but its
-# infinite slope at 0 makes a face look far from a rate of 2 %; the search then distrusts faces.
+# With experts, distances are taken in sqrt(λ + ε) - sqrt(ε): the Hellinger geometry models losses
+# better than raw rates, but its infinite slope at 0 makes a face look far from a rate of 2 %; the
+# search then distrusts faces.
 ROOT_FLOOR = 2e-3
+
+# Without them in log(1 + λ/ε), 1 at a rate of 1: what the first tokens of a domain bring has to be
+# learned from the runs, and it follows their logarithm. Figures in `priors`.
+LOG_FLOOR = 5e-3
 
 # The prior mean is MDE at weights ∝ λ^α. Which α is best depends on the runs (.75 beat 1 on runs
 # of 540 steps, 1 beat .75 on runs of 180; .9 was within .002 nats of the better one on both).
@@ -112,11 +118,11 @@ class Features:
             X: `batch_shape x d`, float64.
 
         Returns:
-            ``z`` `batch_shape x D` (roots of the rates, other parameters, standardised MDE
-            losses), ``φ`` `batch_shape x M x L`, ``prior`` `batch_shape x M` (0 where an output
-            has no MDE loss).
+            ``z`` `batch_shape x D` (roots or logarithms of the rates, other parameters,
+            standardised MDE losses), ``φ`` `batch_shape x M x L`, ``prior`` `batch_shape x M` (0
+            where an output has no MDE loss).
         """
-        z = torch.cat([*self._roots(X), self._others(X)], dim=-1)
+        z = torch.cat([*map(self._apart, self._rates(X)), self._others(X)], dim=-1)
         ones = X.new_ones(*X.shape[:-1], len(self.outputs))
         if self.coreset is None:
             nothing = torch.zeros_like(ones)
@@ -133,9 +139,14 @@ class Features:
         phi = torch.cat([first, own_terms.mT], dim=-1)
         return torch.cat([z, level], dim=-1), phi, self._per_output(mde, none[..., 0, :])
 
-    def _roots(self, X: Tensor) -> list[Tensor]:
-        floor = ROOT_FLOOR**0.5
-        return [(X[..., b].clamp_min(0.0) + ROOT_FLOOR).sqrt() - floor for b in self.blocks]
+    def _rates(self, X: Tensor) -> list[Tensor]:
+        return [X[..., b].clamp_min(0.0) for b in self.blocks]
+
+    def _apart(self, rates: Tensor) -> Tensor:
+        """Rates as distances see them."""
+        if self.coreset is not None:
+            return (rates + ROOT_FLOOR).sqrt() - ROOT_FLOOR**0.5
+        return (rates / LOG_FLOOR).log1p() / math.log1p(1.0 / LOG_FLOOR)
 
     def _others(self, X: Tensor) -> Tensor:
         taken = {j for b in self.blocks for j in range(b.start, b.stop)}

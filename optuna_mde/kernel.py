@@ -3,11 +3,13 @@
 Notation: a batch of B Gaussian processes over inputs ``Z = [z, φ]`` `B x n x (D + L)`: ``z`` are
 the columns that distances are taken in, ``φ`` regressors with Gaussian coefficients:
 
-``k(Z, Z') = Σ_l s_l² φ_l φ_l' + o² Matérn_5/2(|z - z'| / ℓ)``
+``k(Z, Z') = Σ_l s_l² φ_l φ_l' + o² Matérn_5/2(|z - z'| / ℓ) + ρ² Matérn_5/2(|z - z'| / r)``
 
 Columns of ``z`` fall into blocks that share one length-scale. Integrating the
 coefficients out (rather than fitting them) keeps their uncertainty in the
-intervals, which matters when runs are few.
+intervals, which matters when runs are few. So does the rough part, which is
+fixed: without it the long length-scales that few runs suggest are believed too
+readily.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ class Columns:
         outputscale: `[B]` prior median of the residual's sd, in standardised units.
         outputscale_spread: sd of its logarithm.
         slope: `B x L` prior sd of the regressors' coefficients; 0 switches one off.
+        rough: sd ρ of the rough part, in standardised units; 0 switches it off.
+        rough_lengthscale: its length-scale r, the same for all columns.
     """
 
     block: Tensor
@@ -41,6 +45,8 @@ class Columns:
     outputscale: Tensor
     outputscale_spread: float
     slope: Tensor
+    rough: float
+    rough_lengthscale: float
 
     @property
     def n_distance(self) -> int:
@@ -85,7 +91,8 @@ class ResidualKernel(Kernel):
         if diag:
             r2 = (first.z - second.z).square().sum(dim=-1)
             linear = (first.phi * second.phi).sum(dim=-1)
-            return linear + self._variance * matern52(r2)
+            rough = matern52((first.raw - second.raw).square().sum(dim=-1))
+            return linear + self._variance * matern52(r2) + self.columns.rough**2 * rough
         return self.covariance(first, second)
 
     def scale(self, x: Tensor) -> Scaled:
@@ -93,18 +100,21 @@ class ResidualKernel(Kernel):
         D = self.columns.n_distance
         scale = math.sqrt(5.0) * torch.exp(-self.log_lengthscale)[..., self.columns.block]
         z = x[..., :D] * scale.unsqueeze(-2)
-        return Scaled(
-            z, z.square().sum(dim=-1, keepdim=True), x[..., D:] * self.columns.slope.unsqueeze(-2)
-        )
+        raw = x[..., :1, :, :D] * (math.sqrt(5.0) / self.columns.rough_lengthscale)
+        return Scaled(z, raw, x[..., D:] * self.columns.slope.unsqueeze(-2))
 
     def covariance(self, first: Scaled, second: Scaled) -> Tensor:
         """Covariance `... x B x n1 x n2` of scaled inputs."""
-        r2 = first.norm2 + second.norm2.mT - 2.0 * first.z @ second.z.mT
-        return first.phi @ second.phi.mT + self._variance.unsqueeze(-1) * matern52(r2)
+        smooth = matern52(squared_distances(first.z, second.z))
+        covariance = first.phi @ second.phi.mT + self._variance.unsqueeze(-1) * smooth
+        if self.columns.rough == 0.0:
+            return covariance
+        rough = matern52(squared_distances(first.raw, second.raw))
+        return covariance + self.columns.rough**2 * rough
 
     def variance(self, x: Scaled) -> Tensor:
         """Prior variance `... x B x n` of scaled inputs."""
-        return x.phi.square().sum(dim=-1) + self._variance
+        return x.phi.square().sum(dim=-1) + self._variance + self.columns.rough**2
 
     @property
     def _variance(self) -> Tensor:
@@ -116,14 +126,20 @@ class Scaled:
     """Inputs of the kernel, ready for products.
 
     Args:
-        z: `... x n x D` distance columns in units of ``ℓ / sqrt 5``.
-        norm2: `... x n x 1` squared lengths of its rows.
-        phi: `... x n x L` regressors times the sd of their coefficients.
+        z: `... x B x n x D` distance columns in units of ``ℓ / sqrt 5``.
+        raw: `... x 1 x n x D` the same in units of ``r / sqrt 5``; all processes have one.
+        phi: `... x B x n x L` regressors times the sd of their coefficients.
     """
 
     z: Tensor
-    norm2: Tensor
+    raw: Tensor
     phi: Tensor
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Squares `... x n1 x n2` of the distances between rows of `... x n x D`."""
+    norms = [x.square().sum(dim=-1, keepdim=True) for x in (a, b)]
+    return norms[0] + norms[1].mT - 2.0 * a @ b.mT
 
 
 def matern52(r2: Tensor) -> Tensor:

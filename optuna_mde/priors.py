@@ -23,6 +23,10 @@ recorded runs of 5 domains and 7 sets (35 mixtures, 6 splits, 1 to 16 runs besid
   .078 / .050 / .040 became .081 / .055 / .033). Without a further run the means of the shared
   coefficients, rather than 0, took it from .20 to .05 (.29 to .13). Curves in place of dilution,
   bend and gap were worse over all sets;
+* on a recording of 7 domains and 11 sets (5 splits), coefficients of an output with .7 of the sd
+  that they had and a residual of .18 instead of .25 left the errors as they were (.044 and .024 at
+  12 and 32 runs, experts counted) and took intervals of 1.5 / 1.2 / .9 / .9 times the width that
+  12 / 18 / 32 / 64 runs needed to 1.3 / 1.1 / .9 / .9;
 * two processes for each output, one over rates and one over MDE losses too, averaged or weighted
   by evidence, were no better than the one over both.
 """
@@ -40,11 +44,11 @@ from optuna_mde.kernel import Columns
 SHARED_MEAN = (0.0, 0.0, 0.1, 0.0, 0.0, 0.25, 0.1)
 SHARED = (0.1, 0.3, 0.5, 0.3, 0.3, 0.3, 0.3)
 SHARED_TOLERANCE = 0.15  # sd, in standard units, of a run around what is shared
-WITH_MDE = (0.08, 0.12, 0.4, 0.15, 0.15, 0.15, 0.15)
+WITH_MDE = (0.06, 0.08, 0.28, 0.1, 0.1, 0.1, 0.1)
 WITHOUT_MDE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 FAR = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)  # an output that no expert kept
 
-RESIDUAL_WITH_MDE, RESIDUAL_WITHOUT = 0.25, 1.0
+RESIDUAL_WITH_MDE, RESIDUAL_WITHOUT = 0.18, 1.0
 RESIDUAL_SPREAD = 0.7
 
 LENGTHSCALE, SPREAD = 0.7, 0.5  # of all rates together, beside MDE losses; of other parameters
@@ -52,8 +56,18 @@ MDE_LENGTHSCALE = 1.5  # times the root of the number of sets
 # Of each domain, without experts. On RegMix's recorded runs (17 domains, 13 sets, 4 splits), rank
 # correlation of the mean at 16 / 32 / 64 runs: .60 / .85 / .95 at .7 and spread .5, .81 / .92 /
 # .96 at 2 and 1, .86 / .94 / .97 at 8 and 1.5 with the noise below; a linear trend in the rates
-# beside it made it worse (.75 / .90 / .96). BoTorch's own GP on roots: .89 / .95 / .975.
+# beside it made it worse (.75 / .90 / .96), a sum of one process for each domain no better.
 DOMAIN_LENGTHSCALE, DOMAIN_SPREAD = 8.0, 1.5
+# Roughness without experts: sd and length-scale. Few runs let all length-scales grow, and the
+# intervals shrink. Rank correlation of the mean, and runs of single sets in their 90 % interval,
+# of roots without it, logarithms without and with it (`features`): on a recording of 7 domains at
+# 12 / 18 / 32 / 64 runs (10 splits) .933 / .965 / .986 / .993 and .62 / .66 / .74 / .79,
+# .936 / .967 / .984 / .992 and .62 / .64 / .73 / .79, .936 / .962 / .979 / .990 and .77 / .82 /
+# .87 / .92; on RegMix's at 16 / 32 / 64 (5 splits) .82 / .92 / .97, .55 / .63 / .78, .91 / .94 /
+# .975 and .57 / .71 / .80, .91 / .96 / .978 and .78 / .89 / .95. With .25 the intervals at 64 runs
+# are wider than needed. As a share of the fitted variance it took noise for structure: flat
+# studies went on for 14 runs that stop at 7 with the fixed one.
+ROUGH, ROUGH_LENGTHSCALE = 0.2, 0.3
 
 # Seed noise: median variance, and sd of its logarithm. With experts a wider prior let it shrink to
 # half of what repeats showed; without them wider, for it may be told from a smooth function.
@@ -86,6 +100,8 @@ def columns_of(features: Features) -> Columns:
         outputscale=torch.full((M,), outputscale, dtype=torch.float64),
         outputscale_spread=RESIDUAL_SPREAD,
         slope=_slopes(features),
+        rough=0.0 if mde else ROUGH,
+        rough_lengthscale=ROUGH_LENGTHSCALE,
     )
 
 

@@ -94,7 +94,7 @@ def test_an_experts_prediction_is_its_own_loss(world, study) -> None:
     expert = next(r for r in recommend(study).rows if r.name == "best expert")
     own = study.trials[expert.trial].user_attrs["losses"]
     for name, interval in expert.losses.items():
-        assert interval.mean == pytest.approx(own[name], abs=0.01)
+        assert interval.mean == pytest.approx(own[name], abs=0.02)
         assert interval.high - interval.low < 0.08
 
 

@@ -13,13 +13,13 @@ from optuna_mde import (
     suggest_mixture,
 )
 
-DOMAINS = ["web", "code", "books"]
+DOMAINS = ["web", "code", "books", "maths", "talk"]
 
 
 def runs_until_stopped(steepness: float, most: int) -> int:
     """Runs of a bowl with this steepness, under a noise of .01, until the callback stops it."""
     rng = np.random.default_rng(0)
-    optimum = np.array([0.5, 0.1, 0.4])
+    optimum = np.array([0.4, 0.05, 0.3, 0.15, 0.1])
 
     def objective(trial: optuna.Trial) -> float | tuple[float, ...]:
         rates = np.array(list(suggest_mixture(trial, DOMAINS).values()))
