@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,38 @@ QUICK_TOTALS, QUICK_SPLITS = (12, 25), 2
 TRAINED = 64  # mixtures at most; the others are for testing
 LEAST_TESTED = 16
 
-OURS = {"optuna-mde": 1.0, "optuna-mde, experts at ½": 0.5, "optuna-mde, experts at ¼": 0.25}
+
+@dataclass(frozen=True)
+class Experts:
+    """Which recorded experts a model is given.
+
+    Args:
+        budget: share of a full run's steps.
+        most_epochs: a domain whose expert repeats its text more often than that has a shorter one.
+    """
+
+    budget: float = 1.0
+    most_epochs: float = np.inf
+
+    def budgets(self, recording: Recording) -> Mapping[str, float] | None:
+        """Domain -> share of a full run; None where the recording lacks one."""
+        chosen: dict[str, float] = {}
+        for known in sorted(recording.experts):
+            for domain in recording.experts[known]:
+                epochs = recording.epochs(domain, known)
+                if known == min(recording.experts) or epochs <= self.most_epochs:
+                    chosen[domain] = min(known, self.budget)
+        held = all(d in recording.experts.get(b, {}) for d, b in chosen.items())
+        return chosen if held and len(chosen) == len(recording.domains) else None
+
+
+OURS = {
+    "optuna-mde": Experts(),
+    "optuna-mde, experts at ½": Experts(0.5),
+    "optuna-mde, experts at ¼": Experts(0.25),
+    "optuna-mde, experts at ⅛": Experts(0.125),
+    "optuna-mde, experts of at most 4 epochs": Experts(most_epochs=4.0),
+}
 OURS_WITHOUT = "optuna-mde without experts"
 
 
@@ -151,7 +182,8 @@ def score_recording(recording: Recording, cells: Cells, only: Sequence[str], qui
         for total in totals
         for split in range(first, min(last, splits))
         if not cells.has(recording.name, name, total, split)
-        and _rows_left(recording, name, total) <= len(Split.draw(recording, split).train)
+        and _rows_left(expert_budgets(recording, name), total)
+        <= len(Split.draw(recording, split).train)
     ]
     for name, total, split in tqdm(tasks, desc=recording.name, unit="fit"):
         drawn = Split.draw(recording, split)
@@ -167,34 +199,33 @@ def predict_with(
     recording: Recording, name: str, total: int, split: Split, W: Array
 ) -> Predicted | None:
     """Targets of the split's test mixtures; None where the recording lacks the experts."""
-    budget = expert_budget(name)
-    if budget is not None and len(recording.experts.get(budget, {})) < len(recording.domains):
+    budgets = expert_budgets(recording, name)
+    n = _rows_left(budgets, total)
+    if budgets is None or n < 1:
         return None
-    n = _rows_left(recording, name, total)
-    if n < 1:
-        return None
-    experts = [] if budget is None else list(recording.expert_rows(budget).values())
+    experts = [recording.expert_rows(budget)[domain] for domain, budget in budgets.items()]
     rows = np.array([*experts, *split.train[:n]], dtype=int)
     X, Y, Z = recording.mixtures[rows], recording.losses[rows], recording.mixtures[split.test]
     if name in OURS or name == OURS_WITHOUT:
-        files = recording.experts[budget] if budget is not None else {}
-        urls = {i: files[recording.domains[int(X[i].argmax())]] for i in range(len(experts))}
+        urls = {i: recording.experts[b][d] for i, (d, b) in enumerate(budgets.items())}
         study = told_study(recording.domains, recording.sets, X, Y, recording.budgets[rows], urls)
         return predicted_targets(study, recording.domains, recording.sets, Z, W)
     expert = np.arange(len(rows)) < len(experts)
-    if budget is None:
+    if name in RATES_ONLY:
         return RATES_ONLY[name](Evidence(X, Y, expert), Z, W)
-    return WITH_MDE[name](Evidence(X, Y, expert, mde_losses(recording, budget)), Z, W)
+    return WITH_MDE[name](Evidence(X, Y, expert, mde_losses(recording, 1.0)), Z, W)
 
 
-def expert_budget(name: str) -> float | None:
-    """Share of a full run that a method's experts train; None for one without experts."""
-    return 1.0 if name in WITH_MDE else OURS.get(name)
+def expert_budgets(recording: Recording, name: str) -> Mapping[str, float] | None:
+    """Domain -> share of a full run that a method's experts train; None where one is missing."""
+    if name in RATES_ONLY or name == OURS_WITHOUT:
+        return {}
+    return OURS.get(name, Experts()).budgets(recording)
 
 
-def _rows_left(recording: Recording, name: str, total: int) -> int:
+def _rows_left(budgets: Mapping[str, float] | None, total: int) -> int:
     """Mixtures that a method can train beside its experts."""
-    return int(total - len(recording.domains) * (expert_budget(name) or 0.0) + 1e-9)
+    return 0 if budgets is None else int(total - sum(budgets.values()) + 1e-9)
 
 
 def mde_losses(recording: Recording, budget: float) -> partial[Array]:

@@ -156,6 +156,13 @@ class Recording:
             for row in self.rows(EXPERT, budget=budget)
         }
 
+    def epochs(self, domain: str, budget: float = 1.0) -> float:
+        """How often a domain's expert at a budget has read its text."""
+        entries = self.about["experts"]
+        return float(
+            next(e["epochs"] for e in entries if (e["domain"], e["budget"]) == (domain, budget))
+        )
+
     @property
     def repeated(self) -> list[np.ndarray]:
         """Rows of every mixture that was run with several seeds, the first one's first."""

@@ -101,18 +101,12 @@ def _experts(recording: Recording) -> Iterator[str]:
     yield ""
     yield f"| domain | {' | '.join(f'{budget:g}' for budget in budgets)} |"
     yield f"|---|{'---|' * len(budgets)}"
-    epochs = {(e["domain"], e["budget"]): e["epochs"] for e in recording.about["experts"]}
     for domain in recording.domains:
-        cells = [_expert_cell(recording, domain, budget, epochs) for budget in budgets]
+        cells = [_expert_cell(recording, domain, budget) for budget in budgets]
         yield f"| {domain} | {' | '.join(cells)} |"
 
 
-def _expert_cell(
-    recording: Recording,
-    domain: str,
-    budget: float,
-    epochs: dict[tuple[str, float], float],
-) -> str:
+def _expert_cell(recording: Recording, domain: str, budget: float) -> str:
     rows: Sequence[int] = [
         row
         for row in recording.rows(EXPERT, budget=budget)
@@ -121,6 +115,6 @@ def _expert_cell(
     if not rows:
         return ""
     losses = recording.losses[rows[0]]
-    seen = epochs[domain, budget]
+    seen = recording.epochs(domain, budget)
     note = f" ({seen:.1f} epochs)" if seen > 1 else ""
     return f"{losses[recording.sets.index(domain)]:.3f} / {losses.mean():.3f}{note}"
