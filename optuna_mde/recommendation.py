@@ -254,6 +254,11 @@ def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[
         notes.append(
             f"The best run, trial {seen.number}, lies outside the bounds or constraints in force."
         )
+    if any(row.name == "best expert" and row.trial is None for row in rows):
+        notes.append(
+            "The best expert was trained on a share of a run: its row is an estimate for a full "
+            "one, and the interval is too narrow."
+        )
     missing = [d for d in fitted.history.domains if d not in fitted.expert_domains]
     if missing and len(missing) < len(fitted.history.domains):
         notes.append(

@@ -125,6 +125,7 @@ def test_of_a_cheap_expert_a_full_run_is_predicted(world, tmp_path) -> None:
     answer = recommend(study)
     expert = next(row for row in answer.rows if row.name == "best expert")
     assert (expert.observed, expert.trial) == (None, None)
+    assert any("trained on a share of a run" in note for note in answer.notes)
     weights = np.array([s in GOAL for s in world.sets]) / 2.0
     corners = world.true_losses(np.eye(4)) @ weights
     assert expert.mixture[world.domains[int(corners.argmin())]] == 1.0
