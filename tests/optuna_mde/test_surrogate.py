@@ -70,6 +70,21 @@ def test_intervals_hold_what_they_promise(world, experts: bool) -> None:
     assert 0.7 <= np.mean(goal_inside) <= 1.0
 
 
+@pytest.mark.parametrize("experts", [True, False])
+def test_repeats_tell_the_noise(world, experts: bool) -> None:
+    """Six mixtures run once say nothing of the noise; run four times each they do."""
+    K, noise = len(world.domains), 0.1
+    inner = np.random.default_rng(0).dirichlet(np.ones(K), 6)
+    found = {}
+    for times in (1, 4):
+        X = np.concatenate([np.eye(K), np.repeat(inner, times, axis=0)])
+        Y = world.true_losses(X) + np.random.default_rng(1).normal(0.0, noise, (len(X), 5))
+        runs = Runs(torch.from_numpy(X), torch.from_numpy(Y), torch.arange(len(X)) < K)
+        found[times] = float(fit(features_of(world, experts), runs).noise_sd.median())
+    assert found[1] < 0.03
+    assert 0.5 * noise < found[4] < 1.1 * noise
+
+
 def test_leave_one_out_equals_a_refit_without_the_run(world) -> None:
     features, runs = features_of(world), runs_of(world, 6)
     surrogate = fit(features, runs, steps=0)
