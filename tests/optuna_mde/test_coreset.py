@@ -38,7 +38,7 @@ def test_few_tokens_reproduce_the_loss_of_all(tokens: int) -> None:
 def test_few_tokens_reproduce_the_loss_of_many_domains(n_domains: int) -> None:
     full = table(4000, domains=tuple(f"d{j}" for j in range(n_domains)))
     coreset = Coreset(full, seed=0)
-    assert coreset.n_tokens[0] < 600
+    assert coreset.n_tokens[0] < 800
     fresh = reference_mixtures(500, n_domains, np.random.default_rng(99))
     error = coreset.losses(torch.from_numpy(fresh)).numpy() - full.losses(fresh)
     assert (

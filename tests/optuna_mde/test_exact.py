@@ -58,7 +58,7 @@ def test_predictions_and_recommendations_use_the_exact_table(
     fitted = fit_study(study)
     loaded = expert_table(fitted.history)
     assert loaded is not None
-    monkeypatch.setattr(optuna_mde.coreset, "EQUATIONS", ())
+    monkeypatch.setattr(optuna_mde.coreset, "LEAST_EQUATIONS", 10**6)
     whole, quick = Coreset(loaded[0]), fitted.quick
     assert whole.n_tokens == tuple(len(table.ratios) for table in world.table.tables)
     exact = fit(quick.features.on(whole), quick.runs, quick.state(), steps=0)
