@@ -205,11 +205,11 @@ def peers() -> Makers:
         "GPSampler": lambda seed: optuna.samplers.GPSampler(seed=seed)
     }
     try:
-        import greenlet  # noqa: F401
+        import greenlet  # type: ignore[import-untyped]  # noqa: F401
     except ImportError:
         print("greenlet is not installed: GPSampler searches one start after another.")
     try:
-        from optuna_integration import BoTorchSampler
+        from optuna_integration import BoTorchSampler  # type: ignore[import-untyped]
     except ImportError:
         print("BoTorchSampler is left out: optuna-integration is not installed.")
     else:

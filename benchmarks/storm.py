@@ -21,7 +21,7 @@ import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -119,6 +119,7 @@ class Storm:
         self.oddness = rng.choice([0.0, 0.2, 0.8])
         self.constrained = rng.random() < 0.2
         self.groups = {f"g{i}": {SETS[i]: 1.0} for i in range(n_goals)} if n_goals > 1 else None
+        direction: Literal["minimize", "maximize"]
         direction = "minimize" if self.reports or rng.random() < 0.5 else "maximize"
         storage: Any = None
         kind = rng.choice(["memory", "sqlite", "journal"], p=[0.6, 0.2, 0.2])

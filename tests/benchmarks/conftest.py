@@ -62,7 +62,9 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
         for domain, values in _logprobs(budget).items():
             name = f"{domain}-{budget:g}.safetensors"
             save_logprobs(folder / "experts" / name, values, domain=domain)
-            experts.append({"domain": domain, "budget": budget, "file": name})
+            experts.append(
+                {"domain": domain, "budget": budget, "file": name, "epochs": 8 * budget}
+            )
     about = {
         "name": "small",
         "domains": DOMAINS,

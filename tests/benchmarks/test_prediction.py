@@ -33,12 +33,15 @@ def test_targets_are_means_of_sets_and_the_sets(recording: Recording) -> None:
 
 
 def test_compute_is_equal_experts_counted(recording: Recording) -> None:
-    left = prediction._rows_left
-    assert left(recording, "ridge on rates", 12) == 12
-    assert left(recording, "MDE affine", 12) == 9
-    assert left(recording, "optuna-mde", 12) == 9
-    assert left(recording, "optuna-mde, experts at ½", 12) == 10
-    assert left(recording, "optuna-mde, experts at ¼", 12) == 11
+    def left(name: str) -> int:
+        return prediction._rows_left(prediction.expert_budgets(recording, name), 12)
+
+    assert left("ridge on rates") == 12
+    assert left("MDE affine") == 9
+    assert left("optuna-mde") == 9
+    assert left("optuna-mde, experts at ½") == 10
+    assert left("optuna-mde, experts at ¼") == 0  # not recorded
+    assert left("optuna-mde, experts of at most 4 epochs") == 10
 
 
 def test_scores_by_hand() -> None:
