@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from optuna_mde_trainers.blocks import Corpus
 from optuna_mde_trainers.corpora import CorpusConfig, prepare
 from optuna_mde_trainers.spec import RunSpec
+
+from tests.trainers.written import Write
 
 ALPHABETS = {"letters": "abcdefgh", "digits": "01234567", "signs": "+-*/=<>!"}
 BLOCK_SIZE = 16
@@ -78,3 +82,17 @@ def make_spec(tiny_corpus: Corpus) -> Callable[..., RunSpec]:
         )
 
     return make
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Writes texts into a .jsonl file of the current folder; gives the source that reads it."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, texts: Iterable[str]) -> dict[str, str]:
+        lines = (json.dumps({"text": text}) + "\n" for text in texts)
+        Path(f"{name}.jsonl").write_text("".join(lines))
+        return {"path": "json", "data_files": f"{name}.jsonl"}
+
+    return write
