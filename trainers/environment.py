@@ -15,22 +15,23 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import os
-import platform
 import re
-import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from optuna_mde_trainers.packages import (
+    STDLIB,
+    other_distributions,
+    package_folder,
+    package_version,
+    required_distributions,
+)
 
 MAX_FILE_BYTES = 80_000  # one torch header is 10 % of all, one changelog 30 % of the prose
 MIN_FILE_BYTES = 200  # empty __init__.py files, one-line stubs
-STDLIB = "stdlib"
-OURSELVES = "optuna-mde"  # its text changes with every commit, which would change the corpus
 SKIPPED_FOLDERS = frozenset({"__pycache__", "test", "tests", "idle_test", "testing"})
 
 GENERATED = re.compile(
@@ -65,69 +66,6 @@ class Source(Protocol):
     """One entry of a collection's ordered list."""
 
     def files(self) -> Iterator[TextFile]: ...
-
-
-# -- where packages lie --------------------------------------------------------------------
-
-IMPORT_NAMES = {"scikit-learn": "sklearn"}  # distributions whose folder has another name
-
-
-def package_folder(package: str) -> Path | None:
-    """Folder of an installed distribution's package, or None; `stdlib` is Python's own."""
-    if package == STDLIB:
-        return Path(sysconfig.get_path("stdlib"))
-    try:
-        distribution = importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    name = IMPORT_NAMES.get(package, package.replace("-", "_"))
-    folder = Path(str(distribution.locate_file(name)))
-    return folder if folder.is_dir() else None
-
-
-def package_version(package: str) -> str:
-    """Version as pip shows it; Python's own for `stdlib`."""
-    return platform.python_version() if package == STDLIB else importlib.metadata.version(package)
-
-
-def required_distributions() -> list[str]:
-    """Installed distributions that optuna-mde[studies] asks for, directly or not, sorted.
-
-    Texts come from these first, so that installing an unrelated package beside them does not
-    change the corpus. Empty when optuna-mde runs without being installed.
-    """
-    todo = [(OURSELVES, extra) for extra in ("", "studies")]
-    seen: set[tuple[str, str]] = set()
-    installed: set[str] = set()
-    while todo:
-        name, extra = todo.pop()
-        if (name, extra) in seen:
-            continue
-        seen.add((name, extra))
-        try:
-            lines = importlib.metadata.distribution(name).requires or []
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        installed.add(name)
-        for line in lines:
-            try:
-                requirement = Requirement(line)
-            except InvalidRequirement:  # old packages; nobody needs their requirements here
-                continue
-            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                child = canonicalize_name(requirement.name)
-                todo += [(child, wanted) for wanted in ("", *sorted(requirement.extras))]
-    return sorted(installed - {OURSELVES})
-
-
-def other_distributions() -> list[str]:
-    """Installed distributions that `required_distributions` does not name, sorted."""
-    names = {
-        canonicalize_name(distribution.name)
-        for distribution in importlib.metadata.distributions()
-        if distribution.name
-    }
-    return sorted(names - set(required_distributions()) - {OURSELVES})
 
 
 # -- kinds of sources ----------------------------------------------------------------------

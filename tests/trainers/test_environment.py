@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from optuna_mde_trainers import environment
+from optuna_mde_trainers import environment, packages
 from optuna_mde_trainers.environment import (
     COLLECTIONS,
     MAX_FILE_BYTES,
@@ -23,7 +23,6 @@ from optuna_mde_trainers.environment import (
     cut,
     docstrings,
     inventory,
-    required_distributions,
 )
 
 
@@ -108,17 +107,9 @@ def test_prose_without_records_of_files(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_prose_when_the_project_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "required_distributions", lambda: [])
-    files = list(Readmes(environment.other_distributions).files())
+    monkeypatch.setattr(packages, "required_distributions", lambda: [])
+    files = list(Readmes(packages.other_distributions).files())
     assert {"optuna", "torch", "pytest"} <= {file.package for file in files}
-
-
-def test_texts_come_from_the_packages_that_the_project_needs() -> None:
-    needed = required_distributions()
-    assert {"optuna", "torch", "lightning", "datasets", "numpy"} <= set(needed)
-    assert environment.OURSELVES not in needed
-    assert "pytest" not in needed
-    assert {"pytest", "ruff"} <= set(environment.other_distributions())
 
 
 # -- inventories ---------------------------------------------------------------------------
