@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from optuna_mde_studies.messages import RunOrder
 from optuna_mde_studies.objective import same_mixture
-from optuna_mde_studies.workers import RunOrder
 from optuna_mde_trainers.spec import RunResult, ScoreSpec, write_atomic
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import t as student_t

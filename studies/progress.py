@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.workers import (
+from optuna_mde_studies.messages import (
     Asked,
     Event,
     Failed,

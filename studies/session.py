@@ -16,23 +16,23 @@ from optuna_mde_studies.config import StudyConfig
 from optuna_mde_studies.confirm import Confirmation
 from optuna_mde_studies.definitions import Definition
 from optuna_mde_studies.folder import StudyError, StudyFolder, create, keep_definition
-from optuna_mde_studies.objective import Experiment
-from optuna_mde_studies.progress import Progress, rates
-from optuna_mde_studies.recovery import INTERRUPTED, settle
-from optuna_mde_studies.resources import worker_count
-from optuna_mde_studies.text import changed_text, num_finished, open_experiment
-from optuna_mde_studies.workers import (
+from optuna_mde_studies.messages import (
     Asked,
     Event,
     Failed,
     Lost,
     Order,
-    Pool,
     RunOrder,
     SearchOrder,
     Told,
     Trained,
 )
+from optuna_mde_studies.objective import Experiment
+from optuna_mde_studies.progress import Progress, rates
+from optuna_mde_studies.recovery import INTERRUPTED, settle
+from optuna_mde_studies.resources import worker_count
+from optuna_mde_studies.text import changed_text, num_finished, open_experiment
+from optuna_mde_studies.workers import Pool
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -1,9 +1,8 @@
 """Processes that train, one run each at a time, and the runner's end of the wire to them.
 
-The runner hands out *orders* (ask the study for a trial and run it; run this spec) and hears
-*events*. Every worker has a pipe of its own: a killed process can then break nothing but its own
-pipe, where a shared queue would stay locked for all. A worker that dies is replaced, and the
-runner is told what it was working on.
+Every worker has a pipe of its own: a killed process can then break nothing but its own pipe, where
+a shared queue would stay locked for all. A worker that dies is replaced, and the runner is told
+what it was working on.
 """
 
 from __future__ import annotations
@@ -24,13 +23,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna_mde_studies.folder import StudyError, StudyFolder
+from optuna_mde_studies.messages import (
+    Asked,
+    Failed,
+    Lost,
+    OnEvent,
+    Order,
+    Ready,
+    RunOrder,
+    Step,
+    Told,
+    Trained,
+    Training,
+)
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
     import optuna
     from optuna_mde_studies.objective import Experiment
-    from optuna_mde_trainers.spec import RunResult, RunSpec
 
 MAX_LOST = 3
 """Workers that may die one after the other, with nothing finished between, before we give up."""
@@ -40,84 +51,6 @@ STEP_SECONDS = 0.25
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Two threads of one run beside another busy process can be 70 times slower than one."""
-
-
-@dataclass(frozen=True)
-class SearchOrder:
-    """Ask the study for a trial, run it and tell it."""
-
-
-@dataclass(frozen=True)
-class RunOrder:
-    """Train one spec that belongs to no trial."""
-
-    name: str
-    """What the run is, for people: `natural, seed 2`."""
-    spec: RunSpec
-
-
-Order = SearchOrder | RunOrder
-
-
-@dataclass(frozen=True)
-class Ready:
-    """The worker has started."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A trial is this worker's now; its mixture is being proposed."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class Training:
-    """A run begins."""
-
-    name: str
-    mixture: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Step:
-    step: int
-    total: int
-
-
-@dataclass(frozen=True)
-class Told:
-    """A trial is finished and told."""
-
-    number: int
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A run that belongs to no trial is finished."""
-
-    order: RunOrder
-    result: RunResult
-
-
-@dataclass(frozen=True)
-class Failed:
-    """An order came to nothing; the worker lives on."""
-
-    order: Order
-    message: str
-
-
-@dataclass(frozen=True)
-class Lost:
-    """The worker died, whatever the reason; another one takes its place."""
-
-    order: Order | None
-    exitcode: int | None
-
-
-Event = Ready | Asked | Training | Step | Told | Trained | Failed | Lost
-OnEvent = Callable[[int, Event], None]
 
 
 # --- the runner's side ---------------------------------------------------------------------------

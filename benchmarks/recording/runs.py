@@ -16,9 +16,10 @@ from optuna_mde_studies import definitions, resources
 from optuna_mde_studies.config import StudyConfig
 from optuna_mde_studies.definitions import DefinitionError
 from optuna_mde_studies.folder import StudyError, StudyFolder, create, stored_config
+from optuna_mde_studies.messages import Event, Failed, Lost, Order, RunOrder, Trained
 from optuna_mde_studies.objective import Experiment
 from optuna_mde_studies.progress import Progress
-from optuna_mde_studies.workers import Event, Failed, Lost, Order, Pool, RunOrder, Trained
+from optuna_mde_studies.workers import Pool
 from optuna_mde_trainers import corpora
 from optuna_mde_trainers.blocks import CORPUS_FILE, Corpus
 from optuna_mde_trainers.spec import RunResult, RunSpec, ScoreSpec, write_atomic

@@ -5,8 +5,7 @@ from __future__ import annotations
 from io import StringIO
 
 import pytest
-from optuna_mde_studies.progress import Progress, duration, rates
-from optuna_mde_studies.workers import (
+from optuna_mde_studies.messages import (
     Asked,
     Failed,
     Lost,
@@ -16,6 +15,7 @@ from optuna_mde_studies.workers import (
     Told,
     Training,
 )
+from optuna_mde_studies.progress import Progress, duration, rates
 from rich.console import Console
 
 
