@@ -169,9 +169,8 @@ class _Climbs:
 def _evaluate(acquisition: AcquisitionFunction, points: Array) -> tuple[Array, Array]:
     """Values `[s]` and gradients `[s, d]`; a point without finite ones is as bad as can be."""
     X = torch.from_numpy(points).requires_grad_(True)
-    with torch.enable_grad():
-        values = acquisition(X.unsqueeze(-2))
-        (gradients,) = torch.autograd.grad(values.sum(), X)
+    values = acquisition(X.unsqueeze(-2))
+    (gradients,) = torch.autograd.grad(values.sum(), X)
     value, gradient = values.detach().numpy(), gradients.numpy()
     finite = np.isfinite(value) & np.isfinite(gradient).all(axis=1)
     return np.where(finite, value, -np.inf), np.where(finite[:, None], gradient, 0.0)

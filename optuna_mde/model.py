@@ -25,8 +25,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optuna_mde.torch_state import on_cpu
-
 if TYPE_CHECKING:
     import torch
 
@@ -118,7 +116,7 @@ def _build(
     from optuna_mde.fitting import fit as fit_surrogate
 
     loaded = expert_table(history)
-    with on_cpu(), manual_seed(0):
+    with manual_seed(0):
         features = Features(
             history.space_dim,
             blocks,

@@ -16,7 +16,6 @@ import numpy as np
 
 from optuna_mde.model import Modeller, expert_table
 from optuna_mde.simplex import Array, Region, design
-from optuna_mde.torch_state import on_cpu
 
 if TYPE_CHECKING:
     from optuna_mde.history import History
@@ -91,33 +90,32 @@ class Proposer:
         from optuna_mde.polish import maximise, tensor
 
         rng = np.random.default_rng(seed)
-        with on_cpu():
-            surrogate = self._modeller.surrogate(history, region.blocks, fit=fit)
-            W = tensor(history.objective.weights(history.outputs))
-            seen = np.concatenate([history.X, history.pending])
-            inside = region.snap(seen)
-            believing = surrogate.believe(tensor(history.pending))
-            if _only_experts(history) and len(W) == 1 and surrogate.features.has_mde.any():
-                # Nothing but experts: the MDE optimum is the best guess, and it is convex.
-                greedy = _by_mde(history, region, seed)
-                if not _is_seen(greedy.x, seen):
-                    mean, sd = surrogate.goals(tensor(greedy.x[None]), W)
-                    return Proposal(greedy.x, "model", float(mean), float(sd))
-            limits = [
-                (history.outputs.index(name), value)
-                for name, value in history.objective.limits
-                if name in history.outputs
-            ]
-            with torch.no_grad():
-                means = believing.means(tensor(inside)) @ W.mT
-            anchors = inside[np.argsort(means.mean(dim=1).numpy(), kind="stable")]
-            acquisition = build(believing, W, limits, tensor(inside), seed)
-            points, _ = maximise(acquisition, region, anchors, rng)
-            x = _first_new(points, seen, history.pending)
-            if x is None:
-                x = _fresh(region, seen, seed, len(history.X))
-            with torch.no_grad():
-                mean, sd = surrogate.goals(tensor(x[None]), W)
+        surrogate = self._modeller.surrogate(history, region.blocks, fit=fit)
+        W = tensor(history.objective.weights(history.outputs))
+        seen = np.concatenate([history.X, history.pending])
+        inside = region.snap(seen)
+        believing = surrogate.believe(tensor(history.pending))
+        if _only_experts(history) and len(W) == 1 and surrogate.features.has_mde.any():
+            # Nothing but experts: the MDE optimum is the best guess, and it is convex.
+            greedy = _by_mde(history, region, seed)
+            if not _is_seen(greedy.x, seen):
+                mean, sd = surrogate.goals(tensor(greedy.x[None]), W)
+                return Proposal(greedy.x, "model", float(mean), float(sd))
+        limits = [
+            (history.outputs.index(name), value)
+            for name, value in history.objective.limits
+            if name in history.outputs
+        ]
+        with torch.no_grad():
+            means = believing.means(tensor(inside)) @ W.mT
+        anchors = inside[np.argsort(means.mean(dim=1).numpy(), kind="stable")]
+        acquisition = build(believing, W, limits, tensor(inside), seed)
+        points, _ = maximise(acquisition, region, anchors, rng)
+        x = _first_new(points, seen, history.pending)
+        if x is None:
+            x = _fresh(region, seen, seed, len(history.X))
+        with torch.no_grad():
+            mean, sd = surrogate.goals(tensor(x[None]), W)
         if len(W) > 1:
             return Proposal(x, "model")
         return Proposal(x, "model", float(mean), float(sd))

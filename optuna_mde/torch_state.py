@@ -10,18 +10,21 @@ from typing import Any
 
 @contextlib.contextmanager
 def gradients() -> Iterator[None]:
-    """Compute on the CPU with gradients, also inside a caller's `no_grad` or `inference_mode`."""
+    """Compute on the CPU with gradients, whatever modes a caller has set.
+
+    Asks, `predict` and `recommend` enter it once, and nothing below them sets a mode again.
+    """
     import torch
 
-    with torch.inference_mode(False), torch.enable_grad(), on_cpu():
+    with torch.inference_mode(False), torch.enable_grad(), _on_cpu():
         yield
 
 
-def on_cpu() -> AbstractContextManager[Any]:
-    """New tensors on the CPU, whatever a caller's default device.
+def _on_cpu() -> AbstractContextManager[Any]:
+    """New tensors on the CPU.
 
-    Where that is the CPU already nothing is set: torch then runs a Python function around each of
-    its own, a quarter of the time of a fit to 20 runs.
+    Where that is a caller's default already nothing is set: torch then runs a Python function
+    around each of its own, a quarter of the time of a fit to 20 runs.
     """
     import torch
 

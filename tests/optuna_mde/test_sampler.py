@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import pickle
 import random
@@ -129,23 +128,3 @@ def test_global_state_is_left_alone(tmp_path: Path) -> None:
     assert torch.get_num_threads() == 2
     assert torch.get_default_dtype() == torch.float32
     torch.set_num_threads(1)
-
-
-@pytest.mark.parametrize("mode", ["no_grad", "inference_mode"])
-def test_gradients_may_be_switched_off_around_an_ask(mode: str) -> None:
-    import torch
-
-    def proposed() -> dict[str, Any]:
-        study = study_of(n_startup_trials=4)
-        study.optimize(lambda t: (t.suggest_float("x", 0, 1) - 0.3) ** 2, n_trials=4)
-        trial = study.ask()
-        with getattr(torch, mode)() if ours else contextlib.nullcontext():
-            trial.suggest_float("x", 0, 1)
-            assert torch.is_grad_enabled() != ours
-        assert trial.user_attrs["phase"] == "model"
-        return trial.params
-
-    ours = False
-    expected = proposed()
-    ours = True
-    assert proposed() == expected
