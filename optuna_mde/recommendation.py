@@ -27,8 +27,8 @@ from optuna_mde.trust import FEWEST, Z90, Trust, leave_one_out, trust
 if TYPE_CHECKING:
     import optuna
     import torch
+    from botorch.acquisition.acquisition import AcquisitionFunction
 
-    from optuna_mde.acquisition import ClosedFormAcquisition
     from optuna_mde.surrogate import Surrogate
 
 _SEED = 0  # candidates of a recommendation: the same study gets the same one
@@ -139,7 +139,7 @@ def _best_point(fitted: Fitted) -> tuple[Array, float]:
             fitted.quick, W, _limits(fitted, fitted.quick), torch.from_numpy(best[None])
         )
     _, values = _maximise(fitted, improvement, best[None])
-    gain = float(np.exp(values[0])) if improvement.best is not None else 0.0
+    gain = float(np.exp(values[0])) if improvement.incumbent is not None else 0.0
     return best, gain
 
 
@@ -163,7 +163,7 @@ def _minimise(fitted: Fitted, W: torch.Tensor) -> Array:
 
 
 def _maximise(
-    fitted: Fitted, acquisition: ClosedFormAcquisition, anchors: Array
+    fitted: Fitted, acquisition: AcquisitionFunction, anchors: Array
 ) -> tuple[Array, Array]:
     from optuna_mde.polish import maximise
 

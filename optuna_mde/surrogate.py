@@ -17,7 +17,7 @@ from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
 from optuna_mde.features import Features
-from optuna_mde.kernel import ResidualKernel
+from optuna_mde.kernel import ResidualKernel, Scaled
 
 # A run that does not speak for an output stays in the batch with this noise variance, in standard
 # units, which is to say that it is not there.
@@ -59,6 +59,21 @@ class Evidence:
     inputs: Tensor
     targets: Tensor
     extra: Tensor
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Inputs as the runs see them.
+
+    Args:
+        scaled: inputs of the kernel.
+        cross: `M x n x N` covariances with the runs.
+        solved: `M x N x n` the same, in units of the runs' own.
+    """
+
+    scaled: Scaled
+    cross: Tensor
+    solved: Tensor
 
 
 class Surrogate:
@@ -110,12 +125,27 @@ class Surrogate:
             mean and sd, both `n x M`, nats per token.
         """
         inputs, prior = stack_inputs(self.features, X, self._shared)
+        return self._posterior(self._look(inputs), prior)
+
+    def posterior_beside(self, X: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`posterior` of X, and covariances `n x M` of its losses with those at ``x`` `[d]`."""
+        inputs, prior = stack_inputs(self.features, X, self._shared)
+        look = self._look(inputs)
+        there = self._look(stack_inputs(self.features, x.unsqueeze(0), self._shared)[0])
+        covariance = self._kernel.covariance(look.scaled, there.scaled)
+        covariance = (covariance - look.solved.mT @ there.solved).squeeze(-1)  # [M, n]
+        return *self._posterior(look, prior), covariance.mT * self.scale.square()
+
+    def _look(self, inputs: Tensor) -> _Look:
         scaled = self._kernel.scale(inputs)
-        cross = self._kernel.covariance(scaled, self._scaled)  # [M, n, N]
+        cross = self._kernel.covariance(scaled, self._scaled)
         solved = torch.linalg.solve_triangular(self._cholesky, cross.mT, upper=False)
-        variance = self._kernel.variance(scaled) - solved.square().sum(dim=-2)
+        return _Look(scaled, cross, solved)
+
+    def _posterior(self, look: _Look, prior: Tensor) -> tuple[Tensor, Tensor]:
+        variance = self._kernel.variance(look.scaled) - look.solved.square().sum(dim=-2)
         sd = variance.clamp_min(1e-12).sqrt()
-        return self._losses(prior, cross), sd.mT * self.scale
+        return self._losses(prior, look.cross), sd.mT * self.scale
 
     def means(self, X: Tensor) -> Tensor:
         """Expected losses `n x M` at inputs `n x d`, nats per token: `posterior` without its sd,
@@ -164,8 +194,7 @@ class Surrogate:
         b = len(flat) // q
         mean, sd = self.goals(flat, W)
         inputs, _ = stack_inputs(self.features, flat, self._shared)
-        cross = self._kernel.covariance(self._kernel.scale(inputs), self._scaled)
-        solved = torch.linalg.solve_triangular(self._cholesky, cross.mT, upper=False)
+        solved = self._look(inputs).solved
         solved = solved.reshape(*solved.shape[:2], b, q).permute(2, 0, 3, 1)  # [b, M, q, N]
         points = inputs.reshape(len(inputs), b, q, -1).transpose(0, 1)
         covariance = self._kernel.forward(points, points) - solved @ solved.mT  # [b, M, q, q]

@@ -48,20 +48,34 @@ def test_log_improvement_is_the_integral(z: float) -> None:
         assert value == pytest.approx(expected, rel=1e-4)
 
 
-def test_expected_improvement_equals_botorch(surrogate: Surrogate) -> None:
-    from botorch.acquisition.analytic import LogExpectedImprovement as Theirs
-
-    from optuna_mde.acquisition import GoalModel
-
-    W = torch.tensor([[0.3, 0.7]], dtype=torch.float64)
+@pytest.mark.parametrize("weights", [[1.0, 0.0], [0.0, 2.0]])
+def test_improvement_is_that_on_an_uncertain_incumbent(
+    surrogate: Surrogate, weights: list[float]
+) -> None:
+    """Monte Carlo over the joint posterior of a candidate and the incumbent."""
+    W = torch.tensor([weights], dtype=torch.float64)
     seen = surrogate.runs.X
-    ours = LogExpectedImprovement(surrogate, W, Limits(surrogate, []), seen)
-    theirs = Theirs(
-        GoalModel(surrogate, W),
-        best_f=-ours.best,
-    )
-    X = points(20).unsqueeze(-2)
-    torch.testing.assert_close(ours(X), theirs(X), rtol=1e-5, atol=1e-6)
+    incumbent = seen[(surrogate.means(seen) @ W.mT)[:, 0].argmin()]
+    X = points(12)
+    pairs = torch.stack([X, incumbent.expand_as(X)], dim=1)
+    mean, covariance = surrogate.joint_goals(pairs, W)  # [b, 2, 1], [b, 1, 2, 2]
+    draws = np.random.default_rng(0).standard_normal((400_000, 2))
+    expected = []
+    for m, c in zip(mean[..., 0].numpy(), covariance[:, 0].numpy(), strict=True):
+        sample = m + draws @ np.linalg.cholesky(c + 1e-12 * np.eye(2)).T
+        expected.append(np.maximum(sample[:, 1] - sample[:, 0], 0.0).mean())
+    acquisition = LogExpectedImprovement(surrogate, W, Limits(surrogate, []), seen)
+    found = acquisition(X.unsqueeze(-2)).exp().numpy()
+    np.testing.assert_allclose(found, expected, rtol=0.05, atol=1e-5)
+
+
+def test_beside_the_incumbent_there_is_nothing_to_gain(surrogate: Surrogate) -> None:
+    W = torch.tensor([[0.3, 0.7]], dtype=torch.float64)
+    acquisition = LogExpectedImprovement(surrogate, W, Limits(surrogate, []), surrogate.runs.X)
+    assert acquisition.incumbent is not None
+    beside = acquisition.incumbent + torch.tensor([1e-3, -1e-3, 0.0], dtype=torch.float64)
+    _, sd = surrogate.goals(beside.unsqueeze(0), W)
+    assert acquisition(beside[None, None]).exp() < 0.1 * sd
 
 
 def test_a_limit_keeps_the_search_where_it_is_met(surrogate: Surrogate) -> None:
