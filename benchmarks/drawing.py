@@ -90,6 +90,9 @@ def search(cells: Cells, path: Path) -> None:
 
 
 def _curves(axis: Axes, cells: Cells, key: dict[str, str | int]) -> None:
+    from matplotlib import colormaps
+
+    axis.set_prop_cycle(color=colormaps["tab20"].colors)  # more methods than the default has
     for method in cells.names("method", **key):
         if method.startswith("pilot"):
             continue
