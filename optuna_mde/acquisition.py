@@ -103,13 +103,14 @@ class LogExpectedImprovement(AcquisitionFunction):
             self.best = goals[:, 0].min().detach()
             with torch.no_grad():
                 _, self.spread = surrogate.posterior(self.incumbent.unsqueeze(0))  # [1, M]
+                self.there = surrogate.look(self.incumbent)
 
     def forward(self, X: Tensor) -> Tensor:
         """Values `b` of candidates `b x 1 x d`."""
         X = X.squeeze(-2)
         if self.incumbent is None:
             return self.limits.log_probability(*self.surrogate.posterior(X))
-        mean, sd, covariance = self.surrogate.posterior_beside(X, self.incumbent)
+        mean, sd, covariance = self.surrogate.posterior_beside(X, self.there)
         apart = self._apart(sd, covariance)
         gain = apart.log() + log_improvement((self.best - (mean @ self.W.mT)[:, 0]) / apart)
         return gain + self.limits.log_probability(mean, sd)

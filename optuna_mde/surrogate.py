@@ -62,7 +62,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """Inputs as the runs see them.
 
     Args:
@@ -127,22 +127,25 @@ class Surrogate:
         inputs, prior = stack_inputs(self.features, X, self._shared)
         return self._posterior(self._look(inputs), prior)
 
-    def posterior_beside(self, X: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`posterior` of X, and covariances `n x M` of its losses with those at ``x`` `[d]`."""
+    def look(self, x: Tensor) -> Look:
+        """One input `[d]`, ready for many calls of `posterior_beside`."""
+        return self._look(stack_inputs(self.features, x.unsqueeze(0), self._shared)[0])
+
+    def posterior_beside(self, X: Tensor, there: Look) -> tuple[Tensor, Tensor, Tensor]:
+        """`posterior` of X, and covariances `n x M` of its losses with those of one `look`."""
         inputs, prior = stack_inputs(self.features, X, self._shared)
         look = self._look(inputs)
-        there = self._look(stack_inputs(self.features, x.unsqueeze(0), self._shared)[0])
         covariance = self._kernel.covariance(look.scaled, there.scaled)
         covariance = (covariance - look.solved.mT @ there.solved).squeeze(-1)  # [M, n]
         return *self._posterior(look, prior), covariance.mT * self.scale.square()
 
-    def _look(self, inputs: Tensor) -> _Look:
+    def _look(self, inputs: Tensor) -> Look:
         scaled = self._kernel.scale(inputs)
         cross = self._kernel.covariance(scaled, self._scaled)
         solved = torch.linalg.solve_triangular(self._cholesky, cross.mT, upper=False)
-        return _Look(scaled, cross, solved)
+        return Look(scaled, cross, solved)
 
-    def _posterior(self, look: _Look, prior: Tensor) -> tuple[Tensor, Tensor]:
+    def _posterior(self, look: Look, prior: Tensor) -> tuple[Tensor, Tensor]:
         variance = self._kernel.variance(look.scaled) - look.solved.square().sum(dim=-2)
         sd = variance.clamp_min(1e-12).sqrt()
         return self._losses(prior, look.cross), sd.mT * self.scale
