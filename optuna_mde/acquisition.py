@@ -38,12 +38,10 @@ class Limits:
     """Upper limits on outputs, as a log-probability that they are kept.
 
     Args:
-        surrogate: the fitted surrogate.
         limits: (index of the output, limit in nats per token).
     """
 
-    def __init__(self, surrogate: Surrogate, limits: Sequence[tuple[int, float]]) -> None:
-        self.surrogate = surrogate
+    def __init__(self, limits: Sequence[tuple[int, float]]) -> None:
         self.outputs = [i for i, _ in limits]
         self.values = torch.tensor([v for _, v in limits], dtype=torch.float64)
 
@@ -54,11 +52,9 @@ class Limits:
         z = (self.values - mean[..., self.outputs]) / sd[..., self.outputs]
         return torch.special.log_ndtr(z).sum(dim=-1)
 
-    def kept(self, X: Tensor) -> Tensor:
-        """`[n]` whether every limit is kept with a probability of at least one half."""
-        if not self.outputs:
-            return torch.ones(len(X), dtype=torch.bool)
-        return (self.surrogate.means(X)[..., self.outputs] <= self.values).all(dim=-1)
+    def kept(self, means: Tensor) -> Tensor:
+        """`[n]` whether losses of these means `[n, M]` keep every limit rather than not."""
+        return (means[..., self.outputs] <= self.values).all(dim=-1)
 
 
 class ClosedFormAcquisition(AcquisitionFunction):
@@ -94,13 +90,13 @@ class LogExpectedImprovement(AcquisitionFunction):
     ) -> None:
         torch.nn.Module.__init__(self)
         self.surrogate, self.W, self.limits = surrogate, W, limits
-        allowed = incumbents[limits.kept(incumbents)]
+        means = surrogate.means(incumbents)
+        kept = limits.kept(means)
         # No incumbent keeps the limits: any allowed mixture improves; look for one.
         self.incumbent: Tensor | None = None
-        if len(allowed) > 0:
-            goals = surrogate.means(allowed) @ W.mT
-            self.incumbent = allowed[int(goals[:, 0].argmin())].detach()
-            self.best = goals[:, 0].min().detach()
+        if bool(kept.any()):
+            goals = torch.where(kept, (means @ W.mT)[:, 0], torch.inf).detach()
+            self.incumbent, self.best = incumbents[int(goals.argmin())].detach(), goals.min()
             with torch.no_grad():
                 _, self.spread = surrogate.posterior(self.incumbent.unsqueeze(0))  # [1, M]
                 self.there = surrogate.look(self.incumbent)
@@ -152,14 +148,15 @@ class ChebyshevImprovement(ClosedFormAcquisition):
     ) -> None:
         super().__init__(surrogate, W, limits)
         G = len(W)
-        mean = surrogate.means(incumbents) @ W.mT
+        means = surrogate.means(incumbents)
+        mean = means @ W.mT
         self.ideal = mean.min(dim=0).values
         self.range = (mean.max(dim=0).values - self.ideal).clamp_min(1e-9)
         draws = torch.rand(G, generator=generator, dtype=torch.float64).clamp_min(1e-9)
         self.preference = draws.log() / draws.log().sum()  # uniform on the simplex
         self.draws = torch.randn(_QMC_SAMPLES, G, generator=generator, dtype=torch.float64)
         values = self._scalarise(mean)
-        kept = limits.kept(incumbents)
+        kept = limits.kept(means)
         self.best = values[kept].min() if bool(kept.any()) else values.max()
         self.temperature = 1e-2 * float(values.std().clamp_min(1e-6))
 
@@ -185,8 +182,9 @@ class HypervolumeImprovement(AcquisitionFunction):
 
         torch.nn.Module.__init__(self)
         self.surrogate, self.limits = surrogate, limits
-        mean, sd = surrogate.goals(incumbents, W)
-        kept = limits.kept(incumbents)
+        means, sd = surrogate.posterior(incumbents)
+        mean, sd = means @ W.mT, surrogate.spread(sd, W)
+        kept = limits.kept(means)
         baseline = incumbents[kept] if bool(kept.any()) else incumbents
         with _uncompiled(logei):
             self.inner = logei.qLogNoisyExpectedHypervolumeImprovement(
@@ -275,7 +273,7 @@ def build(
         incumbents: `[n, d]` told and pending points, inside the region.
         seed: of Monte Carlo samples and scalarisation.
     """
-    kept = Limits(surrogate, limits)
+    kept = Limits(limits)
     with torch.no_grad():
         if len(W) == 1:
             return LogExpectedImprovement(surrogate, W, kept, incumbents)

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import torch
     from botorch.acquisition.acquisition import AcquisitionFunction
 
-    from optuna_mde.surrogate import Surrogate
 
 _SEED = 0  # candidates of a recommendation: the same study gets the same one
 _FINALISTS = 8  # mixtures that are compared on every token
@@ -136,7 +135,7 @@ def _best_point(fitted: Fitted) -> tuple[Array, float]:
     best = _minimise(fitted, W)
     with torch.no_grad():
         improvement = LogExpectedImprovement(
-            fitted.quick, W, _limits(fitted, fitted.quick), torch.from_numpy(best[None])
+            fitted.quick, W, _limits(fitted), torch.from_numpy(best[None])
         )
     _, values = _maximise(fitted, improvement, best[None])
     gain = float(np.exp(values[0])) if improvement.incumbent is not None else 0.0
@@ -154,10 +153,10 @@ def _minimise(fitted: Fitted, W: torch.Tensor) -> Array:
     with torch.no_grad():
         means, _ = fitted.quick.goals(torch.from_numpy(inside), W)
     anchors = inside[np.argsort(means[:, 0].numpy(), kind="stable")]
-    quick = ExpectedLoss(fitted.quick, W, _limits(fitted, fitted.quick))
+    quick = ExpectedLoss(fitted.quick, W, _limits(fitted))
     points, _ = _maximise(fitted, quick, anchors)
     finalists = np.concatenate([points[:_FINALISTS], anchors[:_FINALISTS]])
-    final = ExpectedLoss(fitted.surrogate, W, _limits(fitted, fitted.surrogate))
+    final = ExpectedLoss(fitted.surrogate, W, _limits(fitted))
     best: Array = finalists[int(evaluate(final, finalists).argmax())]
     return best
 
@@ -170,12 +169,12 @@ def _maximise(
     return maximise(acquisition, fitted.region, anchors, np.random.default_rng(_SEED))
 
 
-def _limits(fitted: Fitted, surrogate: Surrogate) -> Any:
+def _limits(fitted: Fitted) -> Any:
     from optuna_mde.acquisition import Limits
 
     outputs = fitted.history.outputs
     named = [(outputs.index(n), v) for n, v in fitted.history.objective.limits if n in outputs]
-    return Limits(surrogate, named)
+    return Limits(named)
 
 
 def _references(fitted: Fitted, best: Array) -> list[Row]:

@@ -64,14 +64,14 @@ def test_improvement_is_that_on_an_uncertain_incumbent(
     for m, c in zip(mean[..., 0].numpy(), covariance[:, 0].numpy(), strict=True):
         sample = m + draws @ np.linalg.cholesky(c + 1e-12 * np.eye(2)).T
         expected.append(np.maximum(sample[:, 1] - sample[:, 0], 0.0).mean())
-    acquisition = LogExpectedImprovement(surrogate, W, Limits(surrogate, []), seen)
+    acquisition = LogExpectedImprovement(surrogate, W, Limits([]), seen)
     found = acquisition(X.unsqueeze(-2)).exp().numpy()
     np.testing.assert_allclose(found, expected, rtol=0.05, atol=1e-5)
 
 
 def test_beside_the_incumbent_there_is_nothing_to_gain(surrogate: Surrogate) -> None:
     W = torch.tensor([[0.3, 0.7]], dtype=torch.float64)
-    acquisition = LogExpectedImprovement(surrogate, W, Limits(surrogate, []), surrogate.runs.X)
+    acquisition = LogExpectedImprovement(surrogate, W, Limits([]), surrogate.runs.X)
     assert acquisition.incumbent is not None
     beside = acquisition.incumbent + torch.tensor([1e-3, -1e-3, 0.0], dtype=torch.float64)
     _, sd = surrogate.goals(beside.unsqueeze(0), W)
