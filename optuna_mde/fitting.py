@@ -6,6 +6,7 @@ Notation as in `surrogate`. Targets are in standard units, ``(Y - prior - centre
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -44,13 +45,11 @@ def fit(
             covariance.
     """
     centre, scale = standards(features, runs)
-    # An expert's loss *is* its MDE value, noise included: it teaches nothing about the remainder.
-    known = runs.corner.unsqueeze(-1) & features.has_mde
-    shared = _shared_slopes(features, runs, known, scale) if start is None else start["shared"]
+    shared = _shared_slopes(features, runs, scale) if start is None else start["shared"]
     inputs, prior = stack_inputs(features, runs.X, shared)
     prior = prior + centre
     targets, extra = winsorise(features, runs, (runs.Y - prior) / scale)  # [n, M]
-    present = targets.isfinite() & ~known
+    present = targets.isfinite()
     evidence = Evidence(
         inputs,
         torch.where(present, targets, 0.0).mT.contiguous(),
@@ -66,12 +65,16 @@ def fit(
         noise = start["noise"].clone()
     if steps > 0 and len(runs.X) >= 2:
         prior_of_noise = LogNormalPrior(noise_median.log()[:, None], noise_spread[:, None])
-        noise = _fit_hyperparameters(kernel, noise, prior_of_noise, evidence, steps)
+        # An expert's loss *is* its MDE value, noise included: nothing remains there, which says
+        # little of how much remains elsewhere.
+        known = (runs.corner.unsqueeze(-1) & features.has_mde).mT
+        others = replace(evidence, extra=torch.where(known, ABSENT, evidence.extra))
+        noise = _fit_hyperparameters(kernel, noise, prior_of_noise, others, steps)
     kernel.requires_grad_(False)
     return Surrogate(features, runs, evidence, kernel, noise, shared, prior, centre, scale)
 
 
-def _shared_slopes(features: Features, runs: Runs, known: Tensor, scale: Tensor) -> Tensor:
+def _shared_slopes(features: Features, runs: Runs, scale: Tensor) -> Tensor:
     """Coefficients `[L]` that all outputs have in common, nats per token.
 
     What dilution costs, or how far MDE is off, is much the same for every validation set: with six
@@ -80,7 +83,7 @@ def _shared_slopes(features: Features, runs: Runs, known: Tensor, scale: Tensor)
     """
     _, phi, prior = features.lift(runs.X)
     targets, doubt = winsorise(features, runs, (runs.Y - prior) / scale)
-    used = targets.isfinite() & (doubt == 0.0) & ~known & features.has_mde
+    used = targets.isfinite() & (doubt == 0.0) & features.has_mde
     mean, sd = torch.tensor([SHARED_MEAN, SHARED], dtype=torch.float64)
     A = (phi * features.units / scale.unsqueeze(-1))[used] / SHARED_TOLERANCE  # [r, L]
     rest = targets[used] / SHARED_TOLERANCE - A @ mean

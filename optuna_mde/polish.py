@@ -4,8 +4,8 @@ Climbing from anywhere may end in a poor hill; candidates alone stay short of th
 domains on. So: score candidates of every kind, climb from the best few that lie apart (`ascent`),
 and keep whichever is better.
 
-So many candidates are enough: twice, 1.5 times and half as many (36 asks of synthetic studies of 20
-and 64 domains) ended .007, .004 and .004 short of the best of the four in log-value on average,
+So many candidates are enough: twice, 1.5 times and half as many (36 asks of synthetic studies of
+20 and 64 domains) ended .007, .004 and .004 short of the best of the four in log-value on average,
 this number .004; with 7 domains (32 asks) all ended within .001.
 """
 

@@ -189,6 +189,17 @@ def test_corrections_vanish_at_the_corners(world) -> None:
     torch.testing.assert_close(phi[..., 2:], torch.zeros_like(phi[..., 2:]), atol=1e-8, rtol=0)
 
 
+def test_experts_hold_the_corners_whatever_runs_inside_say(world) -> None:
+    """An offset that all runs inside agree on is none of the experts', which were observed."""
+    runs, shift = runs_of(world, 10), 0.3
+    Y = torch.where(runs.corner[:, None], runs.Y, runs.Y + shift)
+    surrogate = fit(features_of(world), Runs(runs.X, Y, runs.corner))
+    corners = surrogate.posterior(runs.X[runs.corner])[0] - runs.Y[runs.corner]
+    inside = surrogate.posterior(fresh(world))[0].numpy() - world.true_losses(fresh(world).numpy())
+    assert corners.abs().max() < shift / 4
+    assert abs(inside.mean() - shift) < shift / 4
+
+
 def test_curves_charge_their_slope_where_one_domain_alone_teaches() -> None:
     """Then MDE is ``L - log λ`` and a learning curve of slope s is ``L - s log λ``."""
     logprobs = {
