@@ -95,11 +95,9 @@ class LogExpectedImprovement(AcquisitionFunction):
         # No incumbent keeps the limits: any allowed mixture improves; look for one.
         self.incumbent: Tensor | None = None
         if bool(kept.any()):
-            goals = torch.where(kept, (means @ W.mT)[:, 0], torch.inf).detach()
-            self.incumbent, self.best = incumbents[int(goals.argmin())].detach(), goals.min()
-            with torch.no_grad():
-                _, self.spread = surrogate.posterior(self.incumbent.unsqueeze(0))  # [1, M]
-                self.there = surrogate.look(self.incumbent)
+            goals = torch.where(kept, (means @ W.mT)[:, 0], torch.inf)
+            self.incumbent, self.best = incumbents[int(goals.argmin())], goals.min()
+            self.there = surrogate.look(self.incumbent)
 
     def forward(self, X: Tensor) -> Tensor:
         """Values `b` of candidates `b x 1 x d`."""
@@ -120,9 +118,9 @@ class LogExpectedImprovement(AcquisitionFunction):
         """
         # Residuals of different sets are as correlated between two points as at one of them.
         squares = self.W.square().mT
-        alone = (sd.square() @ squares) * (self.spread.square() @ squares)
+        alone = (sd.square() @ squares) * (self.there.sd.square() @ squares)
         correlation = ((covariance @ squares) / alone.sqrt())[:, 0].clamp(-1.0, 1.0)
-        here, there = (self.surrogate.spread(s, self.W)[:, 0] for s in (sd, self.spread))
+        here, there = (self.surrogate.spread(s, self.W)[:, 0] for s in (sd, self.there.sd))
         variance = here.square() + there.square() - 2.0 * correlation * here * there
         return variance.clamp_min(_LEAST_VARIANCE).sqrt()
 

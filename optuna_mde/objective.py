@@ -69,6 +69,10 @@ class Objective:
         named = [s for _, weights in self.goals for s, _ in weights]
         return tuple(dict.fromkeys([*named, *(s for s, _ in self.limits)]))
 
+    def limits_on(self, outputs: Sequence[str]) -> list[tuple[int, float]]:
+        """(index of the output, limit in nats per token) of the limits that ``outputs`` have."""
+        return [(outputs.index(name), v) for name, v in self.limits if name in outputs]
+
     def weights(self, outputs: Sequence[str]) -> np.ndarray:
         """Weights of the goals over ``outputs``.
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
     from botorch.acquisition.acquisition import AcquisitionFunction
 
+    from optuna_mde.acquisition import Limits
 
 _SEED = 0  # candidates of a recommendation: the same study gets the same one
 _FINALISTS = 8  # mixtures that are compared on every token
@@ -169,12 +170,11 @@ def _maximise(
     return maximise(acquisition, fitted.region, anchors, np.random.default_rng(_SEED))
 
 
-def _limits(fitted: Fitted) -> Any:
+def _limits(fitted: Fitted) -> Limits:
     from optuna_mde.acquisition import Limits
 
-    outputs = fitted.history.outputs
-    named = [(outputs.index(n), v) for n, v in fitted.history.objective.limits if n in outputs]
-    return Limits(named)
+    history = fitted.history
+    return Limits(history.objective.limits_on(history.outputs))
 
 
 def _references(fitted: Fitted, best: Array) -> list[Row]:

@@ -69,11 +69,13 @@ class Look:
         scaled: inputs of the kernel.
         cross: `M x n x N` covariances with the runs.
         solved: `M x N x n` the same, in units of the runs' own.
+        sd: `n x M` of the noise-free losses, nats per token.
     """
 
     scaled: Scaled
     cross: Tensor
     solved: Tensor
+    sd: Tensor
 
 
 class Surrogate:
@@ -125,7 +127,8 @@ class Surrogate:
             mean and sd, both `n x M`, nats per token.
         """
         inputs, prior = stack_inputs(self.features, X, self._shared)
-        return self._posterior(self._look(inputs), prior)
+        look = self._look(inputs)
+        return self._losses(prior, look.cross), look.sd
 
     def look(self, x: Tensor) -> Look:
         """One input `[d]`, ready for many calls of `posterior_beside`."""
@@ -137,18 +140,15 @@ class Surrogate:
         look = self._look(inputs)
         covariance = self._kernel.covariance(look.scaled, there.scaled)
         covariance = (covariance - look.solved.mT @ there.solved).squeeze(-1)  # [M, n]
-        return *self._posterior(look, prior), covariance.mT * self.scale.square()
+        mean = self._losses(prior, look.cross)
+        return mean, look.sd, covariance.mT * self.scale.square()
 
     def _look(self, inputs: Tensor) -> Look:
         scaled = self._kernel.scale(inputs)
         cross = self._kernel.covariance(scaled, self._scaled)
         solved = torch.linalg.solve_triangular(self._cholesky, cross.mT, upper=False)
-        return Look(scaled, cross, solved)
-
-    def _posterior(self, look: Look, prior: Tensor) -> tuple[Tensor, Tensor]:
-        variance = self._kernel.variance(look.scaled) - look.solved.square().sum(dim=-2)
-        sd = variance.clamp_min(1e-12).sqrt()
-        return self._losses(prior, look.cross), sd.mT * self.scale
+        variance = self._kernel.variance(scaled) - solved.square().sum(dim=-2)
+        return Look(scaled, cross, solved, variance.clamp_min(1e-12).sqrt().mT * self.scale)
 
     def means(self, X: Tensor) -> Tensor:
         """Expected losses `n x M` at inputs `n x d`, nats per token: `posterior` without its sd,
