@@ -9,6 +9,8 @@ The incumbent of an improvement is the best *posterior mean*, never the best obs
 lucky seed is no target.
 
 .. [Ament2023] Ament et al., Unexpected Improvements to Expected Improvement, NeurIPS 2023.
+.. [Frazier2009] Frazier, Powell and Dayanik, The Knowledge-Gradient Policy for Correlated Normal
+   Beliefs, INFORMS Journal on Computing 21(4), 2009.
 .. [Knowles2006] Knowles, ParEGO, IEEE Trans. Evolutionary Computation 10(1), 2006.
 """
 
@@ -31,7 +33,7 @@ from optuna_mde.surrogate import Surrogate
 HYPERVOLUME_GOALS = 4  # box decompositions beyond four goals take too long
 _CHEBYSHEV_RHO = 0.05  # [Knowles2006]_
 _QMC_SAMPLES = 64
-_LEAST_VARIANCE = 1e-16  # a candidate that is the incumbent has nothing to gain
+_LEAST_CHANGE = 1e-8  # a candidate that is the incumbent has nothing to gain
 
 
 class Limits:
@@ -57,39 +59,40 @@ class Limits:
         return (means[..., self.outputs] <= self.values).all(dim=-1)
 
 
-class ClosedFormAcquisition(AcquisitionFunction):
-    """Base of the acquisitions that need one candidate's marginal posterior only."""
+class LogKnowledgeGradient(AcquisitionFunction):
+    """Log of what one run at a candidate is expected to improve the best expected goal by.
 
-    def __init__(self, surrogate: Surrogate, W: Tensor, limits: Limits) -> None:
-        torch.nn.Module.__init__(self)
-        self.surrogate, self.W, self.limits = surrogate, W, limits
+    The knowledge gradient [Frazier2009]_ of two alternatives, the candidate and the best of the
+    ``incumbents``: told the run, which has the lower mean, and by how much? Seed noise, and what
+    the candidate shares with the incumbent, are discounted. An improvement as if losses were told
+    without noise goes on asking beside the incumbent, where no run tells points apart: on two
+    recordings (6 searches on each of 8 emulated objectives) its mean regret at 12 / 16 / 24 / 32
+    runs was .0249 / .0192 / .0161 / .0149 nats, that of the knowledge gradient .0239 / .0187 /
+    .0146 / .0135; without experts .0417 / .0254 / .0190 / .0145 and .0415 / .0275 / .0177 / .0131.
+    Over the best mean anywhere, told or not, it was .0238 / .0178 / .0139 / .0127, but then the
+    mixture to be recommended is hardly ever run, and a study's best trial is a worse one.
 
-    def forward(self, X: Tensor) -> Tensor:
-        """Values `b` of candidates `b x 1 x d`."""
-        mean, sd = self.surrogate.posterior(X.squeeze(-2))
-        gain = self.gain(mean @ self.W.mT, self.surrogate.spread(sd, self.W))
-        return gain + self.limits.log_probability(mean, sd)
-
-    def gain(self, mean: Tensor, sd: Tensor) -> Tensor:
-        """Log-gain `[n]` of goals with moments `[n, G]`."""
-        raise NotImplementedError
-
-
-class LogExpectedImprovement(AcquisitionFunction):
-    """log EI of one goal on the best of the ``incumbents`` [Ament2023]_.
-
-    The incumbent's goal is as uncertain as any other, and much the same as that of its neighbours:
-    the improvement is that of the difference. Against a fixed value a point beside the incumbent
-    keeps half of its sd to gain, and a search goes on asking there: on two emulated objectives of
-    one recording (7 pairs of searches) the mean regret at 12 / 16 / 24 / 32 runs was .018 / .014 /
-    .012 / .011 nats with a fixed value and .014 / .012 / .010 / .011 with the difference.
+    Args:
+        surrogate: posterior of the outputs.
+        W: `1 x M` weights of the goal.
+        limits: upper limits of outputs.
+        incumbents: `[n, d]` points, the best of which is to be improved on.
+        noisy: whether a run has the noise of its seed; else its loss is taken as known.
     """
 
     def __init__(
-        self, surrogate: Surrogate, W: Tensor, limits: Limits, incumbents: Tensor
+        self,
+        surrogate: Surrogate,
+        W: Tensor,
+        limits: Limits,
+        incumbents: Tensor,
+        *,
+        noisy: bool = True,
     ) -> None:
         torch.nn.Module.__init__(self)
         self.surrogate, self.W, self.limits = surrogate, W, limits
+        noise = surrogate.spread(surrogate.noise_sd.unsqueeze(0), W)[0, 0]
+        self.noise = noise if noisy else torch.zeros_like(noise)
         means = surrogate.means(incumbents)
         kept = limits.kept(means)
         # No incumbent keeps the limits: any allowed mixture improves; look for one.
@@ -105,12 +108,12 @@ class LogExpectedImprovement(AcquisitionFunction):
         if self.incumbent is None:
             return self.limits.log_probability(*self.surrogate.posterior(X))
         mean, sd, covariance = self.surrogate.posterior_beside(X, self.there)
-        apart = self._apart(sd, covariance)
-        gain = apart.log() + log_improvement((self.best - (mean @ self.W.mT)[:, 0]) / apart)
+        change = self._change(sd, covariance)
+        gain = change.log() + log_improvement((self.best - (mean @ self.W.mT)[:, 0]) / change)
         return gain + self.limits.log_probability(mean, sd)
 
-    def _apart(self, sd: Tensor, covariance: Tensor) -> Tensor:
-        """Sd `[b]` of the difference between the goal of candidates and the incumbent's.
+    def _change(self, sd: Tensor, covariance: Tensor) -> Tensor:
+        """Sd `[b]` of how far a run moves the candidate's mean goal against the incumbent's.
 
         Args:
             sd: `[b, M]` of the candidates' losses.
@@ -121,19 +124,27 @@ class LogExpectedImprovement(AcquisitionFunction):
         alone = (sd.square() @ squares) * (self.there.sd.square() @ squares)
         correlation = ((covariance @ squares) / alone.sqrt())[:, 0].clamp(-1.0, 1.0)
         here, there = (self.surrogate.spread(s, self.W)[:, 0] for s in (sd, self.there.sd))
-        variance = here.square() + there.square() - 2.0 * correlation * here * there
-        return variance.clamp_min(_LEAST_VARIANCE).sqrt()
+        told = (here.square() + self.noise.square()).sqrt()
+        return ((here.square() - correlation * here * there).abs() / told).clamp_min(_LEAST_CHANGE)
 
 
-class ExpectedLoss(ClosedFormAcquisition):
-    """Minus the expected goal: no exploration. For recommendations."""
+class ExpectedLoss(AcquisitionFunction):
+    """Minus the expected goal: no exploration. For recommendations, and what to improve on."""
 
-    def gain(self, mean: Tensor, sd: Tensor) -> Tensor:
-        """Minus the mean `[n]`."""
-        return -mean[..., 0]
+    def __init__(self, surrogate: Surrogate, W: Tensor, limits: Limits) -> None:
+        torch.nn.Module.__init__(self)
+        self.surrogate, self.W, self.limits = surrogate, W, limits
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Values `b` of candidates `b x 1 x d`."""
+        X = X.squeeze(-2)
+        if not self.limits.outputs:
+            return -(self.surrogate.means(X) @ self.W.mT)[:, 0]
+        mean, sd = self.surrogate.posterior(X)
+        return self.limits.log_probability(mean, sd) - (mean @ self.W.mT)[:, 0]
 
 
-class ChebyshevImprovement(ClosedFormAcquisition):
+class ChebyshevImprovement(AcquisitionFunction):
     """log EI of a random augmented Chebyshev scalarisation of many goals [Knowles2006]_."""
 
     def __init__(
@@ -144,7 +155,8 @@ class ChebyshevImprovement(ClosedFormAcquisition):
         incumbents: Tensor,
         generator: torch.Generator,
     ) -> None:
-        super().__init__(surrogate, W, limits)
+        torch.nn.Module.__init__(self)
+        self.surrogate, self.W, self.limits = surrogate, W, limits
         G = len(W)
         means = surrogate.means(incumbents)
         mean = means @ W.mT
@@ -158,11 +170,14 @@ class ChebyshevImprovement(ClosedFormAcquisition):
         self.best = values[kept].min() if bool(kept.any()) else values.max()
         self.temperature = 1e-2 * float(values.std().clamp_min(1e-6))
 
-    def gain(self, mean: Tensor, sd: Tensor) -> Tensor:
-        """Log expected improvement `[n]`, the improvement smoothed to keep its gradient."""
-        samples = mean.unsqueeze(-2) + sd.unsqueeze(-2) * self.draws  # [n, S, G]
+    def forward(self, X: Tensor) -> Tensor:
+        """Values `b` of candidates `b x 1 x d`; the improvement is smoothed to keep a gradient."""
+        mean, sd = self.surrogate.posterior(X.squeeze(-2))
+        spread = self.surrogate.spread(sd, self.W)
+        samples = (mean @ self.W.mT).unsqueeze(-2) + spread.unsqueeze(-2) * self.draws  # [b, S, G]
         better = (self.best - self._scalarise(samples)) / self.temperature
-        return torch.nn.functional.softplus(better).clamp_min(1e-300).log().logsumexp(dim=-1)
+        gain = torch.nn.functional.softplus(better).clamp_min(1e-300).log().logsumexp(dim=-1)
+        return gain + self.limits.log_probability(mean, sd)
 
     def _scalarise(self, goals: Tensor) -> Tensor:
         scaled = self.preference * (goals - self.ideal) / self.range
@@ -262,7 +277,7 @@ def build(
     incumbents: Tensor,
     seed: int,
 ) -> AcquisitionFunction:
-    """The acquisition for these goals: EI for one, hypervolume up to four, else scalarised.
+    """The acquisition for these goals: KG for one, hypervolume up to four, else scalarised.
 
     Args:
         surrogate: fitted, and believing in the pending runs.
@@ -274,7 +289,7 @@ def build(
     kept = Limits(limits)
     with torch.no_grad():
         if len(W) == 1:
-            return LogExpectedImprovement(surrogate, W, kept, incumbents)
+            return LogKnowledgeGradient(surrogate, W, kept, incumbents)
         if len(W) <= HYPERVOLUME_GOALS:
             return HypervolumeImprovement(surrogate, W, kept, incumbents, seed)
         generator = torch.Generator().manual_seed(seed)

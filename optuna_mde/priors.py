@@ -79,8 +79,7 @@ DOMAIN_LENGTHSCALE, DOMAIN_SPREAD = 8.0, 1.5
 # .936 / .967 / .984 / .992 and .62 / .64 / .73 / .79, .936 / .962 / .979 / .990 and .77 / .82 /
 # .87 / .92; on RegMix's at 16 / 32 / 64 (5 splits) .82 / .92 / .97, .55 / .63 / .78, .91 / .94 /
 # .975 and .57 / .71 / .80, .91 / .96 / .978 and .78 / .89 / .95. With .25 the intervals at 64 runs
-# are wider than needed. As a share of the fitted variance it took noise for structure: flat
-# studies went on for 14 runs that stop at 7 with the fixed one.
+# are wider than needed. As a share of the fitted variance it took noise for structure.
 ROUGH, ROUGH_LENGTHSCALE = 0.2, 0.3
 
 # Seed noise: median variance, and sd of its logarithm. With experts a wider prior let it shrink to

@@ -58,7 +58,8 @@ class Recommendation:
     trust: Trust
     """How well the surrogate predicts runs that it has not seen."""
     expected_gain: float
-    """Expected improvement of one more run over the recommended mixture, nats per token."""
+    """What the most promising other mixture is expected to improve on the recommended one, once
+    its loss is known but for the noise of a run; nats per token."""
     noise_sd: float
     """Sd of a single run's objective around its noise-free value."""
     signal: bool
@@ -130,13 +131,13 @@ def _best_point(fitted: Fitted) -> tuple[Array, float]:
     """The allowed point with the lowest expected goal, and what one more run may gain on it."""
     import torch
 
-    from optuna_mde.acquisition import LogExpectedImprovement
+    from optuna_mde.acquisition import LogKnowledgeGradient
 
     W = torch.from_numpy(fitted.weights.mean(axis=0, keepdims=True))
     best = _minimise(fitted, W)
     with torch.no_grad():
-        improvement = LogExpectedImprovement(
-            fitted.quick, W, _limits(fitted), torch.from_numpy(best[None])
+        improvement = LogKnowledgeGradient(
+            fitted.quick, W, _limits(fitted), torch.from_numpy(best[None]), noisy=False
         )
     _, values = _maximise(fitted, improvement, best[None])
     gain = float(np.exp(values[0])) if improvement.incumbent is not None else 0.0

@@ -14,7 +14,7 @@ from optuna_mde.acquisition import (
     ChebyshevImprovement,
     HypervolumeImprovement,
     Limits,
-    LogExpectedImprovement,
+    LogKnowledgeGradient,
     build,
     log_improvement,
     reference_point,
@@ -48,30 +48,34 @@ def test_log_improvement_is_the_integral(z: float) -> None:
         assert value == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("noisy", [True, False])
 @pytest.mark.parametrize("weights", [[1.0, 0.0], [0.0, 2.0]])
-def test_improvement_is_that_on_an_uncertain_incumbent(
-    surrogate: Surrogate, weights: list[float]
+def test_knowledge_gradient_is_what_a_run_improves_the_best_mean_by(
+    surrogate: Surrogate, weights: list[float], noisy: bool
 ) -> None:
-    """Monte Carlo over the joint posterior of a candidate and the incumbent."""
+    """Simulated runs at candidates, told to the joint posterior of candidate and incumbent."""
     W = torch.tensor([weights], dtype=torch.float64)
     seen = surrogate.runs.X
     incumbent = seen[(surrogate.means(seen) @ W.mT)[:, 0].argmin()]
     X = points(12)
     pairs = torch.stack([X, incumbent.expand_as(X)], dim=1)
     mean, covariance = surrogate.joint_goals(pairs, W)  # [b, 2, 1], [b, 1, 2, 2]
-    draws = np.random.default_rng(0).standard_normal((400_000, 2))
+    noise = float(surrogate.noise_sd @ W[0]) if noisy else 0.0  # of the one set that counts
+    draws = np.random.default_rng(0).standard_normal(400_000)
     expected = []
-    for m, c in zip(mean[..., 0].numpy(), covariance[:, 0].numpy(), strict=True):
-        sample = m + draws @ np.linalg.cholesky(c + 1e-12 * np.eye(2)).T
-        expected.append(np.maximum(sample[:, 1] - sample[:, 0], 0.0).mean())
-    acquisition = LogExpectedImprovement(surrogate, W, Limits([]), seen)
+    for (here, there), c in zip(mean[..., 0].numpy(), covariance[:, 0].numpy(), strict=True):
+        told = (c[0, 0] + noise**2) ** 0.5
+        surprise = told * draws  # of the run's loss
+        moved = [m + c[i, 0] / told**2 * surprise for i, m in enumerate((here, there))]
+        expected.append(np.maximum(moved[1] - moved[0], 0.0).mean())
+    acquisition = LogKnowledgeGradient(surrogate, W, Limits([]), seen, noisy=noisy)
     found = acquisition(X.unsqueeze(-2)).exp().numpy()
     np.testing.assert_allclose(found, expected, rtol=0.05, atol=1e-5)
 
 
 def test_beside_the_incumbent_there_is_nothing_to_gain(surrogate: Surrogate) -> None:
     W = torch.tensor([[0.3, 0.7]], dtype=torch.float64)
-    acquisition = LogExpectedImprovement(surrogate, W, Limits([]), surrogate.runs.X)
+    acquisition = LogKnowledgeGradient(surrogate, W, Limits([]), surrogate.runs.X)
     assert acquisition.incumbent is not None
     beside = acquisition.incumbent + torch.tensor([1e-3, -1e-3, 0.0], dtype=torch.float64)
     _, sd = surrogate.goals(beside.unsqueeze(0), W)

@@ -66,8 +66,25 @@ def test_intervals_hold_what_they_promise(world, experts: bool) -> None:
         inside.append(np.abs(mean - truth) <= 1.645 * sd)
         goal, spread = (t.numpy()[:, 0] for t in surrogate.goals(X, mean_goal(len(world.sets))))
         goal_inside.append(np.abs(goal - truth.mean(axis=1)) <= 1.645 * spread)
-    assert 0.75 <= np.mean(inside) <= 0.99
+    assert 0.75 <= np.mean(inside) <= 0.995
     assert 0.7 <= np.mean(goal_inside) <= 1.0
+
+
+def test_few_runs_without_experts_are_not_believed_too_readily() -> None:
+    """Power laws of the tokens that serve a set: the posterior alone holds .60 of them."""
+    K, M, n = 7, 4, 12
+    inside = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        serves = rng.uniform(0.2, 1.0, (K, M)) ** 2
+        X, Z = rng.dirichlet(np.ones(K), n), rng.dirichlet(np.ones(K), 100)
+        losses = [2.0 + 1.5 * (1e-3 + rates @ serves) ** -0.25 for rates in (X, Z)]
+        Y = losses[0] + 0.02 * rng.normal(size=(n, M))
+        runs = Runs(torch.from_numpy(X), torch.from_numpy(Y), torch.zeros(n, dtype=torch.bool))
+        surrogate = fit(Features(K, [slice(0, K)], tuple("abcd")), runs)
+        mean, sd = (t.numpy() for t in surrogate.posterior(torch.from_numpy(Z)))
+        inside.append(np.abs(mean - losses[1]) <= 1.645 * sd)
+    assert 0.8 <= np.mean(inside) <= 0.97
 
 
 @pytest.mark.parametrize("experts", [True, False])
