@@ -75,8 +75,9 @@ def play(seed: int) -> list[Record]:
         if number not in decided:
             seen = [published.get(n, record(n)) for n in started if n != number]
             target = rule(number, seen).next_target()
-            assert target is not None
-            decided[number] = at(number, target.rates, TrialState.RUNNING, logprobs="x.st")
+            # none is left: a proposal of the model
+            rates = [0.7, 0.1, 0.1, 0.1] if target is None else target.rates
+            decided[number] = at(number, rates, TrialState.RUNNING, logprobs="x.st")
         elif moves.random() < 0.5:
             published[number] = decided[number]
         else:
@@ -87,13 +88,28 @@ def play(seed: int) -> list[Record]:
 def test_workers_never_take_the_same_target() -> None:
     for seed in range(100):
         taken = {tuple(trial.params.values()) for trial in play(seed)}
-        assert len(taken) == 6, seed  # four experts, natural, uniform
+        assert len(taken) == 6, seed  # four experts, natural, and uniform or a proposal
+        assert taken >= {tuple(map(float, corner)) for corner in np.eye(4)} | {GROUP.natural}
 
 
-def test_experts_come_first_then_natural_then_uniform() -> None:
+def test_experts_come_first_then_natural() -> None:
     told = [corner_run(i, d) for i, d in enumerate(DOMAINS)]
     assert [chosen(i, told[:i]) for i in range(5)] == [*DOMAINS, "natural"]
     told.append(at(4, GROUP.natural))
+    assert chosen(5, told) is None
+
+
+def test_uniform_serves_where_natural_is_not_known() -> None:
+    unknown = replace(GROUP, natural=None)
+    told = [corner_run(i, d) for i, d in enumerate(DOMAINS)]
+    assert chosen(4, told, group=unknown) == "uniform"
+    told.append(at(4, [0.25] * 4))
+    assert chosen(5, told, group=unknown) is None
+
+
+def test_uniform_serves_a_worker_that_waits_for_experts() -> None:
+    told = [corner_run(i, d) for i, d in enumerate(DOMAINS[:3])]
+    told += [corner_run(3, "d", state=TrialState.RUNNING, logprobs=None), at(4, GROUP.natural)]
     assert chosen(5, told) == "uniform"
     told.append(at(5, [0.25] * 4))
     assert chosen(6, told) is None
