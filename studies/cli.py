@@ -172,13 +172,13 @@ def validate(study: StudyArgument, set: SetOption = None) -> None:
         corpora.describe(config.corpus)
     except corpora.CorpusError as error:
         _fail(definition.located(str(error)))
-    proposals = max(config.search.n_trials - len(config.domains) - 1, 0)
+    proposals = max(config.search.n_trials - len(config.domains) - 2, 0)
     budget = config.experts.budget
     shortened = f" (experts {budget:.0%} of them)" if budget < 1 else ""
     print(
         f"{definition.label}: right. {len(config.domains)} domains, "
-        f"{config.search.n_trials} trials ({len(config.domains)} experts, the natural "
-        f"mixture, {proposals} to propose) of {config.training.max_steps} steps"
+        f"{config.search.n_trials} trials ({len(config.domains)} experts, the natural and the "
+        f"uniform mixture, {proposals} to propose) of {config.training.max_steps} steps"
         f"{shortened}, "
         f"into {folder.path}"
     )

@@ -17,18 +17,18 @@ from tests.optuna_mde.toy import DOMAINS, Toy, phases, quietly, rates_of, study_
 pytestmark = quietly
 
 
-def test_experts_natural_and_then_the_model(tmp_path: Path) -> None:
+def test_experts_natural_the_model_and_uniform(tmp_path: Path) -> None:
     study = study_of()
-    study.optimize(Toy(tmp_path, natural={"web": 6, "code": 3, "books": 1}), n_trials=8)
-    assert phases(study) == ["expert"] * 3 + ["natural"] + ["model"] * 4
+    study.optimize(Toy(tmp_path, natural={"web": 6, "code": 3, "books": 1}), n_trials=9)
+    assert phases(study) == ["expert"] * 3 + ["natural"] + ["model"] * 4 + ["uniform"]
     assert [rates_of(t) for t in study.trials[:3]] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
     assert rates_of(study.trials[3]) == pytest.approx((0.6, 0.3, 0.1))
-    for trial in study.trials[4:]:
+    for trial in study.trials[4:8]:
         assert abs(sum(rates_of(trial)) - 1.0) < 1e-12
         assert trial.user_attrs["predicted_sd"] > 0
         assert trial.user_attrs["predicted_mean"] == pytest.approx(trial.value, abs=0.5)
         assert all(rate == 0.0 or rate > 1e-6 for rate in rates_of(trial))
-    assert len({rates_of(t) for t in study.trials}) == 8
+    assert len({rates_of(t) for t in study.trials}) == 9
 
 
 def test_phase_is_known_while_the_trial_runs() -> None:

@@ -92,11 +92,14 @@ def test_workers_never_take_the_same_target() -> None:
         assert taken >= {tuple(map(float, corner)) for corner in np.eye(4)} | {GROUP.natural}
 
 
-def test_experts_come_first_then_natural() -> None:
+def test_experts_come_first_then_natural_and_uniform_after_four_proposals() -> None:
     told = [corner_run(i, d) for i, d in enumerate(DOMAINS)]
     assert [chosen(i, told[:i]) for i in range(5)] == [*DOMAINS, "natural"]
     told.append(at(4, GROUP.natural))
-    assert chosen(5, told) is None
+    told += [at(5 + i, [0.7, 0.1 + i / 100, 0.1, 0.1 - i / 100]) for i in range(4)]
+    assert [chosen(i, told[:i]) for i in range(5, 10)] == [None] * 4 + ["uniform"]
+    told.append(at(9, [0.25] * 4))
+    assert chosen(10, told) is None
 
 
 def test_uniform_serves_where_natural_is_not_known() -> None:

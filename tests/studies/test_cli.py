@@ -59,8 +59,8 @@ def test_validate_says_what_would_run(run, workplace):
     code, out, _ = run("validate", "tiny.yaml")
     assert code == 0
     assert out == (
-        "tiny.yaml: right. 3 domains, 6 trials (3 experts, the natural mixture, "
-        "2 to propose) of 20 steps, into runs/tiny\n"
+        "tiny.yaml: right. 3 domains, 6 trials (3 experts, the natural and the uniform mixture, "
+        "1 to propose) of 20 steps, into runs/tiny\n"
     )
     assert not (workplace / "runs").exists()
     _, out, _ = run("validate", "tiny.yaml", "--set", "experts.budget=0.5")
