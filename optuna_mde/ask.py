@@ -7,6 +7,7 @@ wherever neither has one to give.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -171,8 +172,15 @@ class Ask:
             params.update(zip(group.names, rates.tolist(), strict=True))
         for name, distribution in self.space.distributions.items():
             params[name] = shared_value(name, distribution, others, experts)
-        budget = 1.0 if target.domain is None else self.notes.expert_budget(target.domain)
-        return Draft(params, target.phase, budget)
+        if target.domain is None:
+            return Draft(params, target.phase, 1.0)
+        if strange := self.notes.strange_budgets(experts.domains):
+            warnings.warn(
+                f"expert_budget names {', '.join(strange)}, which the mixture does not have; its "
+                f"domains are {', '.join(experts.domains)}",
+                stacklevel=2,
+            )
+        return Draft(params, target.phase, self.notes.expert_budget(target.domain))
 
     def _by_model(self, memory: Memory, chance: Chance) -> Draft | None:
         """The model's draft; None if it has none, for whatever reason: the study goes on."""

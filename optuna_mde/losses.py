@@ -60,6 +60,8 @@ def report_losses(
     kept = _checked(losses)
     if not 0.0 < budget <= 1.0:
         raise ValueError(f"budget is the share of a full run, in (0, 1], got {budget!r}")
+    if budget == 1.0 and running is not None:
+        _warn_if_shortened(running)
     goals = _goals(study, objective)
     _check_study(study, goals)
     absent = _absent(study, goals, losses, kept)
@@ -127,6 +129,16 @@ def _checked(losses: Mapping[str, float]) -> dict[str, float]:
         if not math.isnan(number):
             kept[str(name)] = number
     return kept
+
+
+def _warn_if_shortened(running: Trial) -> None:
+    published = records.read_live(running).published
+    if published is not None and published.budget < 1.0:
+        warnings.warn(
+            f"trial {running.number} was to train {published.budget:g} of a full run; if it did, "
+            f"say so, report_losses(..., budget=mixture.budget): it is recorded as a full one",
+            stacklevel=3,
+        )
 
 
 def _goals(study: optuna.Study | None, objective: ObjectiveLike) -> Objective:

@@ -105,7 +105,9 @@ def suggest_mixture(
     fixed = record.fixed if record is not None else {}
     if abs(raw.sum() - 1.0) <= TOLERANCE and raw.min() >= 0.0:
         rates = raw
-        _warn_outside(group, rates)
+        published = record.published if record is not None else None
+        if published is None or published.phase != EXPERT:  # an expert ignores bounds by design
+            _warn_outside(group, rates)
     else:
         rates = _onto_simplex(group, raw, fixed)
     _write(trial, group, rates, raw)
@@ -260,7 +262,7 @@ def _write(trial: BaseTrial, group: Group, rates: Array, raw: Array | None) -> N
 def _warn_outside(group: Group, rates: Array) -> None:
     parts = zip(group.domains, rates, group.lower, group.upper, strict=True)
     broken = [
-        f"{domain} = {rate:.4g} outside [{low:g}, {high:g}]"
+        f"{domain} = {rate:.4g} is outside [{low:g}, {high:g}]"
         for domain, rate, low, high in parts
         if not low - TOLERANCE <= rate <= high + TOLERANCE
     ]
@@ -271,7 +273,7 @@ def _warn_outside(group: Group, rates: Array) -> None:
         if sum(c * values[d] for d, c in constraint.coefficients) < constraint.rhs - TOLERANCE
     ]
     if broken:
-        warnings.warn(f"the mixture is run as it is, although {'; '.join(broken)}", stacklevel=3)
+        warnings.warn(f"the mixture is run as it is, though {'; '.join(broken)}", stacklevel=3)
 
 
 def _mixture(group: Group, rates: Array, record: Record | None, budget: float = 1.0) -> Mixture:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,11 @@ class Notes:
         """Share of a full run that the domain's expert trains."""
         value = self.settings.get("expert_budget", EXPERT_BUDGET)
         return float(value.get(domain, EXPERT_BUDGET) if isinstance(value, Mapping) else value)
+
+    def strange_budgets(self, domains: Collection[str]) -> list[str]:
+        """What ``expert_budget`` names beside these domains."""
+        value = self.settings.get("expert_budget", EXPERT_BUDGET)
+        return sorted(set(value) - set(domains)) if isinstance(value, Mapping) else []
 
     def resolve(self, url: str) -> str:
         """A URL as it can be opened from here."""

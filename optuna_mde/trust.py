@@ -15,6 +15,7 @@ from optuna_mde.prediction import Fitted
 from optuna_mde.simplex import Array
 
 FEWEST = 4
+_ENOUGH, _LEAST_INSIDE = 8, 0.7  # of so many runs; seldom fewer where intervals are right
 Z90 = 1.6448536269514722  # half width of a 90 % interval, in sd
 
 
@@ -49,7 +50,8 @@ def trust(fitted: Fitted) -> Trust:
     spearman = _rank_correlation(mean, observed)
     inside = int((np.abs(error) <= Z90 * sd).sum())
     noise = float(fitted.noise()[0])
-    verdict = _verdict(spearman, rmse, max(noise, _at_stake(fitted) / 8.0))
+    outside = n >= _ENOUGH and inside < _LEAST_INSIDE * n
+    verdict = _verdict(spearman, rmse, max(noise, _at_stake(fitted) / 8.0), outside)
     rank = "undefined" if spearman is None else f"{spearman:.2f}"
     statement = (
         f"{verdict}: leave-one-out over {n} runs, rank correlation {rank}, "
@@ -106,12 +108,13 @@ def _at_stake(fitted: Fitted) -> float:
     return max(float(mean[1:, 0].min() - mean[0, 0]), 0.0)
 
 
-def _verdict(spearman: float | None, rmse: float, unit: float) -> str:
+def _verdict(spearman: float | None, rmse: float, unit: float, outside: bool) -> str:
     """In a word. A search that stays near its optimum makes runs that differ by little more than
     their noise, which nobody could rank: then the error counts, in units of the noise or of an
-    eighth of what the recommendation is to gain, whichever is larger."""
+    eighth of what the recommendation is to gain, whichever is larger. Where too many runs lie
+    outside their intervals, nothing is good."""
     rank = -1.0 if spearman is None else spearman
-    if rank >= 0.8 or rmse <= 2.0 * unit:
+    if not outside and (rank >= 0.8 or rmse <= 2.0 * unit):
         return "good"
     return "fair" if rank >= 0.5 or rmse <= 4.0 * unit else "poor"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from optuna_mde import MDESampler, exclude_trials, suggest_mixture
+from optuna_mde import MDESampler, exclude_trials, report_losses, suggest_mixture
 from optuna_mde.proposal import Proposal, Proposer
 from tests.optuna_mde.toy import DOMAINS, Toy, phases, quietly, rates_of, study_of
 
@@ -105,6 +106,24 @@ def test_cheap_experts_are_pruned_and_the_model_starts(tmp_path: Path) -> None:
     assert states == [TrialState.PRUNED] * 2 + [TrialState.COMPLETE] * 4
     assert phases(study) == ["expert"] * 3 + ["uniform"] + ["model"] * 2
     assert study.best_trial.number >= 2
+
+
+def test_a_budget_that_is_forgotten_or_misspelt_is_warned_of(fast: None) -> None:
+    def objective(trial: optuna.Trial) -> Any:
+        mixture = suggest_mixture(trial, DOMAINS)
+        with pytest.warns(UserWarning, match=r"trial 0 was to train 0\.5 .*=mixture\.budget"):
+            return report_losses(trial, {"all": 1.0 - mixture["web"]})
+
+    with pytest.warns(UserWarning, match="expert_budget names wbe.*domains are web, code, books"):
+        study_of(expert_budget={"wbe": 0.5, "web": 0.5}).optimize(objective, n_trials=1)
+
+
+def test_an_expert_outside_the_bounds_is_no_surprise(tmp_path: Path, fast: None) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the mixture is run as it is")
+        study = study_of()
+        study.optimize(Toy(tmp_path, bounds={"web": (0.0, 0.6)}), n_trials=3)
+    assert rates_of(study.trials[0]) == (1, 0, 0)
 
 
 def test_an_enqueued_corner_is_an_expert_with_its_budget(tmp_path: Path, fast: None) -> None:
