@@ -59,7 +59,21 @@ class Limits:
         return (means[..., self.outputs] <= self.values).all(dim=-1)
 
 
-class LogKnowledgeGradient(AcquisitionFunction):
+class GoalAcquisition(AcquisitionFunction):
+    """Base of the acquisitions that read the posterior of weighted outputs in closed form.
+
+    Args:
+        surrogate: posterior of the outputs.
+        W: `G x M` weights of the goals.
+        limits: upper limits of outputs.
+    """
+
+    def __init__(self, surrogate: Surrogate, W: Tensor, limits: Limits) -> None:
+        torch.nn.Module.__init__(self)
+        self.surrogate, self.W, self.limits = surrogate, W, limits
+
+
+class LogKnowledgeGradient(GoalAcquisition):
     """Log of what one run at a candidate is expected to improve the best expected goal by.
 
     The knowledge gradient [Frazier2009]_ of two alternatives, the candidate and the best of the
@@ -73,9 +87,7 @@ class LogKnowledgeGradient(AcquisitionFunction):
     mixture to be recommended is hardly ever run, and a study's best trial is a worse one.
 
     Args:
-        surrogate: posterior of the outputs.
-        W: `1 x M` weights of the goal.
-        limits: upper limits of outputs.
+        surrogate, W, limits: as in `GoalAcquisition`, for one goal.
         incumbents: `[n, d]` points, the best of which is to be improved on.
         noisy: whether a run has the noise of its seed; else its loss is taken as known.
     """
@@ -89,8 +101,7 @@ class LogKnowledgeGradient(AcquisitionFunction):
         *,
         noisy: bool = True,
     ) -> None:
-        torch.nn.Module.__init__(self)
-        self.surrogate, self.W, self.limits = surrogate, W, limits
+        super().__init__(surrogate, W, limits)
         noise = surrogate.spread(surrogate.noise_sd.unsqueeze(0), W)[0, 0]
         self.noise = noise if noisy else torch.zeros_like(noise)
         means = surrogate.means(incumbents)
@@ -128,12 +139,8 @@ class LogKnowledgeGradient(AcquisitionFunction):
         return ((here.square() - correlation * here * there).abs() / told).clamp_min(_LEAST_CHANGE)
 
 
-class ExpectedLoss(AcquisitionFunction):
-    """Minus the expected goal: no exploration. For recommendations, and what to improve on."""
-
-    def __init__(self, surrogate: Surrogate, W: Tensor, limits: Limits) -> None:
-        torch.nn.Module.__init__(self)
-        self.surrogate, self.W, self.limits = surrogate, W, limits
+class ExpectedLoss(GoalAcquisition):
+    """Minus the expected goal: no exploration. For recommendations."""
 
     def forward(self, X: Tensor) -> Tensor:
         """Values `b` of candidates `b x 1 x d`."""
@@ -144,7 +151,7 @@ class ExpectedLoss(AcquisitionFunction):
         return self.limits.log_probability(mean, sd) - (mean @ self.W.mT)[:, 0]
 
 
-class ChebyshevImprovement(AcquisitionFunction):
+class ChebyshevImprovement(GoalAcquisition):
     """log EI of a random augmented Chebyshev scalarisation of many goals [Knowles2006]_."""
 
     def __init__(
@@ -155,8 +162,7 @@ class ChebyshevImprovement(AcquisitionFunction):
         incumbents: Tensor,
         generator: torch.Generator,
     ) -> None:
-        torch.nn.Module.__init__(self)
-        self.surrogate, self.W, self.limits = surrogate, W, limits
+        super().__init__(surrogate, W, limits)
         G = len(W)
         means = surrogate.means(incumbents)
         mean = means @ W.mT

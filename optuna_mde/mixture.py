@@ -61,7 +61,7 @@ def suggest_mixture(
         trial: a running trial, or a `FixedTrial` or `FrozenTrial` to replay.
         domains: names of the K >= 2 domains. One that is added later counts as 0 in old trials.
         bounds: ``{domain: (low, high)}``, (0, 1) where not given. Proposals keep them; an expert
-            or enqueued mixture outside them is run as it is, with a warning.
+            outside them is run as it is, and an enqueued mixture too, with a warning.
         natural: shares (or token counts) of the domains as they occur, the usual baseline.
         prefix: prefix of the parameters' names; a study may hold several mixtures.
         encoding: how samplers other than MDESampler draw: ``"weights"`` normalises the parts,

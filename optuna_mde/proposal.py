@@ -101,11 +101,11 @@ class Proposer:
             if not _is_seen(greedy.x, seen):
                 mean, sd = surrogate.goals(tensor(greedy.x[None]), W)
                 return Proposal(greedy.x, "model", float(mean), float(sd))
-        limits = history.objective.limits_on(history.outputs)
         with torch.no_grad():
             means = believing.means(tensor(inside)) @ W.mT
         anchors = inside[np.argsort(means.mean(dim=1).numpy(), kind="stable")]
-        acquisition = build(believing, W, limits, tensor(anchors), seed)
+        limits = history.objective.limits_on(history.outputs)
+        acquisition = build(believing, W, limits, tensor(inside), seed)
         points, _ = maximise(acquisition, region, anchors, rng)
         x = _first_new(points, seen, history.pending)
         if x is None:
