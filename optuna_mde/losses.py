@@ -60,8 +60,8 @@ def report_losses(
     kept = _checked(losses)
     if not 0.0 < budget <= 1.0:
         raise ValueError(f"budget is the share of a full run, in (0, 1], got {budget!r}")
-    if budget == 1.0 and running is not None:
-        _warn_if_shortened(running)
+    if running is not None:
+        _warn_of_waste(running, budget, logprobs)
     goals = _goals(study, objective)
     _check_study(study, goals)
     absent = _absent(study, goals, losses, kept)
@@ -131,7 +131,16 @@ def _checked(losses: Mapping[str, float]) -> dict[str, float]:
     return kept
 
 
-def _warn_if_shortened(running: Trial) -> None:
+def _warn_of_waste(running: Trial, budget: float, logprobs: str | os.PathLike[str] | None) -> None:
+    """A shortened run is of use only if it says so, and by its log-probabilities."""
+    if budget < 1.0:
+        if logprobs is None:
+            warnings.warn(
+                f"a run on {budget:g} of the budget serves by its token log-probabilities alone: "
+                f"save_logprobs keeps them, report_losses(..., logprobs=url) reports them",
+                stacklevel=3,
+            )
+        return
     published = records.read_live(running).published
     if published is not None and published.budget < 1.0:
         warnings.warn(

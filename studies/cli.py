@@ -36,7 +36,8 @@ StudyArgument = Annotated[
     str,
     typer.Argument(
         metavar="STUDY",
-        help="A definition (YAML file), the name of a shipped one (demo), or a study's folder.",
+        help="A definition (YAML file), a shipped one by its name (demo), a study's folder or its "
+        "name in runs/.",
     ),
 ]
 OutOption = Annotated[
@@ -164,6 +165,7 @@ def status(study: StudyArgument, out: OutOption = None) -> None:
 @app.command()
 def validate(study: StudyArgument, set: SetOption = None) -> None:
     """Checks a definition, and that its sources exist, without running anything."""
+    from optuna_mde_studies.wording import share_of_a_run
     from optuna_mde_trainers import corpora
 
     definition, folder = _resolve(study, None, set)
@@ -172,13 +174,12 @@ def validate(study: StudyArgument, set: SetOption = None) -> None:
         corpora.describe(config.corpus)
     except corpora.CorpusError as error:
         _fail(definition.located(str(error)))
-    proposals = max(config.search.n_trials - len(config.domains) - 2, 0)
-    budget = config.experts.budget
-    shortened = f" (experts {budget:.0%} of them)" if budget < 1 else ""
+    experts, budget = len(config.domains), config.experts.budget
+    shortened = f" (experts {share_of_a_run(budget)})" if budget < 1 else ""
     print(
-        f"{definition.label}: right. {len(config.domains)} domains, "
-        f"{config.search.n_trials} trials ({len(config.domains)} experts, the natural and the "
-        f"uniform mixture, {proposals} to propose) of {config.training.max_steps} steps"
+        f"{definition.label}: right. {experts} domains, {config.search.n_trials} trials "
+        f"({experts} experts, then {config.search.n_trials - experts} mixtures, the natural and "
+        f"the uniform one among them) of {config.training.max_steps} steps"
         f"{shortened}, "
         f"into {folder.path}"
     )
@@ -243,13 +244,15 @@ def _resolve(
     study: str, out: Path | None, overrides: list[str] | None = None
 ) -> tuple[Definition, StudyFolder]:
     """The definition that is meant, and its study's folder."""
-    from optuna_mde_studies.definitions import DefinitionError, read
+    from optuna_mde_studies.definitions import DefinitionError, read, shipped
     from optuna_mde_studies.folder import RUNS, StudyFolder
 
-    if not Path(study).is_dir():
+    folder = StudyFolder(Path(study))
+    if not folder.path.exists() and study not in shipped():
+        folder = StudyFolder(Path(RUNS) / study)
+    if not folder.path.is_dir():
         definition = read(study, overrides or ())
         return definition, StudyFolder(out or Path(RUNS) / definition.config.name)
-    folder = StudyFolder(Path(study))
     if not folder.definition.is_file():
         raise DefinitionError(
             f"{study}: this folder holds no study (no {folder.definition.name}); "

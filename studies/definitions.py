@@ -202,7 +202,7 @@ def _problems(
         elif kind == "value_error":
             message = str(problem["ctx"]["error"])
         else:
-            message = problem["msg"][0].lower() + problem["msg"][1:]
+            message = _said(kind, path) or problem["msg"][0].lower() + problem["msg"][1:]
             received[path] = f" (got {problem['input']!r:.80})"
         messages = by_field.setdefault(path, [])
         if message not in messages:
@@ -214,6 +214,19 @@ def _problems(
         f"{_place(path, places, label)}: {', or '.join(messages)}{received.get(path, '')}"
         for path, messages in by_field.items()
     ]
+
+
+def _said(kind: str, path: FieldPath) -> str:
+    """What pydantic says of Python's types, for a reader of YAML; empty where its words do."""
+    if kind == "model_type":
+        section = _section(path)
+        known = ", ".join(section.model_fields) if section is not None else ""
+        return f"fields of its own are needed, `{{field: value}}`; known here: {known}"
+    if kind == "dict_type":
+        return "names with values are needed, `{name: value}`"
+    if kind in ("tuple_type", "too_long"):
+        return "a list of two is needed, `[first, second]`"
+    return ""
 
 
 def _written(location: tuple[str | int, ...], data: Any) -> FieldPath:

@@ -66,7 +66,7 @@ def write(
         sections.runs(found),
         sections.losses(found),
         *_corpus(folder / "corpus"),
-        sections.costs(found),
+        sections.costs(found, confirmed.confirmation if confirmed else None),
         sections.versions(),
     ]
     path = folder / FILE

@@ -27,7 +27,7 @@ from optuna_mde_studies.wording import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from optuna_mde_studies.confirm import Difference
+    from optuna_mde_studies.confirm import Confirmation, Difference
     from optuna_mde_studies.evidence import Evidence, Run
     from optuna_mde_studies.judgement import Judgement
     from optuna_mde_trainers.blocks import Corpus
@@ -215,7 +215,7 @@ def runs(evidence: Evidence) -> str:
     colours = domain_colours(evidence.domains)
     beside = any(run.parameters for run in evidence.runs)
     head = ["trial", "phase", "mixture", "", *(["parameters"] if beside else [])]
-    head += ["observed", "predicted", "seconds"]
+    head += ["observed", "predicted ± sd", "seconds"]
     lines = [_run_line(run, colours, beside=beside) for run in evidence.runs]
     return "<h2>All trials</h2>" + _table(head, lines, text=5 if beside else 4)
 
@@ -277,8 +277,8 @@ def corpus(held: Corpus) -> str:
     )
 
 
-def costs(evidence: Evidence) -> str:
-    """Tokens, seconds and runs that the search has spent."""
+def costs(evidence: Evidence, confirmation: Confirmation | None = None) -> str:
+    """Tokens, seconds and runs that the search has spent, and runs of the confirmation."""
     finished = evidence.finished
     facts = {"finished runs": str(len(finished))}
     shortened = sum(run.is_shortened for run in finished)
@@ -288,15 +288,18 @@ def costs(evidence: Evidence) -> str:
     unfinished = len(evidence.runs) - len(finished)
     if unfinished:
         facts["other runs"] = str(unfinished)
+    if confirmation is not None:
+        repeats = len(confirmation.mixtures) * len(confirmation.seeds)
+        facts["further runs, with fresh seeds"] = str(repeats)
     tokens = sum(run.tokens or 0 for run in evidence.runs)
     if tokens:
-        facts["training tokens"] = amount(tokens)
+        facts["training tokens of the search"] = amount(tokens)
     weights = {run.weights for run in evidence.runs if run.weights}
     if len(weights) == 1:
         facts["weights of the model"] = amount(weights.pop())
     spent = sum(run.seconds or 0 for run in evidence.runs)
     if spent:
-        facts["time in runs"] = _duration(spent)
+        facts["time in runs of the search"] = _duration(spent)
     return f"<h2>Costs</h2>{_facts(facts)}"
 
 

@@ -32,6 +32,7 @@ from optuna_mde_studies.progress import Progress, rates
 from optuna_mde_studies.recovery import INTERRUPTED, settle
 from optuna_mde_studies.resources import worker_count
 from optuna_mde_studies.text import changed_text, num_finished, open_experiment
+from optuna_mde_studies.wording import share_of_a_run
 from optuna_mde_studies.workers import Pool
 
 if TYPE_CHECKING:
@@ -246,7 +247,9 @@ class Session:
         values = ", ".join(f"{value:.4f}" for value in trial.values or ())
         predicted = ""
         if attrs.get("predicted_mean") is not None:
-            predicted = f" (predicted {attrs['predicted_mean']:.4f} ± {attrs['predicted_sd']:.4f})"
+            predicted = (
+                f" (predicted {attrs['predicted_mean']:.4f}, sd {attrs['predicted_sd']:.4f})"
+            )
         phase = attrs.get("phase", "")
         self.progress.finished(
             f"trial {number:<3} {phase:<10} {values or _shortened(trial)}{predicted}  "
@@ -334,7 +337,7 @@ def write_report(outcome: Outcome, folder: StudyFolder, progress: Progress) -> N
 
 def _shortened(trial: FrozenTrial) -> str:
     """What to say of an expert that has no value to compare with the others'."""
-    return f"expert at {100 * trial.user_attrs['budget']:.0f} % of a run"
+    return f"expert at {share_of_a_run(trial.user_attrs['budget'])}"
 
 
 def counts(study: optuna.Study) -> dict[str, int]:

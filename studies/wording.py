@@ -108,7 +108,7 @@ def percent(rate: float) -> str:
 
 def share_of_a_run(budget: float) -> str:
     """How long a shortened expert was trained."""
-    return f"{100 * budget:.0f}{NARROW}% of a run"
+    return f"{100 * budget:.3g}{NARROW}% of a run"
 
 
 def amount(number: int) -> str:

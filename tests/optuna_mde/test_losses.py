@@ -64,7 +64,8 @@ def test_a_shortened_run_ends_pruned_with_its_losses() -> None:
     def objective(trial: optuna.Trial) -> Any:
         return report_losses(trial, LOSSES, budget=0.5)
 
-    study.optimize(objective, n_trials=1)
+    with pytest.warns(UserWarning, match=r"log-probabilities alone.*logprobs=url"):
+        study.optimize(objective, n_trials=1)
     trial = study.trials[0]
     assert trial.state == TrialState.PRUNED
     assert trial.user_attrs["losses"] == LOSSES

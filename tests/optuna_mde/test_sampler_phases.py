@@ -11,7 +11,13 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from optuna_mde import MDESampler, exclude_trials, report_losses, suggest_mixture
+from optuna_mde import (
+    MDESampler,
+    exclude_trials,
+    report_losses,
+    save_logprobs,
+    suggest_mixture,
+)
 from optuna_mde.proposal import Proposal, Proposer
 from tests.optuna_mde.toy import DOMAINS, Toy, phases, quietly, rates_of, study_of
 
@@ -116,6 +122,21 @@ def test_a_budget_that_is_forgotten_or_misspelt_is_warned_of(fast: None) -> None
 
     with pytest.warns(UserWarning, match="expert_budget names wbe.*domains are web, code, books"):
         study_of(expert_budget={"wbe": 0.5, "web": 0.5}).optimize(objective, n_trials=1)
+
+
+def test_log_probabilities_under_other_names_than_the_losses_are_warned_of(
+    tmp_path: Path,
+) -> None:
+    def objective(trial: optuna.Trial) -> Any:
+        mixture = suggest_mixture(trial, DOMAINS)
+        url = save_logprobs(
+            tmp_path / f"{trial.number}.safetensors", {"val-web": np.full(4, -1.0)}
+        )
+        logprobs = url if mixture.is_expert else None
+        return report_losses(trial, {"web": 1.0 - mixture["web"] ** 0.5}, logprobs=logprobs)
+
+    with pytest.warns(UserWarning, match="log-probabilities are of val-web.*losses are of web"):
+        study_of().optimize(objective, n_trials=5)
 
 
 def test_an_expert_outside_the_bounds_is_no_surprise(tmp_path: Path, fast: None) -> None:

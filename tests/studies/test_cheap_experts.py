@@ -103,7 +103,7 @@ def test_a_study_with_cheap_experts(workplace: Path) -> None:
     assert 1 <= steps["numbers"] < 10
     told = ", ".join(f"{name} {n}" for name, n in steps.items())
     assert f"steps of the experts, out of 20: {told}\n" in said.getvalue()
-    assert "expert     expert at 50 % of a run  " in said.getvalue()
+    assert "expert     expert at 50\u202f% of a run  " in said.getvalue()
 
     states = [trial.state for trial in study.trials]
     assert states == [TrialState.PRUNED] * 3 + [TrialState.COMPLETE] * 3

@@ -59,12 +59,12 @@ def test_validate_says_what_would_run(run, workplace):
     code, out, _ = run("validate", "tiny.yaml")
     assert code == 0
     assert out == (
-        "tiny.yaml: right. 3 domains, 6 trials (3 experts, the natural and the uniform mixture, "
-        "1 to propose) of 20 steps, into runs/tiny\n"
+        "tiny.yaml: right. 3 domains, 6 trials (3 experts, then 3 mixtures, the natural and the "
+        "uniform one among them) of 20 steps, into runs/tiny\n"
     )
     assert not (workplace / "runs").exists()
-    _, out, _ = run("validate", "tiny.yaml", "--set", "experts.budget=0.5")
-    assert out.endswith("of 20 steps (experts 50% of them), into runs/tiny\n")
+    _, out, _ = run("validate", "tiny.yaml", "--set", "experts.budget=0.125")
+    assert out.endswith("of 20 steps (experts 12.5\u202f% of a run), into runs/tiny\n")
 
 
 @pytest.mark.parametrize("command", ["status", "recommend", "report", "dashboard", "confirm"])
@@ -123,10 +123,10 @@ def test_a_domain_too_small_for_its_validation_set(run, workplace):
     assert err.count("\n") == 1
 
 
-def test_a_study_is_found_by_definition_or_folder(run, tiny_run, monkeypatch):
+def test_a_study_is_found_by_definition_folder_or_name(run, tiny_run, monkeypatch):
     monkeypatch.chdir(tiny_run)
     by_definition, by_folder = run("status", "tiny.yaml"), run("status", "runs/tiny")
-    assert by_definition == by_folder
+    assert by_definition == by_folder == run("status", "tiny")
     code, out, _ = by_definition
     assert code == 0
     assert out.startswith("tiny: 6 of 6 trials finished\nbest: ")

@@ -120,6 +120,23 @@ MISTAKES = {
         "study.yaml:14: experts.budget: input should be greater than 0 (got 0)\n"
         "study.yaml:14: experts.max_epochs: input should be greater than 0 (got 0)",
     ),
+    "number in the place of a section": (
+        "model:",
+        "experts: 0.5\nmodel:",
+        "study.yaml:14: experts: fields of its own are needed, `{field: value}`; known here: "
+        "budget, max_epochs (got 0.5)",
+    ),
+    "number in the place of a pair": (
+        "  seed: 1",
+        "  bounds: {web: 0.3}",
+        "study.yaml:13: search.bounds.web: a list of two is needed, `[first, second]` (got 0.3)",
+    ),
+    "list in the place of names": (
+        "  seed: 1",
+        "  natural: [0.5, 0.5]",
+        "study.yaml:13: search.natural: names with values are needed, `{name: value}` "
+        "(got [0.5, 0.5])",
+    ),
     "one of two kinds": (
         "model:",
         "launch: {workers: many}\nmodel:",
