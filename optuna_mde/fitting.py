@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from gpytorch.distributions import MultivariateNormal
 from gpytorch.mlls import ExactMarginalLogLikelihood
-from gpytorch.priors import LogNormalPrior
+from gpytorch.priors import MultivariateNormalPrior
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
@@ -63,15 +63,18 @@ def fit(
         torch.where(present, extra, ABSENT).mT.contiguous(),
     )
     kernel = ResidualKernel(columns_of(features))
-    noise_median, noise_spread = noise_of(features)
-    noise = noise_median
+    median_noise, spread_of_noise = noise_of(features)
+    noise = median_noise
     if start is not None:
         with torch.no_grad():
             kernel.log_lengthscale.copy_(start["log_lengthscale"])
             kernel.log_outputscale.copy_(start["log_outputscale"])
         noise = start["noise"].clone()
     if steps > 0 and len(runs.X) >= 2:
-        prior_of_noise = LogNormalPrior(noise_median.log()[:, None], noise_spread[:, None])
+        # GPyTorch adds a prior to the likelihood of each output: all of them together once.
+        prior_of_noise = MultivariateNormalPrior(
+            median_noise.log(), len(median_noise) * spread_of_noise
+        )
         # An expert's loss *is* its MDE value, noise included: nothing remains there, which says
         # little of how much remains elsewhere.
         known = (runs.corner.unsqueeze(-1) & features.has_mde).mT
@@ -151,7 +154,7 @@ def winsorise(features: Features, runs: Runs, targets: Tensor) -> tuple[Tensor, 
 def _fit_hyperparameters(
     kernel: ResidualKernel,
     noise: Tensor,
-    prior_of_noise: LogNormalPrior,
+    prior_of_noise: MultivariateNormalPrior,
     evidence: Evidence,
     steps: int,
 ) -> Tensor:
@@ -169,10 +172,12 @@ def _fit_hyperparameters(
             noise=evidence.extra,
             learn_additional_noise=True,
             batch_shape=batch,
-            noise_prior=prior_of_noise,
             noise_constraint=GreaterThan(_NOISE_FLOOR),
         ).double()
     likelihood.second_noise = noise.unsqueeze(-1)
+    likelihood.register_prior(
+        "noise_prior", prior_of_noise, lambda known: known.second_noise.squeeze(-1).log()
+    )
     model = SingleTaskGP(
         evidence.inputs,
         evidence.targets.unsqueeze(-1),

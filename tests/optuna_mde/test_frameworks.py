@@ -125,4 +125,4 @@ def test_optuna_search_cv() -> None:
         assert abs(sum(trial.params[f"mix__{d}"] for d in DOMAINS) - 1.0) < 1e-9
     assert search.best_params_["mix__web"] == pytest.approx(0.5, abs=0.1)
     assert search.best_estimator_.mix.code == pytest.approx(0.0, abs=0.1)
-    assert search.cv_results_["mean_test_score"][-1] > 0.9
+    assert max(search.cv_results_["mean_test_score"]) > 0.95
