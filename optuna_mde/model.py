@@ -91,14 +91,16 @@ def expert_table(history: History) -> tuple[ExpertTable, Coreset] | None:
     fullest = {e.domain: e.url for e in reversed(history.experts)}
     files = tuple((domain, url, _modified(url)) for domain, url in sorted(fullest.items()))
     table, coreset = _load(history.domains, files)
-    if table.sets and history.outputs and not set(table.sets) & set(history.outputs):
+    if not table.sets:
+        return None
+    if history.outputs and not set(table.sets) & set(history.outputs):
         warnings.warn(
             f"the experts' log-probabilities are of {', '.join(table.sets)}, and no run reports a "
             f"loss of these: MDE serves no set. Name sets alike in save_logprobs and "
             f"report_losses; the losses are of {', '.join(history.outputs)}",
             stacklevel=2,
         )
-    return (table, coreset) if table.sets else None
+    return table, coreset
 
 
 @functools.lru_cache(maxsize=8)  # as many expert budgets and domains as are in play at once
