@@ -131,10 +131,10 @@ def columns_of(features: Features) -> Columns:
 def noise_of(features: Features) -> tuple[Tensor, Tensor]:
     """`[M]` prior medians of the noise variances in standard units, and the covariance `[M, M]` of
     their logarithms."""
-    known = features.has_mde
-    median = torch.where(known, NOISE_WITH_MDE, NOISE_WITHOUT).double()
-    own = torch.where(known, OWN_NOISE_WITH_MDE, OWN_NOISE_WITHOUT).double()
-    common = torch.where(known, 0.0, COMMON_NOISE).double()
+    with_mde = (NOISE_WITH_MDE, OWN_NOISE_WITH_MDE, 0.0)
+    without = (NOISE_WITHOUT, OWN_NOISE_WITHOUT, COMMON_NOISE)
+    rows = [with_mde if known else without for known in features.has_mde.tolist()]
+    median, own, common = torch.tensor(rows, dtype=torch.float64).T
     return median, torch.diag(own.square()) + torch.outer(common, common)
 
 

@@ -298,7 +298,7 @@ class Surrogate:
 
 def _widening(features: Features, evidence: Evidence) -> Tensor:
     """Factors `[M]` of the outputs' sd, see ``_DOUBT``."""
-    runs = (evidence.extra < ABSENT).sum(dim=-1).clamp_min(_FEWEST)
+    runs = (evidence.extra < ABSENT).double().sum(dim=-1).clamp_min(_FEWEST)
     return torch.where(features.has_mde, 1.0, (1.0 + (_DOUBT / runs).square()).sqrt())
 
 
