@@ -104,6 +104,16 @@ class Record:
         running = self.state == TrialState.RUNNING
         return running and self.published is None and not self.distributions
 
+    @property
+    def is_torn(self) -> bool:
+        """Whether a running trial has parameters and no proposal.
+
+        A database may be read table by table, attributes before parameters, while another process
+        writes a proposal and then the parameters; a second read finds the proposal.
+        """
+        running = self.state == TrialState.RUNNING
+        return running and self.published is None and bool(self.distributions)
+
     @cached_property
     def seconds(self) -> float | None:
         """Duration of a finished run."""
@@ -204,6 +214,8 @@ def read_trials(study: optuna.Study, cache: dict[int, Record] | None = None) -> 
         known = cache.get(trial.number) if cache is not None else None
         if known is None or known.trial_id != trial._trial_id:
             known = read_trial(trial)
+            if known.is_torn:
+                known = read_trial(study._storage.get_trial(trial._trial_id))
             if cache is not None and known.finished:
                 cache[trial.number] = known
         records.append(known)

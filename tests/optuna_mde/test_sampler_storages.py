@@ -10,15 +10,19 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import sqlalchemy
 from optuna.storages import JournalStorage
+from optuna.storages._rdb.models import TrialModel
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from optuna_mde import MDESampler, suggest_mixture
+from optuna_mde.records import read_trials
 from tests.optuna_mde.toy import DOMAINS, Toy, phases, quietly, rates_of, study_of
 
 pytestmark = quietly
@@ -158,3 +162,28 @@ def test_grpc_storage(tmp_path: Path, fast: None) -> None:
     study = optuna.create_study(sampler=MDESampler(seed=0), storage=storage)
     study.optimize(Toy(tmp_path), n_trials=6)
     assert phases(study) == ["expert"] * 3 + ["uniform"] + ["model"] * 2
+
+
+def test_a_proposal_is_seen_while_it_is_being_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy reads a trial's tables in any order, and other processes write in between."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    sampler = MDESampler(seed=0, mixtures={"mix/": DOMAINS})
+    study = optuna.create_study(study_name="s", storage=url, sampler=sampler)
+    trial = study.ask()
+    mapper = TrialModel.__mapper__
+    parameters_last = sorted(mapper._props.values(), key=lambda prop: prop.key == "params")
+    monkeypatch.setattr(mapper, "_prop_set", parameters_last)
+    reader = optuna.load_study(study_name="s", storage=url)
+    written = []
+
+    def write(*event: Any) -> None:
+        if "FROM trial_params" in event[2] and not written:
+            written.append(trial.suggest_float(f"mix/{DOMAINS[0]}", 0.0, 1.0))
+
+    engine = reader._storage._backend.engine  # type: ignore[attr-defined]
+    sqlalchemy.event.listen(engine, "before_cursor_execute", write)
+    record = read_trials(reader)[0]
+    assert len(record.distributions) == len(written) == 1
+    assert record.mixture("mix/") == {"web": 1.0, "code": 0.0, "books": 0.0}
