@@ -194,6 +194,8 @@ def mde_multitask(evidence: Evidence, Z: Array, W: Array) -> Predicted:
         fit_gpytorch_mll(
             ExactMarginalLogLikelihood(model.likelihood, model),
             optimizer_kwargs={"options": {"maxiter": _MULTITASK_STEPS}},
+            # A second attempt would draw from the priors, and that of the correlations cannot.
+            warning_handler=lambda _: True,
         )
         with torch.no_grad():
             return _joint(model, inputs(Z), W)
