@@ -139,16 +139,23 @@ class LogKnowledgeGradient(GoalAcquisition):
         return ((here.square() - correlation * here * there).abs() / told).clamp_min(_LEAST_CHANGE)
 
 
-class ExpectedLoss(GoalAcquisition):
-    """Minus the expected goal: no exploration. For recommendations."""
+class CautiousLoss(GoalAcquisition):
+    """Minus the expected goal, and minus `caution` times its sd. For recommendations.
+
+    Args:
+        surrogate, W, limits: as in `GoalAcquisition`, for one goal.
+        caution: sds of the noise-free goal.
+    """
+
+    def __init__(self, surrogate: Surrogate, W: Tensor, limits: Limits, caution: float) -> None:
+        super().__init__(surrogate, W, limits)
+        self.caution = caution
 
     def forward(self, X: Tensor) -> Tensor:
         """Values `b` of candidates `b x 1 x d`."""
-        X = X.squeeze(-2)
-        if not self.limits.outputs:
-            return -(self.surrogate.means(X) @ self.W.mT)[:, 0]
-        mean, sd = self.surrogate.posterior(X)
-        return self.limits.log_probability(mean, sd) - (mean @ self.W.mT)[:, 0]
+        mean, sd = self.surrogate.posterior(X.squeeze(-2))
+        goal = (mean @ self.W.mT)[:, 0] + self.caution * self.surrogate.spread(sd, self.W)[:, 0]
+        return self.limits.log_probability(mean, sd) - goal
 
 
 class ChebyshevImprovement(GoalAcquisition):

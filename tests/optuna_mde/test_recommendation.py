@@ -64,6 +64,24 @@ def test_the_recommended_mixture_is_near_the_optimum_after_twelve_runs(world, st
     assert 0 <= answer.expected_gain < 0.05
 
 
+def test_half_an_sd_is_charged_where_runs_are_few(world) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        mixture = suggest_mixture(trial, list(world.domains), natural=NATURAL)
+        rates = np.array([mixture[d] for d in world.domains])
+        losses = dict(zip(world.sets, world.observed(rates, trial.number)[0], strict=True))
+        return report_losses(trial, losses, objective=GOAL)
+
+    study = optuna.create_study(sampler=MDESampler(seed=0))
+    study.optimize(objective, n_trials=7)
+    pool = np.random.default_rng(0).dirichlet(np.full(4, 0.5), 4_000)
+    drawn = predict(study, [dict(zip(world.domains, rates, strict=True)) for rates in pool])
+    recommended = predict(study, recommend(study).mixture)
+    charged = drawn.objective_mean + drawn.objective_sd / 2
+    own = recommended.objective_mean[0] + recommended.objective_sd[0] / 2
+    assert own < charged.min() + 1e-3
+    assert recommended.objective_sd[0] < drawn.objective_sd[drawn.objective_mean.argmin()]
+
+
 def test_the_rows_a_reader_expects(world, study) -> None:
     answer = recommend(study)
     rows = {row.name: row for row in answer.rows}
