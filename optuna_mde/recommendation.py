@@ -15,10 +15,12 @@ from optuna_mde.rows import (
     Row,
     full_runs,
     observed_goal,
+    place_of,
     point_of,
     row_of,
     run_row,
     told_runs,
+    widening,
 )
 from optuna_mde.simplex import Array
 from optuna_mde.torch_state import gradients
@@ -252,16 +254,15 @@ def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[
     reference = next((r for r in rows if r.name in ("natural", "uniform")), None)
     if signal and reference is not None:
         gain, sd = _difference(fitted, best, _with(fitted, best, reference.name))
-        if gain <= Z90 * sd:
+        half = Z90 * widening(fitted) * sd
+        if gain <= half:
             notes.append(
-                f"The gain over the {reference.name} mixture, {gain:.4f} ± {Z90 * sd:.4f}, "
+                f"The gain over the {reference.name} mixture, {gain:.4f} ± {half:.4f}, "
                 "is within its 90 % interval of nothing."
             )
-    seen = next((t for t in fitted.trials if rows[-1].trial == t.number), None)
-    if seen is not None and _is_outside(fitted, seen):
-        notes.append(
-            f"The best run, trial {seen.number}, lies outside the bounds or constraints in force."
-        )
+    outside = [row.name for row in rows if _is_outside(fitted, row)]
+    if outside:
+        notes.append(f"Outside the bounds or constraints in force: {', '.join(outside)}.")
     if any(row.name == "best expert" and row.trial is None for row in rows):
         notes.append(
             "The best expert was trained on a share of a run: its row is an estimate for a full "
@@ -276,8 +277,8 @@ def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[
     return tuple(notes)
 
 
-def _is_outside(fitted: Fitted, trial: Record) -> bool:
-    x = point_of(fitted, trial)
+def _is_outside(fitted: Fitted, row: Row) -> bool:
+    x = place_of(fitted, row)
     return x is not None and not fitted.region.contains(x)
 
 

@@ -61,7 +61,7 @@ class Row:
 def row_of(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> Row:
     mean, sd = fitted.outputs(x[None])
     goal_mean, goal_sd = fitted.goals(x[None])
-    sign, wider = fitted.sign, _wider(fitted)
+    sign, wider = fitted.sign, widening(fitted)
     goals = tuple(_interval(m, wider * s) for m, s in zip(goal_mean[0], goal_sd[0], strict=True))
     runs = [t for t in full_runs(fitted) if _distance(fitted, t, x) <= _SAME]
     observed = [observed_goal(fitted, t) for t in ([trial] if trial else runs)]
@@ -136,6 +136,19 @@ def point_of(fitted: Fitted, trial: Record) -> Array | None:
     return fitted.space.encode(trial.params, mixtures)
 
 
+def place_of(fitted: Fitted, row: Row) -> Array | None:
+    """Inputs `[d]` of a row."""
+    groups = fitted.space.groups
+    parts = {
+        (groups[0].prefix if groups else "") + name: rate for name, rate in row.mixture.items()
+    }
+    parts |= row.mixture
+    mixtures = {
+        g.prefix: {d: parts[n] for d, n in zip(g.domains, g.names, strict=True)} for g in groups
+    }
+    return fitted.space.encode(row.params, mixtures)
+
+
 def observed_goal(fitted: Fitted, trial: Record) -> float | None:
     """The run's objective (minimised; the mean of several goals), by the objective in force."""
     _, Y = fitted.told(trial)
@@ -160,10 +173,11 @@ def _mean_interval(fitted: Fitted, x: Array) -> Interval:
     W = torch.from_numpy(fitted.weights.mean(axis=0, keepdims=True))
     with torch.no_grad():
         mean, sd = fitted.surrogate.goals(torch.from_numpy(x[None]), W)
-    return _interval(float(mean), _wider(fitted) * float(sd))
+    return _interval(float(mean), widening(fitted) * float(sd))
 
 
-def _wider(fitted: Fitted) -> float:
+def widening(fitted: Fitted) -> float:
+    """Factor of the sd of rows, which lie where runs crowd."""
     return 1.0 if fitted.surrogate.features.coreset is None else _CROWDED
 
 

@@ -244,7 +244,7 @@ def test_a_run_that_two_rows_name_has_one_prediction_and_a_place(world, tmp_path
     rows = {row.name: row for row in answer.rows}
     assert rows["best seen"].trial == rows["best expert"].trial  # the expert of books
     assert rows["best seen"].objective == rows["best expert"].objective
-    assert any("outside the bounds" in note for note in answer.notes)
+    assert "Outside the bounds or constraints in force: best expert, best seen." in answer.notes
 
 
 def test_a_flat_study_names_no_winner() -> None:
