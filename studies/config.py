@@ -89,11 +89,20 @@ class LaunchConfig(_Section):
     """Steps between two checkpoints, from which a killed run goes on."""
 
 
+def _check_seeds(seeds: int) -> int:
+    if seeds != 0 and seeds < 2:
+        raise ValueError(
+            "2 fresh seeds at least tell a difference from noise; take 2 or more, or 0 for no "
+            f"confirmation (got {seeds})"
+        )
+    return seeds
+
+
 class ConfirmConfig(_Section):
     """The test at the end: the mixtures that matter, trained again with fresh seeds."""
 
-    seeds: Annotated[int, Field(ge=2)] = 3
-    """Fresh seeds, the same ones for every mixture."""
+    seeds: Annotated[int, AfterValidator(_check_seeds)] = 3
+    """Fresh seeds, the same ones for every mixture. 0: no test."""
 
 
 def _check_objective(objective: Any) -> Any:

@@ -99,6 +99,8 @@ def confirm_again(
     with folder.owned(), Session(definition, folder, progress) as session:
         if not num_finished(session.study):
             raise StudyError(f"{folder.path}: no trial is finished yet; `optuna-mde run` first")
+        if n_seeds is None and not session.config.confirm.seeds:
+            raise StudyError("the definition has confirm.seeds 0: say how many with --seeds")
         return session.conclude(n_seeds)
 
 
@@ -164,7 +166,7 @@ class Session:
         """The recommendation, its confirmation and the report; what is there already is kept.
 
         Args:
-            n_seeds: seeds to confirm with. None: at least as many as the definition says.
+            n_seeds: seeds to confirm with. None: at least as many as the definition says, if any.
         """
         recommendation = findings.recommend(
             self.study,
@@ -172,10 +174,12 @@ class Session:
             lambda: self.progress.stage("fitting the recommendation"),
         )
         kept = Confirmation.read(self.folder.confirmation)
-        confirmation = kept
-        if kept is None or not self._is_current(kept, n_seeds):
-            n_seeds = n_seeds or self.config.confirm.seeds
-            confirmation = self._confirm(recommendation, n_seeds)
+        seeds = self.config.confirm.seeds if n_seeds is None else n_seeds
+        confirmation = None
+        if kept is not None and self._is_current(kept, n_seeds):
+            confirmation = kept
+        elif seeds:
+            confirmation = self._confirm(recommendation, seeds)
         outcome = Outcome(self.study, recommendation, confirmation)
         if confirmation is not kept or not self.folder.report.exists():
             write_report(outcome, self.folder, self.progress)

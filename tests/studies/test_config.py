@@ -120,6 +120,12 @@ MISTAKES = {
         "study.yaml:14: experts.budget: input should be greater than 0 (got 0)\n"
         "study.yaml:14: experts.max_epochs: input should be greater than 0 (got 0)",
     ),
+    "a seed that nothing can be paired with": (
+        "model:",
+        "confirm: {seeds: 1}\nmodel:",
+        "study.yaml:14: confirm.seeds: 2 fresh seeds at least tell a difference from noise; take "
+        "2 or more, or 0 for no confirmation (got 1)",
+    ),
     "number in the place of a section": (
         "model:",
         "experts: 0.5\nmodel:",

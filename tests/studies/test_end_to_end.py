@@ -129,6 +129,20 @@ def test_other_text_is_noticed(tiny_run, command, tmp_path):
     assert "recommended" in done.stdout
 
 
+def test_without_fresh_seeds_nothing_is_trained_after_the_search(tiny_run, command, tmp_path):
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    before = stamps(tmp_path)
+    options = ("--set", "search.n_trials=7", "--set", "confirm.seeds=0")
+    more = command("run", "tiny.yaml", *options, folder=tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert len(stamps(tmp_path)) == len(before) + 1
+    assert "recommended" in more.stdout
+    assert "fresh seeds" not in more.stdout
+    asked = command("confirm", "runs/tiny", folder=tmp_path)
+    assert asked.returncode == 2
+    assert "say how many with --seeds" in asked.stderr
+
+
 def test_confirm_with_more_seeds_trains_the_new_ones_only(tiny_run, command, tmp_path):
     shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
     before = stamps(tmp_path)
