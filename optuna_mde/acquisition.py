@@ -140,22 +140,32 @@ class LogKnowledgeGradient(GoalAcquisition):
 
 
 class CautiousLoss(GoalAcquisition):
-    """Minus the expected goal, and minus `caution` times its sd. For recommendations.
+    """Minus the expected goal and a charge for doubt. For recommendations.
+
+    The charge is half an sd where nothing is known, and less in proportion where the sd `σ` is
+    below the spread of what is known: ``σ/2 · min(1, σ/spread)``. After 8 runs without experts the
+    lowest mean often lies where no run is. Median regrets there of 48 searches (6 on each of 8
+    emulated objectives; nats x 1000), without a charge, with this one and with half an sd always:
+    82, 75, 144, 202 / 50, 49, 80, 91 / 40, 48, 70, 99 where the optimum is inside, 31, 44, 215,
+    157 / 98, 101, 305, 258 / 85, 100, 302, 252 where it is near a corner, and 119 / 127 / 124 on
+    average over all. At 12 runs half an sd cost .004 +- .002 on one of the recordings, this charge
+    less than .001; with experts half an sd cost .010 and .006 before any run beside them.
 
     Args:
         surrogate, W, limits: as in `GoalAcquisition`, for one goal.
-        caution: sds of the noise-free goal.
+        spread: sd of the expected goals of the runs.
     """
 
-    def __init__(self, surrogate: Surrogate, W: Tensor, limits: Limits, caution: float) -> None:
+    def __init__(self, surrogate: Surrogate, W: Tensor, limits: Limits, spread: float) -> None:
         super().__init__(surrogate, W, limits)
-        self.caution = caution
+        self.spread = max(spread, 1e-12)
 
     def forward(self, X: Tensor) -> Tensor:
         """Values `b` of candidates `b x 1 x d`."""
         mean, sd = self.surrogate.posterior(X.squeeze(-2))
-        goal = (mean @ self.W.mT)[:, 0] + self.caution * self.surrogate.spread(sd, self.W)[:, 0]
-        return self.limits.log_probability(mean, sd) - goal
+        doubt = self.surrogate.spread(sd, self.W)[:, 0]
+        charge = 0.5 * doubt * (doubt / self.spread).clamp_max(1.0)
+        return self.limits.log_probability(mean, sd) - (mean @ self.W.mT)[:, 0] - charge
 
 
 class ChebyshevImprovement(GoalAcquisition):

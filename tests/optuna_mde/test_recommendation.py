@@ -64,7 +64,7 @@ def test_the_recommended_mixture_is_near_the_optimum_after_twelve_runs(world, st
     assert 0 <= answer.expected_gain < 0.05
 
 
-def test_half_an_sd_is_charged_where_runs_are_few(world) -> None:
+def test_doubt_is_charged_where_runs_are_few(world) -> None:
     def objective(trial: optuna.Trial) -> float:
         mixture = suggest_mixture(trial, list(world.domains), natural=NATURAL)
         rates = np.array([mixture[d] for d in world.domains])
@@ -76,9 +76,13 @@ def test_half_an_sd_is_charged_where_runs_are_few(world) -> None:
     pool = np.random.default_rng(0).dirichlet(np.full(4, 0.5), 4_000)
     drawn = predict(study, [dict(zip(world.domains, rates, strict=True)) for rates in pool])
     recommended = predict(study, recommend(study).mixture)
-    charged = drawn.objective_mean + drawn.objective_sd / 2
-    own = recommended.objective_mean[0] + recommended.objective_sd[0] / 2
-    assert own < charged.min() + 1e-3
+    told = predict(study, [t.params for t in study.trials]).objective_mean
+
+    def charged(prediction) -> np.ndarray:
+        sd = prediction.objective_sd
+        return prediction.objective_mean + 0.5 * sd * np.minimum(1.0, sd / np.std(told))
+
+    assert charged(recommended)[0] < charged(drawn).min() + 1e-3
     assert recommended.objective_sd[0] < drawn.objective_sd[drawn.objective_mean.argmin()]
 
 
