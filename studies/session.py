@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -181,9 +181,19 @@ class Session:
         elif seeds:
             confirmation = self._confirm(recommendation, seeds)
         outcome = Outcome(self.study, recommendation, confirmation)
-        if confirmation is not kept or not self.folder.report.exists():
-            write_report(outcome, self.folder, self.progress)
+        if self._report_is_stale():
+            shown = replace(outcome, confirmation=confirmation or kept)
+            write_report(shown, self.folder, self.progress)
         return outcome
+
+    def _report_is_stale(self) -> bool:
+        """Whether what the report shows is newer than the report."""
+        folder = self.folder
+        if not folder.report.exists():
+            return True
+        written = folder.report.stat().st_mtime
+        shown = (folder.recommendation, folder.confirmation)
+        return any(path.exists() and path.stat().st_mtime > written for path in shown)
 
     def _is_current(self, kept: Confirmation, n_seeds: int | None) -> bool:
         if kept.told != num_finished(self.study):

@@ -132,12 +132,14 @@ def test_other_text_is_noticed(tiny_run, command, tmp_path):
 def test_without_fresh_seeds_nothing_is_trained_after_the_search(tiny_run, command, tmp_path):
     shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
     before = stamps(tmp_path)
+    (tmp_path / "runs/tiny/confirm.json").unlink()
     options = ("--set", "search.n_trials=7", "--set", "confirm.seeds=0")
     more = command("run", "tiny.yaml", *options, folder=tmp_path)
     assert more.returncode == 0, more.stderr
     assert len(stamps(tmp_path)) == len(before) + 1
     assert "recommended" in more.stdout
     assert "fresh seeds" not in more.stdout
+    assert "7 finished runs" in (tmp_path / "runs/tiny/report.html").read_text(encoding="utf-8")
     asked = command("confirm", "runs/tiny", folder=tmp_path)
     assert asked.returncode == 2
     assert "say how many with --seeds" in asked.stderr
