@@ -99,10 +99,14 @@ class Record:
         return self.state.is_finished()
 
     @property
+    def is_unpublished(self) -> bool:
+        """Whether the trial is running without a proposal."""
+        return self.state == TrialState.RUNNING and self.published is None
+
+    @property
     def is_silent(self) -> bool:
         """Whether a running trial has not said yet what it will try."""
-        running = self.state == TrialState.RUNNING
-        return running and self.published is None and not self.distributions
+        return self.is_unpublished and not self.distributions
 
     @property
     def is_torn(self) -> bool:
@@ -111,8 +115,7 @@ class Record:
         A database may be read table by table, attributes before parameters, while another process
         writes a proposal and then the parameters; a second read finds the proposal.
         """
-        running = self.state == TrialState.RUNNING
-        return running and self.published is None and bool(self.distributions)
+        return self.is_unpublished and bool(self.distributions)
 
     @cached_property
     def seconds(self) -> float | None:

@@ -186,9 +186,8 @@ class Startup:
     def _is_undecided(self, trial: Record) -> bool:
         """Whether a running trial will still take a target."""
         return (
-            trial.state == TrialState.RUNNING
+            trial.is_unpublished
             and trial.number not in self.lost
-            and trial.published is None
             and not any(name in trial.params for name in self.group.names)
         )
 
