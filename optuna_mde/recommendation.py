@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from optuna_mde.objective import ObjectiveLike
-from optuna_mde.prediction import Fitted, fit_study
+from optuna_mde.prediction import Fitted, fit_study, place
 from optuna_mde.records import Record
 from optuna_mde.rows import (
     Interval,
     Row,
     full_runs,
     observed_goal,
-    place_of,
     point_of,
     row_of,
     run_row,
@@ -254,7 +253,7 @@ def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[
                 f"The gain over the {reference.name} mixture, {gain:.4f} ± {half:.4f}, "
                 "is within its 90 % interval of nothing."
             )
-    outside = [row.name for row in rows if _is_outside(fitted, row)]
+    outside = [row.name for row in rows if _is_outside(fitted, best, row)]
     if outside:
         notes.append(f"Outside the bounds or constraints in force: {', '.join(outside)}.")
     if any(row.name == "best expert" and row.trial is None for row in rows):
@@ -271,9 +270,11 @@ def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[
     return tuple(notes)
 
 
-def _is_outside(fitted: Fitted, row: Row) -> bool:
-    x = place_of(fitted, row)
-    return x is not None and not fitted.region.contains(x)
+def _is_outside(fitted: Fitted, best: Array, row: Row) -> bool:
+    groups = fitted.space.groups
+    names = {name for group in groups for name in group.names}
+    parts = {n if n in names else groups[0].prefix + n: rate for n, rate in row.mixture.items()}
+    return not fitted.region.contains(place(fitted.space, best, {**row.params, **parts}))
 
 
 def _difference(fitted: Fitted, best: Array, other: Array) -> tuple[float, float]:

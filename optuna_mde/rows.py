@@ -136,19 +136,6 @@ def point_of(fitted: Fitted, trial: Record) -> Array | None:
     return fitted.space.encode(trial.params, mixtures)
 
 
-def place_of(fitted: Fitted, row: Row) -> Array | None:
-    """Inputs `[d]` of a row."""
-    groups = fitted.space.groups
-    parts = {
-        (groups[0].prefix if groups else "") + name: rate for name, rate in row.mixture.items()
-    }
-    parts |= row.mixture
-    mixtures = {
-        g.prefix: {d: parts[n] for d, n in zip(g.domains, g.names, strict=True)} for g in groups
-    }
-    return fitted.space.encode(row.params, mixtures)
-
-
 def observed_goal(fitted: Fitted, trial: Record) -> float | None:
     """The run's objective (minimised; the mean of several goals), by the objective in force."""
     _, Y = fitted.told(trial)
