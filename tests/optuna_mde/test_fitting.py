@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gpytorch
+import numpy as np
 import torch
 from botorch.models import SingleTaskGP
 from gpytorch.likelihoods import GaussianLikelihood
@@ -10,7 +13,15 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from torch.distributions import MultivariateNormal
 
-from optuna_mde.fitting import DenseMarginalLogLikelihood, log_density
+from benchmarks.tables import Recording
+from optuna_mde.features import Features
+from optuna_mde.fitting import DenseMarginalLogLikelihood, fit, log_density, standards
+from optuna_mde.kernel import ResidualKernel
+from optuna_mde.priors import columns_of, noise_of
+from optuna_mde.surrogate import Runs, stack_inputs
+from tests.optuna_mde.fits import features_of, runs_of
+
+ENVIRONMENT = Path(__file__).parents[2] / "benchmarks" / "data" / "environment"
 
 
 def covariances(batch: int, n: int) -> torch.Tensor:
@@ -51,3 +62,40 @@ def test_marginal_likelihood_and_its_gradients_are_gpytorchs() -> None:
     (theirs, their_slopes), (ours, our_slopes) = found
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(our_slopes, their_slopes)
+
+
+def test_noise_is_fitted_to_all_outputs_together(world) -> None:
+    """A step of all noise variances at once, either way, lowers the posterior of all outputs."""
+    runs = runs_of(world, 20)
+    features = features_of(world, experts=False)
+    state = fit(features, runs).state()
+    kernel = ResidualKernel(columns_of(features))
+    for parameter in ("log_lengthscale", "log_outputscale"):
+        getattr(kernel, parameter).data.copy_(state[parameter])
+    inputs, _ = stack_inputs(features, runs.X, state["shared"])
+    centre, scale = standards(features, runs)
+    median, spread = noise_of(features)
+
+    def log_posterior(log_noise: torch.Tensor) -> float:
+        with torch.no_grad():
+            noise = torch.diag_embed(log_noise.exp().unsqueeze(-1).expand(-1, len(runs.X)))
+            covariance = kernel.forward(inputs, inputs) + noise
+            density = log_density(((runs.Y - centre) / scale).mT, covariance).sum()
+            return float(density + MultivariateNormal(median.log(), spread).log_prob(log_noise))
+
+    fitted = log_posterior(state["noise"].log())
+    for step in (-0.3, 0.3):
+        assert log_posterior(state["noise"].log() + step) < fitted
+
+
+def test_a_line_search_that_leaps_does_not_cost_the_fit() -> None:
+    """Eight recorded runs on which L-BFGS looks at an sd of e^230 for one of the sets."""
+    recording = Recording.load(ENVIRONMENT)
+    mixtures = np.random.default_rng(1000).permutation(recording.rows("dirichlet", "face"))
+    rows = [*recording.rows("natural", "uniform"), *mixtures[:6]]
+    X, Y = (torch.from_numpy(a[rows]) for a in (recording.mixtures, recording.losses))
+    K = len(recording.domains)
+    features = Features(K, [slice(0, K)], recording.sets)
+    surrogate = fit(features, Runs(X, Y, torch.zeros(8, dtype=torch.bool)))
+    before = columns_of(features).lengthscale.log()
+    assert (surrogate.state()["log_lengthscale"] - before).abs().max() > 0.5

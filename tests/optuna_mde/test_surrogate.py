@@ -12,24 +12,7 @@ from optuna_mde.experts import ExpertTable
 from optuna_mde.features import SLOPES, Features
 from optuna_mde.fitting import fit
 from optuna_mde.surrogate import Runs, Surrogate
-
-
-def runs_of(world, n: int, seed: int = 0) -> Runs:
-    """The experts and n mixtures."""
-    K = len(world.domains)
-    inner = np.random.default_rng(seed).dirichlet(np.ones(K), n)
-    X = np.concatenate([np.eye(K), inner])
-    return Runs(
-        torch.from_numpy(X),
-        torch.from_numpy(world.observed(X, seed)),
-        torch.arange(len(X)) < K,
-    )
-
-
-def features_of(world, experts: bool = True) -> Features:
-    block = slice(0, len(world.domains))
-    coreset = Coreset(world.table) if experts else None
-    return Features(len(world.domains), [block], world.sets, block, coreset)
+from tests.optuna_mde.fits import features_of, runs_of
 
 
 def fresh(world, n: int = 200) -> torch.Tensor:
