@@ -1,9 +1,10 @@
 """The covariance of what MDE leaves unexplained, and the priors of its hyper-parameters.
 
-Notation: a batch of B Gaussian processes over inputs ``Z = [z, φ]`` `B x n x (D + L)`: ``z`` are
-the columns that distances are taken in, ``φ`` regressors with Gaussian coefficients:
+Notation: a batch of B Gaussian processes over inputs ``Z = [z, φ, a]`` `B x n x (D + L + 1)`:
+``z`` are the columns that distances are taken in, ``φ`` regressors with Gaussian coefficients,
+``a`` the relative sd of the residual there:
 
-``k(Z, Z') = Σ_l s_l² φ_l φ_l' + o² Matérn_5/2(|z - z'| / ℓ) + ρ² Matérn_5/2(|z - z'| / r)``
+``k(Z, Z') = Σ_l s_l² φ_l φ_l' + o² a a' Matérn_5/2(|z - z'| / ℓ) + ρ² Matérn_5/2(|z - z'| / r)``
 
 Columns of ``z`` fall into blocks that share one length-scale. Integrating the
 coefficients out (rather than fitting them) keeps their uncertainty in the
@@ -32,7 +33,7 @@ class Columns:
         block: `[D]` index of the length-scale block of each distance column.
         lengthscale: `B x J` prior medians, one for each block.
         lengthscale_spread: `B x J` sd of the logarithm of each length-scale.
-        outputscale: `[B]` prior median of the residual's sd, in standardised units.
+        outputscale: `[B]` prior median of the residual's sd where ``a`` is 1, in standard units.
         outputscale_spread: sd of its logarithm.
         slope: `B x L` prior sd of the regressors' coefficients; 0 switches one off.
         rough: sd ρ of the rough part, in standardised units; 0 switches it off.
@@ -85,28 +86,31 @@ class ResidualKernel(Kernel):
         )
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: object) -> Tensor:
-        """Covariance `... x B x n1 x n2` of inputs `... x B x n x (D + L)`."""
+        """Covariance `... x B x n1 x n2` of inputs `... x B x n x (D + L + 1)`."""
         first = self.scale(x1)
         second = first if x2 is x1 else self.scale(x2)
         if diag:
             r2 = (first.z - second.z).square().sum(dim=-1)
             linear = (first.phi * second.phi).sum(dim=-1)
+            smooth = first.residual * second.residual * matern52(r2)
             rough = matern52((first.raw - second.raw).square().sum(dim=-1))
-            return linear + self._variance * matern52(r2) + self.columns.rough**2 * rough
+            return linear + smooth + self.columns.rough**2 * rough
         return self.covariance(first, second)
 
     def scale(self, x: Tensor) -> Scaled:
-        """Inputs `... x B x n x (D + L)` in units of the hyper-parameters."""
+        """Inputs `... x B x n x (D + L + 1)` in units of the hyper-parameters."""
         D = self.columns.n_distance
         scale = math.sqrt(5.0) * torch.exp(-self.log_lengthscale)[..., self.columns.block]
         z = x[..., :D] * scale.unsqueeze(-2)
         raw = x[..., :1, :, :D] * (math.sqrt(5.0) / self.columns.rough_lengthscale)
-        return Scaled(z, raw, x[..., D:] * self.columns.slope.unsqueeze(-2))
+        phi = x[..., D:-1] * self.columns.slope.unsqueeze(-2)
+        return Scaled(z, raw, phi, x[..., -1] * self.log_outputscale.exp())
 
     def covariance(self, first: Scaled, second: Scaled) -> Tensor:
         """Covariance `... x B x n1 x n2` of scaled inputs."""
         smooth = matern52(squared_distances(first.z, second.z))
-        covariance = first.phi @ second.phi.mT + self._variance.unsqueeze(-1) * smooth
+        smooth = first.residual.unsqueeze(-1) * smooth * second.residual.unsqueeze(-2)
+        covariance = first.phi @ second.phi.mT + smooth
         if self.columns.rough == 0.0:
             return covariance
         rough = matern52(squared_distances(first.raw, second.raw))
@@ -114,11 +118,7 @@ class ResidualKernel(Kernel):
 
     def variance(self, x: Scaled) -> Tensor:
         """Prior variance `... x B x n` of scaled inputs."""
-        return x.phi.square().sum(dim=-1) + self._variance + self.columns.rough**2
-
-    @property
-    def _variance(self) -> Tensor:
-        return torch.exp(2.0 * self.log_outputscale)
+        return x.phi.square().sum(dim=-1) + x.residual.square() + self.columns.rough**2
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,13 @@ class Scaled:
         z: `... x B x n x D` distance columns in units of ``ℓ / sqrt 5``.
         raw: `... x 1 x n x D` the same in units of ``r / sqrt 5``; all processes have one.
         phi: `... x B x n x L` regressors times the sd of their coefficients.
+        residual: `... x B x n` sd of the residual.
     """
 
     z: Tensor
     raw: Tensor
     phi: Tensor
+    residual: Tensor
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Evidence:
     """Runs in standard units, as the batch of M processes takes them.
 
     Args:
-        inputs: `M x n x (D + L)`, see `kernel`.
+        inputs: `M x n x (D + L + 1)`, see `kernel`.
         targets: `M x n`, 0 where absent.
         extra: `M x n` noise variance of a run beside that of its seed; ``ABSENT`` where it does
             not count.
@@ -303,8 +303,9 @@ def _widening(features: Features, evidence: Evidence) -> Tensor:
 
 
 def stack_inputs(features: Features, X: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs `M x n x (D + L)` of the batch, and the prior `n x M` in nats per token."""
+    """Inputs `M x n x (D + L + 1)` of the batch, and the prior `n x M` in nats per token."""
     z, phi, prior = features.lift(X)
-    z = z.unsqueeze(0).expand(len(features.outputs), -1, -1)
+    every = (len(features.outputs), -1, -1)
     prior = prior + (phi * features.units) @ shared
-    return torch.cat([z, phi.permute(1, 0, 2)], dim=-1), prior
+    parts = (z.expand(every), phi.permute(1, 0, 2), features.amplitude(X).expand(every))
+    return torch.cat(parts, dim=-1), prior
