@@ -84,7 +84,7 @@ def test_noise_is_fitted_to_all_outputs_together(world) -> None:
             return float(density + MultivariateNormal(median.log(), spread).log_prob(log_noise))
 
     fitted = log_posterior(state["noise"].log())
-    for step in (-0.3, 0.3):
+    for step in (-0.5, 0.5):
         assert log_posterior(state["noise"].log() + step) < fitted
 
 
