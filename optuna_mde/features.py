@@ -148,7 +148,7 @@ class Features:
         # An output of its own kind (no expert kept it) is told by the average of the others.
         own_level = self._per_output(level, level.mean(dim=-1, keepdim=True))
         own_terms = self._per_output(terms / self._unit, none)  # [..., 4, M]
-        dilution = (1.0 - rates.square().sum(dim=-1, keepdim=True)).expand_as(ones)
+        dilution = (1.0 - self._concentration(X)).expand_as(ones)
         first = torch.stack([ones, own_level, dilution], dim=-1)
         phi = torch.cat([first, own_terms.mT], dim=-1)
         return torch.cat([z, level], dim=-1), phi, self._per_output(mde, none[..., 0, :])
@@ -157,8 +157,11 @@ class Features:
         """Sd `[..., 1]` of what the regressors leave unexplained, 1 for balanced mixtures."""
         if self.coreset is None:
             return X.new_ones(*X.shape[:-1], 1)
-        concentration = X[..., self.block].square().sum(dim=-1, keepdim=True)
-        return (GROWTH * (concentration - BALANCED)).exp()
+        return (GROWTH * (self._concentration(X) - BALANCED)).exp()
+
+    def _concentration(self, X: Tensor) -> Tensor:
+        """Σλ² `[..., 1]` of the mixture that has experts: 1 at a corner."""
+        return X[..., self.block].square().sum(dim=-1, keepdim=True)
 
     def _rates(self, X: Tensor) -> list[Tensor]:
         return [X[..., b].clamp_min(0.0) for b in self.blocks]
