@@ -52,8 +52,8 @@ def fit(
         steps: L-BFGS-B steps at most; 0 keeps the starting hyper-parameters.
 
     Raises:
-        botorch.exceptions.errors.ModelFittingError: if no attempt ends in a positive definite
-            covariance.
+        botorch.exceptions.errors.ModelFittingError: if the fit comes upon a covariance that is not
+            positive definite.
     """
     centre, scale = standards(features, runs)
     shared = _shared_slopes(features, runs, scale) if start is None else start["shared"]
@@ -203,8 +203,10 @@ def _fit_hyperparameters(
             "bounds": {"model.covar_module.log_outputscale": _OUTPUTSCALES},
             "options": {"maxiter": steps},
         },
-        # However the climb ends, it has not gone down; a second try starts from a random draw.
+        # However the climb ends, it has not gone down; and BoTorch starts a second attempt from a
+        # draw of the priors, which that of the noise does not allow.
         warning_handler=lambda _: True,
+        max_attempts=1,
     )
     return likelihood.second_noise.detach().squeeze(-1)
 
