@@ -1,6 +1,7 @@
 """Fitting the surrogate: standard units, diverged runs, hyper-parameters.
 
-Notation as in `surrogate`. Targets are in standard units, ``(Y - prior - centre) / scale``.
+Notation as in `surrogate`. Targets are in standard units, ``(Y - prior - centre) / scale`` with Y
+as it is modelled (`warp`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,15 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import gpytorch
 import torch
+from gpytorch.constraints import GreaterThan
 from gpytorch.distributions import MultivariateNormal
+from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import MultivariateNormalPrior
+from linear_operator import LinearOperator
+from linear_operator.operators import DiagLinearOperator
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
@@ -20,6 +26,7 @@ from optuna_mde.features import Features
 from optuna_mde.kernel import ResidualKernel
 from optuna_mde.priors import SHARED, SHARED_MEAN, SHARED_TOLERANCE, columns_of, noise_of
 from optuna_mde.surrogate import ABSENT, Evidence, Runs, Surrogate, stack_inputs
+from optuna_mde.warp import Warp
 
 _NOISE_FLOOR = 1e-6
 
@@ -55,15 +62,21 @@ def fit(
         botorch.exceptions.errors.ModelFittingError: if the fit comes upon a covariance that is not
             positive definite.
     """
-    centre, scale = standards(features, runs)
-    shared = _shared_slopes(features, runs, scale) if start is None else start["shared"]
+    warp = Warp.of(runs.Y, ~features.has_mde)
+    # -inf is no better than NaN
+    modelled = replace(runs, Y=warp.latent(torch.where(runs.Y.isneginf(), torch.nan, runs.Y)))
+    centre, scale = standards(features, modelled)
+    shared = _shared_slopes(features, modelled, scale) if start is None else start["shared"]
     inputs, prior = stack_inputs(features, runs.X, shared)
     prior = prior + centre
-    targets, extra = winsorise(features, runs, (runs.Y - prior) / scale)  # [n, M]
+    targets, extra = winsorise(features, modelled, (modelled.Y - prior) / scale)  # [n, M]
     present = targets.isfinite()
+    slopes = [warp.slope(warp.losses(level)) for level in (centre, prior + targets * scale)]
+    share = (slopes[0] / slopes[1]).square()
     evidence = Evidence(
         inputs,
         torch.where(present, targets, 0.0).mT.contiguous(),
+        torch.where(present, share, 1.0).mT.contiguous(),
         torch.where(present, extra, ABSENT).mT.contiguous(),
     )
     kernel = ResidualKernel(columns_of(features))
@@ -85,7 +98,7 @@ def fit(
         others = replace(evidence, extra=torch.where(known, ABSENT, evidence.extra))
         noise = _fit_hyperparameters(kernel, noise, prior_of_noise, others, steps)
     kernel.requires_grad_(False)
-    return Surrogate(features, runs, evidence, kernel, noise, shared, prior, centre, scale)
+    return Surrogate(features, runs, evidence, kernel, noise, shared, prior, centre, scale, warp)
 
 
 def _shared_slopes(features: Features, runs: Runs, scale: Tensor) -> Tensor:
@@ -130,12 +143,12 @@ def winsorise(features: Features, runs: Runs, targets: Tensor) -> tuple[Tensor, 
     Args:
         features: tell which outputs have an MDE loss.
         runs: finished runs.
-        targets: `[n, M]` losses in standard units; -inf is no better than NaN.
+        targets: `[n, M]` losses in standard units.
 
     Returns:
         Targets `[n, M]`, and the noise variance `[n, M]` that is added to what was pulled in.
     """
-    targets = torch.where(torch.isneginf(targets), torch.nan, targets)
+    targets = targets.clone()
     doubt = torch.zeros_like(targets)
     for i in range(targets.shape[1]):
         column = targets[:, i]
@@ -163,23 +176,14 @@ def _fit_hyperparameters(
     steps: int,
 ) -> Tensor:
     """Maximise the posterior of the kernel's parameters in place; returns the noise `[M]`."""
-    import gpytorch
     from botorch.fit import fit_gpytorch_mll
     from botorch.models import SingleTaskGP
     from botorch.optim.closures import get_loss_closure_with_grads
     from botorch.optim.utils import get_parameters
-    from gpytorch.constraints import GreaterThan
-    from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
     from gpytorch.means import ZeroMean
 
     batch = torch.Size([len(noise)])
-    with gpytorch.settings.min_fixed_noise(double_value=0.0):  # the learned noise comes on top
-        likelihood = FixedNoiseGaussianLikelihood(
-            noise=evidence.extra,
-            learn_additional_noise=True,
-            batch_shape=batch,
-            noise_constraint=GreaterThan(_NOISE_FLOOR),
-        ).double()
+    likelihood = SeedNoise(evidence)
     likelihood.second_noise = noise.unsqueeze(-1)
     likelihood.register_prior(
         "noise_prior", prior_of_noise, lambda known: known.second_noise.squeeze(-1).log()
@@ -209,6 +213,24 @@ def _fit_hyperparameters(
         max_attempts=1,
     )
     return likelihood.second_noise.detach().squeeze(-1)
+
+
+class SeedNoise(FixedNoiseGaussianLikelihood):
+    """Learned noise that differs between runs by a known factor, and known noise beside it."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        with gpytorch.settings.min_fixed_noise(double_value=0.0):  # the learned noise comes on top
+            super().__init__(
+                noise=evidence.extra,
+                learn_additional_noise=True,
+                batch_shape=evidence.extra.shape[:1],
+                noise_constraint=GreaterThan(_NOISE_FLOOR),
+            )
+        self.double()
+        self.share = evidence.share
+
+    def _shaped_noise_covar(self, *args: Any, **kwargs: Any) -> LinearOperator:
+        return DiagLinearOperator(self.noise_covar.noise + self.share * self.second_noise)
 
 
 class DenseMarginalLogLikelihood(ExactMarginalLogLikelihood):

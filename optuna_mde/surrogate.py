@@ -4,8 +4,9 @@ Notation: ``X`` `[n, d]` inputs, ``Y`` `[n, M]` losses (nats per token, minimise
 run lacks a set). Output i is ``prior_i + centre_i + scale_i · g_i`` with ``g_i`` a GP in standard
 units: the prior is MDE at tempered rates; regressors with Gaussian coefficients, partly shared by
 all outputs, correct its offset, slope, exponent and what dilution costs; a Matérn residual lives
-over the rates *and* all MDE losses (`kernel`, `priors`). The M processes are one batch of a
-BoTorch `SingleTaskGP`.
+over the rates *and* all MDE losses (`kernel`, `priors`). The logarithm of an output without MDE
+loss is modelled (`warp`), and its posterior in nats is that of the tangent at the mean. The M
+processes are one batch of a BoTorch `SingleTaskGP`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from optuna_mde.features import Features
 from optuna_mde.kernel import ResidualKernel, Scaled
+from optuna_mde.warp import Warp
 
 # A run that does not speak for an output stays in the batch with this noise variance, in standard
 # units, which is to say that it is not there.
@@ -63,12 +65,15 @@ class Evidence:
     Args:
         inputs: `M x n x (D + L + 1)`, see `kernel`.
         targets: `M x n`, 0 where absent.
+        share: `M x n` variance of the seed noise over that of a run at the centre. Seed noise is
+            much the same in nats, so that it is larger in logarithms where the loss is low.
         extra: `M x n` noise variance of a run beside that of its seed; ``ABSENT`` where it does
             not count.
     """
 
     inputs: Tensor
     targets: Tensor
+    share: Tensor
     extra: Tensor
 
 
@@ -78,15 +83,17 @@ class Look:
 
     Args:
         scaled: inputs of the kernel.
-        cross: `M x n x N` covariances with the runs.
-        solved: `M x N x n` the same, in units of the runs' own.
-        sd: `n x M` of the noise-free losses, nats per token.
+        solved: `M x N x n` covariances with the N runs, in units of the runs' own.
+        mean: `n x M` of the noise-free losses, nats per token.
+        sd: `n x M` of them, too.
+        unit: `n x M` nats per token of a standard unit.
     """
 
     scaled: Scaled
-    cross: Tensor
     solved: Tensor
+    mean: Tensor
     sd: Tensor
+    unit: Tensor
 
 
 class Surrogate:
@@ -99,9 +106,10 @@ class Surrogate:
         kernel: covariance with its hyper-parameters.
         noise: `[M]` noise variances in standard units.
         shared: `[L]` what all outputs have in common of the regressors' coefficients.
-        prior: `n x M` prior and centre of every run, nats per token.
+        prior: `n x M` prior and centre of every run, as modelled.
         centre: `[M]` and
-        scale: `[M]`, from standard units to nats per token.
+        scale: `[M]`, from standard units to what is modelled.
+        warp: from that to nats per token.
     """
 
     def __init__(
@@ -115,11 +123,13 @@ class Surrogate:
         prior: Tensor,
         centre: Tensor,
         scale: Tensor,
+        warp: Warp,
     ) -> None:
         self.features, self.runs = features, runs
         self._shared = shared
         self.centre, self.scale = centre, scale
         self._kernel, self._noise, self._prior = kernel, noise, prior
+        self.warp = warp
         self._widening = _widening(features, evidence)
         self._set_evidence(evidence)
         self.correlation = self._residual_correlation()
@@ -127,7 +137,7 @@ class Surrogate:
     @property
     def noise_sd(self) -> Tensor:
         """`[M]` sd of a single run's loss around the noise-free one, nats per token."""
-        return self._noise.sqrt() * self.scale
+        return self._noise.sqrt() * self.scale * self.warp.slope(self.warp.losses(self.centre))
 
     def posterior(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Noise-free losses.
@@ -138,30 +148,28 @@ class Surrogate:
         Returns:
             mean and sd, both `n x M`, nats per token.
         """
-        inputs, prior = stack_inputs(self.features, X, self._shared)
-        look = self._look(inputs)
-        return self._losses(prior, look.cross), look.sd
+        look = self._look(*stack_inputs(self.features, X, self._shared))
+        return look.mean, look.sd
 
     def look(self, x: Tensor) -> Look:
         """One input `[d]`, ready for many calls of `posterior_beside`."""
-        return self._look(stack_inputs(self.features, x.unsqueeze(0), self._shared)[0])
+        return self._look(*stack_inputs(self.features, x.unsqueeze(0), self._shared))
 
     def posterior_beside(self, X: Tensor, there: Look) -> tuple[Tensor, Tensor, Tensor]:
         """`posterior` of X, and covariances `n x M` of its losses with those of one `look`."""
-        inputs, prior = stack_inputs(self.features, X, self._shared)
-        look = self._look(inputs)
+        look = self._look(*stack_inputs(self.features, X, self._shared))
         covariance = self._kernel.covariance(look.scaled, there.scaled)
         covariance = (covariance - look.solved.mT @ there.solved).squeeze(-1)  # [M, n]
-        mean = self._losses(prior, look.cross)
-        return mean, look.sd, covariance.mT * (self._widening * self.scale).square()
+        return look.mean, look.sd, covariance.mT * look.unit * there.unit
 
-    def _look(self, inputs: Tensor) -> Look:
+    def _look(self, inputs: Tensor, prior: Tensor) -> Look:
         scaled = self._kernel.scale(inputs)
         cross = self._kernel.covariance(scaled, self._scaled)
         solved = torch.linalg.solve_triangular(self._cholesky, cross.mT, upper=False)
         variance = self._kernel.variance(scaled) - solved.square().sum(dim=-2)
-        sd = variance.clamp_min(1e-12).sqrt().mT * (self._widening * self.scale)
-        return Look(scaled, cross, solved, sd)
+        mean = self._losses(prior, cross)
+        unit = self._widening * self.scale * self.warp.slope(mean)
+        return Look(scaled, solved, mean, variance.clamp_min(1e-12).sqrt().mT * unit, unit)
 
     def means(self, X: Tensor) -> Tensor:
         """Expected losses `n x M` at inputs `n x d`, nats per token: `posterior` without its sd,
@@ -174,7 +182,7 @@ class Surrogate:
     def _losses(self, prior: Tensor, cross: Tensor) -> Tensor:
         """Means `n x M` from the covariances `M x n x N` with the runs."""
         standard = (cross @ self._alpha.unsqueeze(-1)).squeeze(-1)
-        return prior + self.centre + standard.mT * self.scale
+        return self.warp.losses(prior + self.centre + standard.mT * self.scale)
 
     def goals(self, X: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted sums of the noise-free losses, residuals of sets being correlated.
@@ -208,13 +216,14 @@ class Surrogate:
         shape, (q, d) = X.shape[:-2], X.shape[-2:]
         flat = X.reshape(-1, d)
         b = len(flat) // q
-        mean, sd = self.goals(flat, W)
-        inputs, _ = stack_inputs(self.features, flat, self._shared)
-        solved = self._look(inputs).solved
-        solved = solved.reshape(*solved.shape[:2], b, q).permute(2, 0, 3, 1)  # [b, M, q, N]
+        inputs, prior = stack_inputs(self.features, flat, self._shared)
+        look = self._look(inputs, prior)
+        mean, sd = look.mean @ W.mT, self.spread(look.sd, W)
+        solved = look.solved.reshape(*look.solved.shape[:2], b, q).permute(2, 0, 3, 1)
         points = inputs.reshape(len(inputs), b, q, -1).transpose(0, 1)
         covariance = self._kernel.forward(points, points) - solved @ solved.mT  # [b, M, q, q]
-        covariance = covariance * (self._widening * self.scale).square()[:, None, None]
+        unit = look.unit.reshape(b, q, -1).mT  # [b, M, q]
+        covariance = covariance * unit.unsqueeze(-1) * unit.unsqueeze(-2)
         goals = torch.einsum("gm,bmqr->bgqr", W.square(), covariance)
         alone = goals.diagonal(dim1=-2, dim2=-1)[..., 0].clamp_min(1e-24)  # [b, G]
         factor = sd.reshape(b, q, -1)[:, 0].square() / alone
@@ -237,6 +246,7 @@ class Surrogate:
             Evidence(
                 torch.cat([known.inputs, inputs], dim=-2),
                 torch.cat([known.targets, means], dim=-1),
+                torch.cat([known.share, torch.ones_like(means)], dim=-1),
                 torch.cat([known.extra, believed], dim=-1),
             )
         )
@@ -251,7 +261,8 @@ class Surrogate:
             they are plain predictions.
         """
         mean, variance = self._leave_one_out()
-        return self._prior + mean.mT * self.scale, variance.mT.sqrt() * self.scale
+        losses = self.warp.losses(self._prior + mean.mT * self.scale)
+        return losses, variance.mT.sqrt() * self.scale * self.warp.slope(losses)
 
     def state(self) -> dict[str, Tensor]:
         """Hyper-parameters, for `fitting.fit` to start from."""
@@ -267,7 +278,7 @@ class Surrogate:
         with torch.no_grad():
             self._scaled = self._kernel.scale(evidence.inputs)
             covariance = self._kernel.covariance(self._scaled, self._scaled)
-            noise = evidence.extra + self._noise.unsqueeze(-1)
+            noise = evidence.extra + evidence.share * self._noise.unsqueeze(-1)
             self._cholesky = psd_safe_cholesky(covariance + torch.diag_embed(noise))
             targets = evidence.targets.unsqueeze(-1)
             self._alpha = torch.cholesky_solve(targets, self._cholesky).squeeze(-1)
@@ -277,7 +288,7 @@ class Surrogate:
         inverse = torch.cholesky_inverse(self._cholesky).diagonal(dim1=-2, dim2=-1)
         # A run's extra noise is its own; the prediction is of a run like the others.
         variance = (1.0 / inverse - self._evidence.extra).clamp_min(1e-12)
-        seed = self._noise.unsqueeze(-1)
+        seed = self._evidence.share * self._noise.unsqueeze(-1)
         variance = seed + (variance - seed).clamp_min(0.0) * self._widening.square().unsqueeze(-1)
         return self._evidence.targets - self._alpha / inverse, variance
 

@@ -171,8 +171,9 @@ def test_goals_of_correlated_sets_are_less_certain_than_of_independent_ones(worl
     assert torch.linalg.eigvalsh(surrogate.correlation).min() > 0
 
 
-def test_joint_posterior_agrees_with_the_marginal_one(world) -> None:
-    surrogate: Surrogate = fit(features_of(world), runs_of(world, 8))
+@pytest.mark.parametrize("experts", [True, False])
+def test_joint_posterior_agrees_with_the_marginal_one(world, experts: bool) -> None:
+    surrogate: Surrogate = fit(features_of(world, experts), runs_of(world, 8))
     X = fresh(world, 6).reshape(2, 3, -1)
     W = torch.eye(5, dtype=torch.float64)[:2]
     mean, covariance = surrogate.joint_goals(X, W)
@@ -217,8 +218,9 @@ def test_curves_charge_their_slope_where_one_domain_alone_teaches() -> None:
     torch.testing.assert_close(steepness, (low - high) * log_rate, atol=1e-9, rtol=0)
 
 
-def test_gradients_reach_a_face(world) -> None:
-    surrogate = fit(features_of(world), runs_of(world, 8))
+@pytest.mark.parametrize("experts", [True, False])
+def test_gradients_reach_a_face(world, experts: bool) -> None:
+    surrogate = fit(features_of(world, experts), runs_of(world, 8))
     X = torch.tensor([[0.0, 0.5, 0.5, 0.0]], dtype=torch.float64, requires_grad=True)
     mean, sd = surrogate.posterior(X)
     (mean.sum() + sd.sum()).backward()
