@@ -29,13 +29,13 @@ _BELIEVED = 1e-6  # noise variance of a pending run that counts at its predicted
 
 # Few runs say little of the hyper-parameters, whose doubt the posterior leaves out. With MDE
 # losses little hangs on them; without, sd are the posterior's times sqrt(1 + (18 / n)²), n being
-# at least 8. Single sets' runs inside their 90 % interval, without and with it (10 splits): on two
-# recordings at 12 / 18 / 25 / 32 / 64 runs .78 / .84 / .87 / .89 / .93 and .90 / .91 / .91 / .91 /
-# .93, .73 / .82 / .87 / .89 / .94 and .87 / .89 / .91 / .92 / .94; RegMix's average at 16 / 32 /
-# 64 / 128 .90 / .96 / .98 / .99 and .98 / .98 / .99 / .99, its Pile-CC .81 / .89 / .95 / .97 and
-# .92 / .92 / .95 / .97; power laws at 12 / 18 / 32 .60 / .73 / .84 and .85 / .87 / .88.
-# Searches explore more by it: regret at 12 / 16 / 24 / 32 runs (48 of them) .0415 / .0275 / .0177
-# / .0131 without, .0336 / .0255 / .0191 / .0143 nats with it.
+# at least 8. Single sets' runs inside their 90 % interval with it (10 splits): on two recordings
+# at 12 / 18 / 25 / 32 / 64 runs .91 / .91 / .92 / .92 / .92 and .91 / .92 / .93 / .94 / .95,
+# RegMix's at 16 / 32 / 64 / 128 .95 / .95 / .97 / .98. Of losses as they are (`warp`) it was,
+# without and with it, .78 / .84 / .87 / .89 / .93 and .90 / .91 / .91 / .91 / .93, .73 / .82 / .87
+# / .89 / .94 and .87 / .89 / .91 / .92 / .94; power laws at 12 / 18 / 32 .60 / .73 / .84 and .85 /
+# .87 / .88; and searches, which explore more by it, had a regret at 12 / 16 / 24 / 32 runs (48 of
+# them) of .0415 / .0275 / .0177 / .0131 without, .0336 / .0255 / .0191 / .0143 nats with it.
 _DOUBT, _FEWEST = 18.0, 8
 
 # Correlation of residuals across validation sets: that of the leave-one-out residuals, shrunk
