@@ -32,11 +32,11 @@ _NOISE_FLOOR = 1e-6
 
 _ACCIDENT = 1.0  # an error of MDE, in spreads over mixtures, that only a broken run makes
 
-# Spreads above the median beyond which a loss without MDE counts no further. Mixtures that leave a
-# set without its domain are far: at 4 they were cut as well, without any limit they cost the rest.
-# Error of the mean of all sets at 12 / 32 / 64 runs on two recordings (3 splits) with 4, 6 and
-# none: .200 / .083 / .062, .197 / .075 / .045 and .263 / .168 / .183; .215 / .141 / .117, .192 /
-# .117 / .095 and .200 / .111 / .093.
+# Spreads above the median beyond which a loss without MDE counts no further, as it is modelled. In
+# nats, mixtures that leave a set without its domain are far: at 4 they were cut as well, without
+# any limit they cost the rest. Error of the mean of all sets at 12 / 32 / 64 runs on two
+# recordings (3 splits) with 4, 6 and none: .200 / .083 / .062, .197 / .075 / .045 and .263 /
+# .168 / .183; .215 / .141 / .117, .192 / .117 / .095 and .200 / .111 / .093.
 _FAR = 6.0
 
 # 20, 30, 60 predict alike (two recordings, 12 to 32 runs, 4 splits); 60 cost half as much again.

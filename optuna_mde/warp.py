@@ -70,4 +70,6 @@ def _floor(values: Tensor) -> Tensor:
     low, middle = values.min(), values.median()
     high = torch.minimum(values.max(), middle + _FAR * (middle - torch.quantile(values, 0.16)))
     span = high - low
-    return low - (_MARGIN * span if span > 0 else 1.0)
+    level = low.abs()
+    # All alike, but for rounding: far enough below that nothing is bent.
+    return low - (_MARGIN * span if span > 1e-9 * level else level.clamp_min(1.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -55,6 +57,14 @@ def test_the_unit_of_an_objective_does_not_matter(factor: float, offset: float) 
     torch.testing.assert_close(other, factor * mean + offset, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(wider, factor * sd, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(moved.noise_sd, factor * plain.noise_sd, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("values", [[3.0, 3.0], [1e20, 1e20], [1e6, 1e6 + 1e-10], [0.0, 1e-30]])
+def test_losses_that_are_as_good_as_alike_stay_finite(values: list[float]) -> None:
+    Y = torch.tensor(values, dtype=torch.float64).unsqueeze(-1)
+    latent = Warp.of(Y, torch.tensor([True])).latent(Y)
+    assert latent.isfinite().all()
+    assert (latent[1] - latent[0]).abs() <= math.log(3.0) + 1e-9
 
 
 def test_twelve_recorded_runs_order_the_others() -> None:
