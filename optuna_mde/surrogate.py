@@ -30,8 +30,8 @@ _BELIEVED = 1e-6  # noise variance of a pending run that counts at its predicted
 # Few runs say little of the hyper-parameters, whose doubt the posterior leaves out. With MDE
 # losses little hangs on them; without, sd are the posterior's times sqrt(1 + (18 / n)²), n being
 # at least 8. Single sets' runs inside their 90 % interval with it (10 splits): on two recordings
-# at 12 / 18 / 25 / 32 / 64 runs .91 / .91 / .92 / .92 / .92 and .91 / .92 / .93 / .94 / .95,
-# RegMix's at 16 / 32 / 64 / 128 .95 / .95 / .97 / .98. Of losses as they are (`warp`) it was,
+# at 12 / 18 / 25 / 32 / 64 runs .91 / .92 / .92 / .91 / .91 and .92 / .92 / .94 / .94 / .94,
+# RegMix's at 16 / 32 / 64 / 128 .95 / .95 / .97 / .99. Of losses as they are (`warp`) it was,
 # without and with it, .78 / .84 / .87 / .89 / .93 and .90 / .91 / .91 / .91 / .93, .73 / .82 / .87
 # / .89 / .94 and .87 / .89 / .91 / .92 / .94; power laws at 12 / 18 / 32 .60 / .73 / .84 and .85 /
 # .87 / .88; and searches, which explore more by it, had a regret at 12 / 16 / 24 / 32 runs (48 of
