@@ -81,8 +81,7 @@ def test_repeats_tell_the_noise(world, experts: bool) -> None:
         Y = world.true_losses(X) + np.random.default_rng(1).normal(0.0, noise, (len(X), 5))
         runs = Runs(torch.from_numpy(X), torch.from_numpy(Y), torch.arange(len(X)) < K)
         found[times] = float(fit(features_of(world, experts), runs).noise_sd.median())
-    assert found[1] < 0.4 * noise
-    assert 0.5 * noise < found[4] < 1.1 * noise
+    assert found[1] < 0.5 * noise < found[4] < 1.1 * noise
 
 
 def test_leave_one_out_equals_a_refit_without_the_run(world) -> None:
