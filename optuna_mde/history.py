@@ -72,6 +72,11 @@ class History:
     n_told: int
     """Number of finished runs that count."""
 
+    @property
+    def fullest(self) -> dict[str, ExpertFile]:
+        """The fullest file of each domain that has one."""
+        return {e.domain: e for e in reversed(self.experts)}  # which come first
+
 
 @dataclass
 class Cache:

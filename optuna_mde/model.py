@@ -87,9 +87,8 @@ def expert_table(history: History) -> tuple[ExpertTable, Coreset] | None:
     """The experts' table of a history and its coreset; None without two readable files."""
     if len(history.experts) < 2:
         return None
-    # The fullest file of each domain comes first.
-    fullest = {e.domain: e.url for e in reversed(history.experts)}
-    files = tuple((domain, url, _modified(url)) for domain, url in sorted(fullest.items()))
+    fullest = sorted(history.fullest.items())
+    files = tuple((domain, expert.url, _modified(expert.url)) for domain, expert in fullest)
     table, coreset = _load(history.domains, files)
     if not table.sets:
         return None

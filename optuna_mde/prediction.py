@@ -222,12 +222,9 @@ def _narrowing(fitted: Fitted) -> float:
     surrogate = fitted.surrogate
     if surrogate.features.coreset is None:
         return 1.0
-    fullest: dict[str, float] = {}
-    for expert in fitted.history.experts:
-        fullest[expert.domain] = max(expert.budget, fullest.get(expert.domain, 0.0))
-    budget = float(np.mean(list(fullest.values())))
+    budget = float(np.mean([expert.budget for expert in fitted.history.fullest.values()]))
     beside = int((~surrogate.runs.corner).sum())
-    return 1.0 - _ROOM * min(budget, 1.0) / (1.0 + beside / _ROOM_RUNS)
+    return 1.0 - _ROOM * budget / (1.0 + beside / _ROOM_RUNS)
 
 
 def place(space: Space, base: Array, mixture: Mapping[str, float]) -> Array:
