@@ -26,18 +26,11 @@ from optuna_mde.features import Features
 from optuna_mde.kernel import ResidualKernel
 from optuna_mde.priors import SHARED, SHARED_MEAN, SHARED_TOLERANCE, columns_of, noise_of
 from optuna_mde.surrogate import ABSENT, Evidence, Runs, Surrogate, stack_inputs
-from optuna_mde.warp import Warp
+from optuna_mde.warp import Warp, far_above
 
 _NOISE_FLOOR = 1e-6
 
 _ACCIDENT = 1.0  # an error of MDE, in spreads over mixtures, that only a broken run makes
-
-# Spreads above the median beyond which a loss without MDE counts no further, as it is modelled. In
-# nats, mixtures that leave a set without its domain are far: at 4 they were cut as well, without
-# any limit they cost the rest. Error of the mean of all sets at 12 / 32 / 64 runs on two
-# recordings (3 splits) with 4, 6 and none: .200 / .083 / .062, .197 / .075 / .045 and .263 /
-# .168 / .183; .215 / .141 / .117, .192 / .117 / .095 and .200 / .111 / .093.
-_FAR = 6.0
 
 # 20, 30, 60 predict alike (two recordings, 12 to 32 runs, 4 splits); 60 cost half as much again.
 _FIT_STEPS = 25
@@ -69,7 +62,7 @@ def fit(
     shared = _shared_slopes(features, modelled, scale) if start is None else start["shared"]
     inputs, prior = stack_inputs(features, runs.X, shared)
     prior = prior + centre
-    targets, extra = winsorise(features, modelled, (modelled.Y - prior) / scale)  # [n, M]
+    targets, extra = winsorise(features, (modelled.Y - prior) / scale)  # [n, M]
     present = targets.isfinite()
     slopes = [warp.slope(warp.losses(level)) for level in (centre, prior + targets * scale)]
     share = (slopes[0] / slopes[1]).square()
@@ -109,7 +102,7 @@ def _shared_slopes(features: Features, runs: Runs, scale: Tensor) -> Tensor:
     outputs; each output departs from it within `priors.WITH_MDE`.
     """
     _, phi, prior = features.lift(runs.X)
-    targets, doubt = winsorise(features, runs, (runs.Y - prior) / scale)
+    targets, doubt = winsorise(features, (runs.Y - prior) / scale)
     used = targets.isfinite() & (doubt == 0.0) & features.has_mde
     mean, sd = torch.tensor([SHARED_MEAN, SHARED], dtype=torch.float64)
     A = (phi * features.units / scale.unsqueeze(-1))[used] / SHARED_TOLERANCE  # [r, L]
@@ -137,12 +130,11 @@ def standards(features: Features, runs: Runs) -> tuple[Tensor, Tensor]:
     return centre, scale
 
 
-def winsorise(features: Features, runs: Runs, targets: Tensor) -> tuple[Tensor, Tensor]:
+def winsorise(features: Features, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Pull diverged runs in: one loss of 11 nats would cost every prediction a factor of twenty.
 
     Args:
         features: tell which outputs have an MDE loss.
-        runs: finished runs.
         targets: `[n, M]` losses in standard units.
 
     Returns:
@@ -162,8 +154,7 @@ def winsorise(features: Features, runs: Runs, targets: Tensor) -> tuple[Tensor, 
             if len(values) == 0:
                 targets[:, i] = torch.nan
                 continue
-            middle = values.median()
-            high = middle + _FAR * (middle - torch.quantile(values, 0.16)).clamp_min(1.0)
+            high = far_above(values, least=1.0)
         targets[:, i] = torch.where(column.isnan(), column, column.clamp_max(high))
     return targets, doubt
 

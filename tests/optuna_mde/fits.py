@@ -7,7 +7,8 @@ import torch
 
 from optuna_mde.coreset import Coreset
 from optuna_mde.features import Features
-from optuna_mde.surrogate import Runs
+from optuna_mde.fitting import fit
+from optuna_mde.surrogate import Runs, Surrogate
 
 
 def runs_of(world, n: int, seed: int = 0) -> Runs:
@@ -26,3 +27,10 @@ def features_of(world, experts: bool = True) -> Features:
     block = slice(0, len(world.domains))
     coreset = Coreset(world.table) if experts else None
     return Features(len(world.domains), [block], world.sets, block, coreset)
+
+
+def fitted_to_rates(X: np.ndarray, Y: np.ndarray) -> Surrogate:
+    """Losses `[n, M]` of mixtures `[n, K]`, without experts."""
+    runs = Runs(torch.from_numpy(X), torch.from_numpy(Y), torch.zeros(len(X), dtype=torch.bool))
+    names = [f"set {i}" for i in range(Y.shape[1])]
+    return fit(Features(X.shape[1], [slice(0, X.shape[1])], names), runs)

@@ -12,7 +12,7 @@ from optuna_mde.experts import ExpertTable
 from optuna_mde.features import SLOPES, Features
 from optuna_mde.fitting import fit
 from optuna_mde.surrogate import Runs, Surrogate
-from tests.optuna_mde.fits import features_of, runs_of
+from tests.optuna_mde.fits import features_of, fitted_to_rates, runs_of
 
 
 def fresh(world, n: int = 200) -> torch.Tensor:
@@ -63,8 +63,7 @@ def test_few_runs_without_experts_are_not_believed_too_readily() -> None:
         X, Z = rng.dirichlet(np.ones(K), n), rng.dirichlet(np.ones(K), 100)
         losses = [2.0 + 1.5 * (1e-3 + rates @ serves) ** -0.25 for rates in (X, Z)]
         Y = losses[0] + 0.02 * rng.normal(size=(n, M))
-        runs = Runs(torch.from_numpy(X), torch.from_numpy(Y), torch.zeros(n, dtype=torch.bool))
-        surrogate = fit(Features(K, [slice(0, K)], tuple("abcd")), runs)
+        surrogate = fitted_to_rates(X, Y)
         mean, sd = (t.numpy() for t in surrogate.posterior(torch.from_numpy(Z)))
         inside.append(np.abs(mean - losses[1]) <= 1.645 * sd)
     assert 0.8 <= np.mean(inside) <= 0.97

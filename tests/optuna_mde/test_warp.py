@@ -11,10 +11,8 @@ from scipy.stats import spearmanr
 
 from benchmarks.prediction import DATA, Split
 from benchmarks.tables import Recording
-from optuna_mde.features import Features
-from optuna_mde.fitting import fit
-from optuna_mde.surrogate import Runs, Surrogate
 from optuna_mde.warp import Warp
+from tests.optuna_mde.fits import fitted_to_rates
 
 TWINS = DATA / "twins"
 K, M = 6, 4
@@ -23,12 +21,6 @@ K, M = 6, 4
 def law(rates: np.ndarray) -> np.ndarray:
     """Losses `[n]` by the law of data mixing: a floor, and an exponential of the rates."""
     return 1.0 + 3.0 * np.exp(-4.0 * rates @ np.linspace(0.0, 1.0, K))
-
-
-def fitted(X: np.ndarray, Y: np.ndarray) -> Surrogate:
-    runs = Runs(torch.from_numpy(X), torch.from_numpy(Y), torch.zeros(len(X), dtype=torch.bool))
-    names = [f"set {i}" for i in range(Y.shape[1])]
-    return fit(Features(X.shape[1], [slice(0, X.shape[1])], names), runs)
 
 
 def mixtures(n: int, seed: int) -> np.ndarray:
@@ -52,7 +44,7 @@ def test_back_and_forth() -> None:
 def test_the_unit_of_an_objective_does_not_matter(factor: float, offset: float) -> None:
     X, Z = mixtures(14, 0), torch.from_numpy(mixtures(50, 1))
     Y = np.stack([law(np.roll(X, i, axis=1)) for i in range(M)], axis=1)
-    plain, moved = fitted(X, Y), fitted(X, factor * Y + offset)
+    plain, moved = fitted_to_rates(X, Y), fitted_to_rates(X, factor * Y + offset)
     (mean, sd), (other, wider) = plain.posterior(Z), moved.posterior(Z)
     torch.testing.assert_close(other, factor * mean + offset, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(wider, factor * sd, rtol=1e-3, atol=1e-5)
@@ -74,7 +66,7 @@ def test_twelve_recorded_runs_order_the_others() -> None:
     for seed in range(5):
         split = Split.draw(recording, seed)
         rows, others = split.train[:12], split.test
-        surrogate = fitted(recording.mixtures[rows], recording.losses[rows])
+        surrogate = fitted_to_rates(recording.mixtures[rows], recording.losses[rows])
         mean, sd = surrogate.posterior(torch.from_numpy(recording.mixtures[others]))
         truth = recording.losses[others]
         found.append(spearmanr(mean.mean(dim=1), truth.mean(axis=1))[0])
@@ -92,5 +84,5 @@ def test_repeats_at_any_level_tell_the_same_noise(level: str) -> None:
     repeated = np.repeat(X[order[[0 if level == "lowest" else -1]]], 16, axis=0)
     X = np.concatenate([X, repeated])
     seeds = np.random.default_rng(4).normal(0.0, noise, (len(X), M))
-    found = fitted(X, law(X)[:, None] + seeds).noise_sd
+    found = fitted_to_rates(X, law(X)[:, None] + seeds).noise_sd
     assert float(found.log().mean().exp()) == pytest.approx(noise, rel=0.2)
