@@ -307,6 +307,29 @@ def test_several_goals_give_a_front(world, tmp_path) -> None:
     assert front[-1, 1] == pytest.approx(books, abs=0.05)
 
 
+def test_a_front_leaves_no_compromise_out() -> None:
+    """Squared distances to two points: the front is the line between them."""
+    ends = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]])
+
+    def goals(rates: np.ndarray) -> np.ndarray:
+        return ((rates[..., None, :] - ends) ** 2).sum(axis=-1)
+
+    names = [f"mix/{d}" for d in "abc"]
+    space = dict.fromkeys(names, optuna.distributions.FloatDistribution(0.0, 1.0))
+    study = optuna.create_study(directions=["minimize"] * 2)
+    grid = [(i, j, 8 - i - j) for i in range(9) for j in range(9 - i)]
+    for rates in np.array(grid) / 8.0:
+        params = dict(zip(names, rates.tolist(), strict=True))
+        study.add_trial(
+            optuna.create_trial(params=params, distributions=space, values=goals(rates).tolist())
+        )
+    found = np.array([list(row.mixture.values()) for row in recommend(study).pareto])
+    line = np.linspace(ends[0], ends[1], 1000)
+    longest = np.abs(ends[0] - ends[1]).sum()
+    away = np.abs(line[:, None] - found).sum(axis=-1).min(axis=1)
+    assert away.max() < 0.06 * longest  # 24 points on a line leave .02 on either side of each
+
+
 def test_runs_of_another_study_are_understood_as_mixtures(study) -> None:
     """Imported by `add_trials`, in the documented format, without our system attributes."""
     copies = [
