@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from optuna_mde import calibration, records
 from optuna_mde import history as histories
-from optuna_mde import records
 from optuna_mde.history import History
 from optuna_mde.layout import study_space
 from optuna_mde.model import Modeller, expert_table
@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     import optuna
 
     from optuna_mde.surrogate import Surrogate
-
-# With experts and few runs beside them, priors decide how wide intervals are, and they leave room,
-# less so for cheap experts. Sd of predictions are 1 - .35 b / (1 + r / 6) times the posterior's, r
-# being those runs and b the experts' share of a full run. Single runs of sets, and of means of
-# sets, inside their 90 % interval at 12 / 18 / 32 runs, experts counted, without it and with it
-# (10 splits): full experts on one recording .95 / .93 / .90 and .95 / .94 / .91, .92 / .90 / .89
-# and .92 / .91 / .90; on another .97 / .93 / .91 and .98 / .92 / .92, .94 / .90 / .90 and .95 /
-# .89 / .90; half ones on the first .92 / .92 / .91 and .93 / .93 / .90, .90 / .91 / .90 and .92 /
-# .92 / .90; on the other .92 / .90 / .91 and .94 / .92 / .92, .90 / .89 / .90 and .92 / .90 / .92.
-_ROOM, _ROOM_RUNS = 0.35, 6.0
 
 
 @dataclass(frozen=True)
@@ -199,7 +189,7 @@ def predict(
     mean, sd = fitted.outputs(X)
     goal_mean, goal_sd = fitted.goals(X)
     goal_noise = fitted.noise()
-    narrower = _narrowing(fitted)
+    width = _width(fitted)
     losses = [j for j, n in enumerate(fitted.history.outputs) if not n.startswith(CONSTRAINT)]
     one = goal_mean.shape[1] == 1
     if fitted.maximised:
@@ -209,22 +199,19 @@ def predict(
     return Prediction(
         sets=tuple(fitted.history.outputs[j] for j in losses),
         mean=mean[:, losses],
-        sd=narrower * sd[:, losses],
+        sd=width * sd[:, losses],
         noise_sd=fitted.surrogate.noise_sd.numpy()[losses],
         objective_mean=goal_mean[:, 0] if one else goal_mean,
-        objective_sd=narrower * (goal_sd[:, 0] if one else goal_sd),
+        objective_sd=width * (goal_sd[:, 0] if one else goal_sd),
         objective_noise_sd=float(goal_noise[0]) if one else goal_noise,
     )
 
 
-def _narrowing(fitted: Fitted) -> float:
-    """Factor of the posterior's sd where few runs beside experts have been told."""
-    surrogate = fitted.surrogate
-    if surrogate.features.coreset is None:
-        return 1.0
-    budget = float(np.mean([expert.budget for expert in fitted.history.fullest.values()]))
-    beside = int((~surrogate.runs.corner).sum())
-    return 1.0 - _ROOM * budget / (1.0 + beside / _ROOM_RUNS)
+def _width(fitted: Fitted) -> float:
+    """Factor of the posterior's sd."""
+    surrogate, experts = fitted.surrogate, fitted.history.fullest.values()
+    budgets = [e.budget for e in experts] if surrogate.features.coreset is not None else []
+    return calibration.of_predictions(budgets, int((~surrogate.runs.corner).sum()))
 
 
 def place(space: Space, base: Array, mixture: Mapping[str, float]) -> Array:

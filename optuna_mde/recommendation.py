@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from optuna_mde import calibration
 from optuna_mde.objective import ObjectiveLike
 from optuna_mde.prediction import Fitted, fit_study, place
 from optuna_mde.records import Record
@@ -19,7 +20,6 @@ from optuna_mde.rows import (
     row_of,
     run_row,
     told_runs,
-    widening,
 )
 from optuna_mde.simplex import Array
 from optuna_mde.torch_state import gradients
@@ -247,7 +247,7 @@ def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[
     reference = next((r for r in rows if r.name in ("natural", "uniform")), None)
     if signal and reference is not None:
         gain, sd = _difference(fitted, best, _with(fitted, best, reference.name))
-        half = Z90 * widening(fitted) * sd
+        half = Z90 * calibration.of_rows(fitted.surrogate.features) * sd
         if gain <= half:
             notes.append(
                 f"The gain over the {reference.name} mixture, {gain:.4f} ± {half:.4f}, "

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from optuna_mde import calibration
 from optuna_mde.objective import CONSTRAINT
 from optuna_mde.prediction import Fitted
 from optuna_mde.records import Record
@@ -14,14 +15,6 @@ from optuna_mde.simplex import Array
 from optuna_mde.trust import Z90
 
 _SAME = 1e-6  # L1 distance below which a run is a run of the mixture
-
-# Rows lie where runs crowd. There, what MDE losses leave over is rougher than the fitted process:
-# noise-free values of mixtures at random were inside 90 % intervals in .95-.99 of the cases, those
-# near the optimum in .75-.93 (two recordings, 8 emulated objectives). The sd of rows is this much
-# wider: recommendations inside their interval, of 240 studies with full experts .88 -> .93, of 220
-# with half ones .83 -> .90. A rough part in the kernel did as much for them, but searches with
-# half experts were worse by .002 to .004 nats. Without experts .93 are inside.
-_CROWDED = 1.2
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class Row:
 def row_of(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> Row:
     mean, sd = fitted.outputs(x[None])
     goal_mean, goal_sd = fitted.goals(x[None])
-    sign, wider = fitted.sign, widening(fitted)
+    sign, wider = fitted.sign, calibration.of_rows(fitted.surrogate.features)
     goals = tuple(_interval(m, wider * s) for m, s in zip(goal_mean[0], goal_sd[0], strict=True))
     runs = [t for t in full_runs(fitted) if _distance(fitted, t, x) <= _SAME]
     observed = [observed_goal(fitted, t) for t in ([trial] if trial else runs)]
@@ -160,12 +153,7 @@ def _mean_interval(fitted: Fitted, x: Array) -> Interval:
     W = torch.from_numpy(fitted.weights.mean(axis=0, keepdims=True))
     with torch.no_grad():
         mean, sd = fitted.surrogate.goals(torch.from_numpy(x[None]), W)
-    return _interval(float(mean), widening(fitted) * float(sd))
-
-
-def widening(fitted: Fitted) -> float:
-    """Factor of the sd of rows, which lie where runs crowd."""
-    return 1.0 if fitted.surrogate.features.coreset is None else _CROWDED
+    return _interval(float(mean), calibration.of_rows(fitted.surrogate.features) * float(sd))
 
 
 def _distance(fitted: Fitted, trial: Record, x: Array) -> float:

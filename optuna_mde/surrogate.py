@@ -17,6 +17,7 @@ import torch
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
+from optuna_mde import calibration
 from optuna_mde.features import Features
 from optuna_mde.kernel import ResidualKernel, Scaled
 from optuna_mde.warp import Warp
@@ -26,17 +27,6 @@ from optuna_mde.warp import Warp
 ABSENT = 1e6
 
 _BELIEVED = 1e-6  # noise variance of a pending run that counts at its predicted value
-
-# Few runs say little of the hyper-parameters, whose doubt the posterior leaves out. With MDE
-# losses little hangs on them; without, sd are the posterior's times sqrt(1 + (18 / n)²), n being
-# at least 8. Single sets' runs inside their 90 % interval with it (10 splits): on two recordings
-# at 12 / 18 / 25 / 32 / 64 runs .91 / .92 / .92 / .91 / .91 and .92 / .92 / .94 / .94 / .94,
-# RegMix's at 16 / 32 / 64 / 128 .95 / .95 / .97 / .99. Of losses as they are (`warp`) it was,
-# without and with it, .78 / .84 / .87 / .89 / .93 and .90 / .91 / .91 / .91 / .93, .73 / .82 / .87
-# / .89 / .94 and .87 / .89 / .91 / .92 / .94; power laws at 12 / 18 / 32 .60 / .73 / .84 and .85 /
-# .87 / .88; and searches, which explore more by it, had a regret at 12 / 16 / 24 / 32 runs (48 of
-# them) of .0415 / .0275 / .0177 / .0131 without, .0336 / .0255 / .0191 / .0143 nats with it.
-_DOUBT, _FEWEST = 18.0, 8
 
 # Correlation of residuals across validation sets: that of the leave-one-out residuals, shrunk
 # to this value with the weight of this many runs.
@@ -130,7 +120,8 @@ class Surrogate:
         self.centre, self.scale = centre, scale
         self._kernel, self._noise, self._prior = kernel, noise, prior
         self.warp = warp
-        self._widening = _widening(features, evidence)
+        present = (evidence.extra < ABSENT).double().sum(dim=-1)
+        self._widening = calibration.of_the_posterior(features, present)
         self._set_evidence(evidence)
         self.correlation = self._residual_correlation()
 
@@ -305,12 +296,6 @@ class Surrogate:
         correlation = (standard @ standard.mT) / (size * size.mT).sqrt()
         mixed = (both * correlation + _PRIOR_RUNS * prior) / (both + _PRIOR_RUNS)
         return mixed.fill_diagonal_(1.0)
-
-
-def _widening(features: Features, evidence: Evidence) -> Tensor:
-    """Factors `[M]` of the outputs' sd, see ``_DOUBT``."""
-    runs = (evidence.extra < ABSENT).double().sum(dim=-1).clamp_min(_FEWEST)
-    return torch.where(features.has_mde, 1.0, (1.0 + (_DOUBT / runs).square()).sqrt())
 
 
 def stack_inputs(features: Features, X: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
