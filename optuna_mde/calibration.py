@@ -8,6 +8,7 @@ and `of_rows`, for those that a recommendation names.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,14 +29,15 @@ if TYPE_CHECKING:
 # them) of .0415 / .0275 / .0177 / .0131 without, .0336 / .0255 / .0191 / .0143 nats with it.
 _DOUBT, _FEWEST = 18.0, 8
 
-# With experts and few runs beside them, priors decide how wide intervals are, and they leave room,
-# less so for cheap experts. Sd of predictions are 1 - .35 b / (1 + r / 6) times the posterior's, r
-# being those runs and b the experts' share of a full run. Single runs of sets, and of means of
-# sets, inside their 90 % interval at 12 / 18 / 32 runs, experts counted, without it and with it
-# (10 splits): full experts on one recording .95 / .93 / .90 and .95 / .94 / .91, .92 / .90 / .89
-# and .92 / .91 / .90; on another .97 / .93 / .91 and .98 / .92 / .92, .94 / .90 / .90 and .95 /
-# .89 / .90; half ones on the first .92 / .92 / .91 and .93 / .93 / .90, .90 / .91 / .90 and .92 /
-# .92 / .90; on the other .92 / .90 / .91 and .94 / .92 / .92, .90 / .89 / .90 and .92 / .90 / .92.
+# With experts and few runs beside them, priors decide how wide intervals are. They leave room for
+# full experts, fit half ones, and are too narrow for cheaper ones, whose MDE losses say less. Sd
+# of predictions are 1 - .35 log2(2 b) / (1 + r / 6) times the posterior's, r being those runs and
+# b the experts' share of a full run. Single runs of sets inside their 90 % interval at 12 / 18 /
+# 32 runs, experts counted, without it and with it (6 splits, two recordings): full experts .95 /
+# .93 / .91 and .97 / .92 / .91, .92 / .91 / .90 and .95 / .90 / .89; half ones .92 / .91 / .91 and
+# .93 / .90 / .91, the same; at a quarter .89 / .90 / .90 and .86 / .87 / .89, .92 / .92 / .91 and
+# .90 / .89 / .90; at an eighth .87 / .89 / .90 and .82 / .85 / .88, .92 / .92 / .92 and .89 / .89
+# / .90. Means of sets are within .03 of these.
 _ROOM, _ROOM_RUNS = 0.35, 6.0
 
 # Rows lie where runs crowd. There, what MDE losses leave over is rougher than the fitted process:
@@ -62,7 +64,8 @@ def of_predictions(budgets: Sequence[float], beside: int) -> float:
     """
     if not budgets:
         return 1.0
-    return 1.0 - _ROOM * sum(budgets) / len(budgets) / (1.0 + beside / _ROOM_RUNS)
+    doublings = sum(math.log2(2.0 * budget) for budget in budgets) / len(budgets)
+    return 1.0 - _ROOM * doublings / (1.0 + beside / _ROOM_RUNS)
 
 
 def of_rows(features: Features) -> float:
