@@ -57,9 +57,15 @@ def told_study(
 
 
 def predicted_targets(
-    study: optuna.Study, domains: Sequence[str], sets: Sequence[str], Z: Array, W: Array
+    study: optuna.Study,
+    domains: Sequence[str],
+    sets: Sequence[str],
+    Z: Array,
+    W: Array,
+    *,
+    noisy: bool = True,
 ) -> Predicted:
-    """Targets of mixtures through `optuna_mde.predict`, noise of a single run included.
+    """Targets of mixtures through `optuna_mde.predict`.
 
     Args:
         study: what was told.
@@ -67,6 +73,7 @@ def predicted_targets(
         sets: the M validation sets.
         Z: `[m, K]` mixtures.
         W: `[T, M]` weights of the targets, each row a group of the objective.
+        noisy: whether sd hold the noise of a single run.
     """
     groups = {
         f"target {i}": {s: w for s, w in zip(sets, row.tolist(), strict=True) if w > 0}
@@ -74,5 +81,6 @@ def predicted_targets(
     }
     mixtures = [dict(zip(domains, row.tolist(), strict=True)) for row in Z]
     result = predict(study, mixtures, objective=groups)
-    mean, sd, noise = result.objective_mean, result.objective_sd, result.objective_noise_sd
-    return Predicted(np.asarray(mean), np.sqrt(np.square(sd) + np.square(noise)))
+    noise = np.square(result.objective_noise_sd) if noisy else 0.0
+    sd = np.sqrt(np.square(result.objective_sd) + noise)
+    return Predicted(np.asarray(result.objective_mean), sd)

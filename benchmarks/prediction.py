@@ -165,7 +165,7 @@ def report(recording: Recording, cells: Cells) -> str:
     parts += [f"### {recording.name}, each set, mean over the sets"]
     parts += [score_table(cells, recording.name, recording.sets)]
     parts += [f"### {recording.name}, intervals: inside 50 / 90 %, median width / width needed"]
-    parts += [coverage_table(cells, recording.name, targets.names)]
+    parts += [coverage_table(cells, recording.name, targets.names, recording.sets)]
     return "\n\n".join(parts)
 
 
@@ -196,9 +196,12 @@ def score_recording(recording: Recording, cells: Cells, only: Sequence[str], qui
 
 
 def predict_with(
-    recording: Recording, name: str, total: int, split: Split, W: Array
+    recording: Recording, name: str, total: int, split: Split, W: Array, *, noisy: bool = True
 ) -> Predicted | None:
-    """Targets of the split's test mixtures; None where the recording lacks the experts."""
+    """Targets of the split's test mixtures; None where the recording lacks the experts.
+
+    Ours can also be asked for noise-free targets, not ``noisy`` ones.
+    """
     budgets = expert_budgets(recording, name)
     n = _rows_left(budgets, total)
     if budgets is None or n < 1:
@@ -209,7 +212,7 @@ def predict_with(
     if name in OURS or name == OURS_WITHOUT:
         urls = {i: recording.experts[b][d] for i, (d, b) in enumerate(budgets.items())}
         study = told_study(recording.domains, recording.sets, X, Y, recording.budgets[rows], urls)
-        return predicted_targets(study, recording.domains, recording.sets, Z, W)
+        return predicted_targets(study, recording.domains, recording.sets, Z, W, noisy=noisy)
     expert = np.arange(len(rows)) < len(experts)
     if name in RATES_ONLY:
         return RATES_ONLY[name](Evidence(X, Y, expert), Z, W)

@@ -62,11 +62,14 @@ def score_table(cells: Cells, recording: str, targets: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def coverage_table(cells: Cells, recording: str, targets: Sequence[str]) -> str:
-    """Coverage and width of the intervals, for each mean of sets and over the single sets."""
+def coverage_table(
+    cells: Cells, recording: str, targets: Sequence[str], sets: Sequence[str] = ()
+) -> str:
+    """Coverage and width of the intervals, for each target, and together for those of sets."""
     totals = sorted(map(int, cells.names("total", recording=recording)))
-    means = [t for t in targets if t.endswith("sets") or t.startswith("all but")]
-    groups = {**{t: [t] for t in means}, "each set": [t for t in targets if t not in means]}
+    groups = {t: [t] for t in targets if t not in sets}
+    if sets:
+        groups["each set"] = list(sets)
     lines = [
         "| method, target | " + " | ".join(f"n = {n}" for n in totals) + " |",
         "|---" * (len(totals) + 1) + "|",
