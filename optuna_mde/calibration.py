@@ -29,16 +29,18 @@ if TYPE_CHECKING:
 # them) of .0415 / .0275 / .0177 / .0131 without, .0336 / .0255 / .0191 / .0143 nats with it.
 _DOUBT, _FEWEST = 18.0, 8
 
-# With experts and few runs beside them, priors decide how wide intervals are. They leave room for
-# full experts, fit half ones, and are too narrow for cheaper ones, whose MDE losses say less. Sd
-# of predictions are 1 - .35 log2(2 b) / (1 + r / 6) times the posterior's, r being those runs and
-# b the experts' share of a full run. Single runs of sets inside their 90 % interval at 12 / 18 /
-# 32 runs, experts counted, without it and with it (6 splits, two recordings): full experts .95 /
-# .93 / .91 and .97 / .92 / .91, .92 / .91 / .90 and .95 / .90 / .89; half ones .92 / .91 / .91 and
-# .93 / .90 / .91, the same; at a quarter .89 / .90 / .90 and .86 / .87 / .89, .92 / .92 / .91 and
-# .90 / .89 / .90; at an eighth .87 / .89 / .90 and .82 / .85 / .88, .92 / .92 / .92 and .89 / .89
-# / .90. Means of sets are within .03 of these.
-_ROOM, _ROOM_RUNS = 0.35, 6.0
+# With experts, priors decide how wide intervals are while runs are few: they leave room for full
+# experts, and too little for cheap ones, whose MDE losses say less. Later the posterior is too
+# sure of itself. Sd of predictions are 1.25 - .28 log2(8 b) / (1 + r / 6) times the posterior's, r
+# being the full runs beside the experts and b the experts' share of a full run. Sets inside their
+# 90 % interval at 12 / 18 / 32 runs, experts counted, by the posterior and with it (5 splits of
+# each of two recordings), single runs: full experts .95 / .93 / .90 and .97 / .92 / .91, .91 / .92
+# / .92 and .94 / .91 / .92; half ones .92 / .91 / .91 and .93 / .91 / .91, .92 / .93 / .93 and .93
+# / .92 / .93; at an eighth .87 / .88 / .89 and .82 / .85 / .88, .91 / .93 / .93 and .88 / .91 /
+# .92; noise-free values of emulated runs: full .93 / .88 / .84 and .96 / .89 / .87, .86 / .86 /
+# .87 and .88 / .87 / .90; half .89 / .87 / .85 and .90 / .88 / .88, .90 / .90 / .90 and .90 / .91
+# / .92; at an eighth .83 / .85 / .89 and .83 / .85 / .88, .90 / .92 / .94 and .89 / .92 / .94.
+_WIDE, _ROOM, _ROOM_RUNS = 1.25, 0.28, 6.0
 
 # Rows lie where runs crowd. There, what MDE losses leave over is rougher than the fitted process:
 # noise-free values of mixtures at random were inside 90 % intervals in .95-.99 of the cases, those
@@ -64,8 +66,8 @@ def of_predictions(budgets: Sequence[float], beside: int) -> float:
     """
     if not budgets:
         return 1.0
-    doublings = sum(math.log2(2.0 * budget) for budget in budgets) / len(budgets)
-    return 1.0 - _ROOM * doublings / (1.0 + beside / _ROOM_RUNS)
+    doublings = sum(math.log2(8.0 * budget) for budget in budgets) / len(budgets)
+    return _WIDE - _ROOM * doublings / (1.0 + beside / _ROOM_RUNS)
 
 
 def of_rows(features: Features) -> float:

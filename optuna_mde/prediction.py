@@ -35,7 +35,7 @@ class Prediction:
     """Expected losses `[n, M]`."""
     sd: Array
     """Sd `[n, M]` of the noise-free losses of mixtures anywhere. A recommendation's rows, which
-    lie where runs crowd, have wider intervals."""
+    lie where runs crowd, have intervals of their own."""
     noise_sd: Array
     """Sd `[M]` of a single run around its noise-free loss."""
     objective_mean: Array
