@@ -87,7 +87,7 @@ class Features:
         self._own = [sets.index(name) if name in sets else -1 for name in self.outputs]
         self.has_mde = torch.tensor([own >= 0 for own in self._own])
         self._corners = self._corner_losses()
-        self._centre, self._scale, self._unit = self._standards()
+        self._centre, self._scale, self._unit, self._alike = self._standards()
 
     @property
     def n_rates(self) -> int:
@@ -108,6 +108,12 @@ class Features:
     def scale(self) -> Tensor:
         """`[M]` spread of each output's MDE loss over mixtures of every kind; NaN without one."""
         return self._per_output(self._scale)
+
+    @property
+    def likeness(self) -> Tensor:
+        """`M x M` correlation of the outputs' MDE losses over mixtures of every kind; NaN without
+        one."""
+        return self._per_output(self._per_output(self._alike).mT)
 
     @cached_property
     def units(self) -> Tensor:
@@ -213,17 +219,19 @@ class Features:
             return torch.zeros(0, dtype=torch.float64)
         return self.coreset.losses(torch.eye(len(self.coreset.domains), dtype=torch.float64))
 
-    def _standards(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Over reference mixtures, centre and spread `[S]` of the MDE losses and spread `[4, S]`
-        of the terms."""
+    def _standards(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Over reference mixtures, centre and spread `[S]` of the MDE losses, spread `[4, S]` of
+        the terms, and correlation `[S, S]` of the MDE losses."""
         if self.coreset is None:
             empty = torch.zeros(0, dtype=torch.float64)
-            return empty, empty, empty
+            return empty, empty, empty, empty.reshape(0, 0)
         rng = np.random.default_rng(0)
         references = reference_mixtures(_REFERENCES, len(self.coreset.domains), rng)
         mde, terms = self._mde(torch.from_numpy(references))
         scale, unit = (v.std(dim=0).clamp_min(1e-6) for v in (mde, terms))
-        return mde.mean(dim=0), scale, unit
+        centre = mde.mean(dim=0)
+        standard = (mde - centre) / scale
+        return centre, scale, unit, standard.mT @ standard / (_REFERENCES - 1)
 
     def _per_output(self, values: Tensor, otherwise: Tensor | None = None) -> Tensor:
         """Columns `[..., S]` of sets to columns `[..., M]` of outputs."""

@@ -169,6 +169,20 @@ def test_goals_of_correlated_sets_are_less_certain_than_of_independent_ones(worl
     assert torch.linalg.eigvalsh(surrogate.correlation).min() > 0
 
 
+def test_sets_that_the_experts_serve_alike_are_taken_to_err_together(world) -> None:
+    features = features_of(world)
+    mixtures = np.random.default_rng(5).dirichlet(np.ones(len(world.domains)), 2000)
+    alike = np.corrcoef(world.table.losses(mixtures).T)
+    assert np.abs(features.likeness.numpy() - alike).max() < 0.35  # other mixtures, on a coreset
+    pairs = np.triu_indices(len(world.sets), 1)
+    assert np.corrcoef(features.likeness.numpy()[pairs], alike[pairs])[0, 1] > 0.9
+    # experts show nothing of what errors have in common, so that this is before any run
+    correlation = fit(features, runs_of(world, 0)).correlation.numpy()[pairs]
+    assert spearmanr(correlation, alike[pairs])[0] > 0.8
+    one_is_new = Features(4, [slice(0, 4)], (*world.sets, "new"), slice(0, 4), features.coreset)
+    assert one_is_new.likeness[-1].isnan().all()
+
+
 @pytest.mark.parametrize("experts", [True, False])
 def test_joint_posterior_agrees_with_the_marginal_one(world, experts: bool) -> None:
     surrogate: Surrogate = fit(features_of(world, experts), runs_of(world, 8))
