@@ -18,6 +18,7 @@ from optuna_mde import (
     save_logprobs,
     suggest_mixture,
 )
+from optuna_mde.calibration import of_predictions
 from optuna_mde.coreset import Coreset
 from optuna_mde.fitting import fit
 from optuna_mde.model import expert_table
@@ -71,8 +72,8 @@ def test_predictions_and_recommendations_use_the_exact_table(
         rough = quick.posterior(X)[0].numpy()
     prediction = predict(study, asked)
     np.testing.assert_allclose(prediction.mean, mean, atol=1e-8)
-    room = 1.0 - 0.35 / (1.0 + 6 / 6)  # six runs beside the experts
-    np.testing.assert_allclose(prediction.sd, room * sd, atol=1e-8)
+    width = of_predictions([1.0] * len(world.domains), beside=6)
+    np.testing.assert_allclose(prediction.sd, width * sd, atol=1e-8)
     told = [recommended.losses[name].mean for name in prediction.sets]
     np.testing.assert_allclose(told, mean[0], atol=1e-8)
     assert 1e-5 < np.abs(rough - mean).max() < 0.02  # it does make a difference, and a small one
