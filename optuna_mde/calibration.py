@@ -43,11 +43,12 @@ _DOUBT, _FEWEST = 18.0, 8
 _WIDE, _ROOM, _ROOM_RUNS = 1.25, 0.28, 6.0
 
 # Rows lie where runs crowd. There, what MDE losses leave over is rougher than the fitted process:
-# noise-free values of mixtures at random were inside 90 % intervals in .95-.99 of the cases, those
-# near the optimum in .75-.93 (two recordings, 8 emulated objectives). The sd of rows is this much
-# wider: recommendations inside their interval, of 240 studies with full experts .88 -> .93, of 220
-# with half ones .83 -> .90. A rough part in the kernel did as much for them, but searches with
-# half experts were worse by .002 to .004 nats. Without experts .93 are inside.
+# after searches, and with a wider residual than today's, noise-free values of mixtures at random
+# were inside 90 % intervals in .95-.99 of the cases, those near the optimum in .75-.93 (two
+# recordings, 8 emulated objectives). The sd of rows is this much wider: recommendations inside
+# their interval, of 240 studies with full experts .88 -> .93, of 220 with half ones .83 -> .90. A
+# rough part in the kernel did as much for them, but searches with half experts were worse by .002
+# to .004 nats. Without experts .93 are inside.
 _CROWDED = 1.2
 
 
