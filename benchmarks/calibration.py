@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,9 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from benchmarks.cells import Cells
 from benchmarks.emulator import FAMILIES, Emulator, emulator
 from benchmarks.prediction import DATA, OURS_WITHOUT, Split, Targets, predict_with
-from benchmarks.scoring import KEYS, SCORES, coverage_table, scores_of
+from benchmarks.scoring import KEYS, SCORES, coverage_table, keep_scores
 from benchmarks.search import objectives
+from benchmarks.searchers import Problem
 from benchmarks.tables import Recording
 from benchmarks.threads import on_one_thread
 
@@ -61,11 +63,10 @@ def goals(recording: Recording, emulators: list[Emulator]) -> Targets:
     for objective, groups in objectives(recording, emulators).items():
         for goal, weights in groups.items():
             found[objective if len(groups) == 1 else goal] = weights
-    rows = [[weights.get(name, 0.0) for name in recording.sets] for weights in found.values()]
-    W = np.array(rows)
-    W /= W.sum(axis=1, keepdims=True)
-    names = (*found, *recording.sets)
-    return Targets(names, np.concatenate([W, np.eye(len(recording.sets))]))
+    W = np.concatenate(
+        [Problem(recording, emulators[0], found).weights, np.eye(len(recording.sets))]
+    )
+    return Targets((*found, *recording.sets), W)
 
 
 def score(
@@ -74,21 +75,17 @@ def score(
     """Fill the cells that are missing, and say under which name of a recording they stand."""
     name = f"{recording.name}, emulator {emulated.family}"
     totals, splits = (QUICK_TOTALS, QUICK_SPLITS) if quick else (TOTALS, SPLITS)
-    tasks = [
-        (split, method, total)
-        for split in range(splits)
-        for method in METHODS
-        for total in totals
-        if not cells.has(name, method, total, split)
-    ]
-    for split, method, total in tqdm(tasks, desc=name, unit="fit"):
+    for split in tqdm(range(splits), desc=name, unit="split"):
         drawn = Split.draw(recording, split)
         noisy = with_losses_of(emulated, recording, seed=split)
-        predicted = predict_with(noisy, method, total, drawn, targets.W, noisy=False)
-        if predicted is not None:
-            truth = emulated.losses(recording.mixtures[drawn.test]) @ targets.W.T
-            scores = zip(targets.names, scores_of(predicted, truth), strict=True)
-            cells.add({(name, method, total, split, target): s for target, s in scores})
+        truth = emulated.losses(recording.mixtures[drawn.test]) @ targets.W.T
+        for method, total in product(METHODS, totals):
+            key = (name, method, total, split)
+            if cells.has(*key):
+                continue
+            predicted = predict_with(noisy, method, total, drawn, targets.W, noisy=False)
+            if predicted is not None:
+                keep_scores(cells, key, targets.names, predicted, truth)
     return name
 
 

@@ -41,7 +41,7 @@ from benchmarks import drawing, regmix
 from benchmarks.cells import Cells
 from benchmarks.ours import predicted_targets, told_study
 from benchmarks.peers import RATES_ONLY, WITH_MDE, Array, Evidence, Predicted
-from benchmarks.scoring import KEYS, SCORES, coverage_table, score_table, scores_of
+from benchmarks.scoring import KEYS, SCORES, coverage_table, keep_scores, score_table
 from benchmarks.tables import Recording, mean_of
 from optuna_mde.experts import load_table
 
@@ -191,8 +191,7 @@ def score_recording(recording: Recording, cells: Cells, only: Sequence[str], qui
         if predicted is not None:
             truth = recording.losses[drawn.test] @ targets.W.T
             key = (recording.name, name, total, split)
-            scores = zip(targets.names, scores_of(predicted, truth), strict=True)
-            cells.add({(*key, target): score for target, score in scores})
+            keep_scores(cells, key, targets.names, predicted, truth)
 
 
 def predict_with(

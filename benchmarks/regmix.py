@@ -17,7 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from benchmarks.cells import Cells
 from benchmarks.ours import predicted_targets, told_study
 from benchmarks.peers import RATES_ONLY, Array, Evidence, Predicted
-from benchmarks.scoring import coverage_table, score_table, scores_of
+from benchmarks.scoring import coverage_table, keep_scores, score_table
 
 RUNS = (16, 32, 64, 128)
 SPLITS, QUICK_SPLITS = 10, 2
@@ -49,9 +49,8 @@ def score(folder: Path, cells: Cells, only: Sequence[str], quick: bool) -> None:
             part = slice(start, start + len(mixtures))
             start = part.stop
             sd = None if predicted.sd is None else predicted.sd[part]
-            scores = scores_of(Predicted(predicted.mean[part], sd), losses @ W.T)
-            keyed = zip(TARGETS, scores, strict=True)
-            cells.add({(scale, name, n, split, target): s for target, s in keyed})
+            there = Predicted(predicted.mean[part], sd)
+            keep_scores(cells, (scale, name, n, split), TARGETS, there, losses @ W.T)
 
 
 def report(cells: Cells) -> str:

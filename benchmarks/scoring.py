@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from benchmarks.cells import Cells
+from benchmarks.cells import Key as CellKey
 from benchmarks.peers import Array, Predicted
 
 KEYS = ("recording", "method", "total", "split", "target")
@@ -43,6 +44,14 @@ def scores_of(predicted: Predicted, truth: Array) -> Iterator[tuple[float, ...]]
                 float(2 * np.quantile(error, 0.9)),
             ]
         yield (float(np.mean(error**2)), order, *intervals)
+
+
+def keep_scores(
+    cells: Cells, key: CellKey, targets: Sequence[str], predicted: Predicted, truth: Array
+) -> None:
+    """Keep `scores_of` every target under a key of all columns but its name."""
+    scores = zip(targets, scores_of(predicted, truth), strict=True)
+    cells.add({(*key, target): score for target, score in scores})
 
 
 def score_table(cells: Cells, recording: str, targets: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor
 from optuna_mde.features import Features
 from optuna_mde.kernel import ResidualKernel
 from optuna_mde.priors import SHARED, SHARED_MEAN, SHARED_TOLERANCE, columns_of, noise_of
-from optuna_mde.surrogate import ABSENT, Evidence, Runs, Surrogate, stack_inputs
+from optuna_mde.surrogate import ABSENT, Evidence, Runs, Surrogate, known_to_mde, stack_inputs
 from optuna_mde.warp import Warp, far_above
 
 _NOISE_FLOOR = 1e-6
@@ -85,10 +85,8 @@ def fit(
         prior_of_noise = MultivariateNormalPrior(
             median_noise.log(), len(median_noise) * spread_of_noise
         )
-        # An expert's loss *is* its MDE value, noise included: nothing remains there, which says
-        # little of how much remains elsewhere.
-        known = (runs.corner.unsqueeze(-1) & features.has_mde).mT
-        others = replace(evidence, extra=torch.where(known, ABSENT, evidence.extra))
+        untold = torch.where(known_to_mde(features, runs), ABSENT, evidence.extra)
+        others = replace(evidence, extra=untold)
         noise = _fit_hyperparameters(kernel, noise, prior_of_noise, others, steps)
     kernel.requires_grad_(False)
     return Surrogate(features, runs, evidence, kernel, noise, shared, prior, centre, scale, warp)

@@ -291,9 +291,7 @@ class Surrogate:
         """Correlation `[M, M]` of the outputs' residuals."""
         prior = (_SHARED + _ALIKE * self.features.likeness).nan_to_num(nan=_UNKNOWN)
         mean, variance = self._leave_one_out()
-        # An expert's loss is its MDE loss, and shows nothing of what errors have in common.
-        known = (self.runs.corner.unsqueeze(-1) & self.features.has_mde).mT
-        present = (self._evidence.extra < ABSENT) & ~known
+        present = (self._evidence.extra < ABSENT) & ~known_to_mde(self.features, self.runs)
         standard = ((self._evidence.targets - mean) / variance.sqrt()).clamp(-3.0, 3.0)
         standard = torch.where(present, standard, 0.0)
         both = present.double() @ present.double().mT  # runs that have both outputs
@@ -301,6 +299,15 @@ class Surrogate:
         correlation = (standard @ standard.mT) / (size * size.mT).sqrt()
         mixed = (both * correlation + _PRIOR_RUNS * prior) / (both + _PRIOR_RUNS)
         return mixed.fill_diagonal_(1.0)
+
+
+def known_to_mde(features: Features, runs: Runs) -> Tensor:
+    """`M x n` whether a run is an expert whose loss of an output is its MDE loss, noise included.
+
+    Nothing remains there, which says little of how much remains elsewhere, and of what errors have
+    in common.
+    """
+    return (runs.corner.unsqueeze(-1) & features.has_mde).mT
 
 
 def stack_inputs(features: Features, X: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
