@@ -42,7 +42,7 @@ from benchmarks import drawing
 from benchmarks.cells import Cells
 from benchmarks.threads import on_one_thread
 from optuna_mde import MDESampler, report_losses, save_logprobs, suggest_mixture
-from optuna_mde.experts import ExpertTable
+from optuna_mde.mde.experts import ExpertTable
 
 TOKENS = 4096
 OTHER_SETS = 4

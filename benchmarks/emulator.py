@@ -191,8 +191,8 @@ def _lift(recording: Recording) -> Callable[[Array], Array]:
     """Logarithms of the rates, and standardised MDE losses of full and half experts."""
     import torch
 
-    from optuna_mde.coreset import Coreset
-    from optuna_mde.experts import load_table
+    from optuna_mde.mde.coreset import Coreset
+    from optuna_mde.mde.experts import load_table
 
     coresets = []
     for budget in (1.0, 0.5):

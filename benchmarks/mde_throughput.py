@@ -32,8 +32,8 @@ from benchmarks import drawing
 from benchmarks.emulator import mixtures_of_every_kind
 from benchmarks.peers import Array
 from benchmarks.threads import on_one_thread
-from optuna_mde.coreset import Coreset
-from optuna_mde.experts import ExpertTable
+from optuna_mde.mde.coreset import Coreset
+from optuna_mde.mde.experts import ExpertTable
 
 DOMAINS = 7
 MIXTURES = 4000

@@ -43,7 +43,7 @@ from benchmarks.ours import predicted_targets, told_study
 from benchmarks.peers import RATES_ONLY, WITH_MDE, Array, Evidence, Predicted
 from benchmarks.scoring import KEYS, SCORES, coverage_table, keep_scores, score_table
 from benchmarks.tables import Recording, mean_of
-from optuna_mde.experts import load_table
+from optuna_mde.mde.experts import load_table
 
 DATA = Path(__file__).parent / "data"
 TOTALS = (12, 18, 25, 32, 64)

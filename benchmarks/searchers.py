@@ -23,7 +23,7 @@ from benchmarks.emulator import Emulator
 from benchmarks.peers import Array, Evidence
 from benchmarks.tables import Recording
 from optuna_mde import MDESampler, recommend, report_losses, suggest_mixture
-from optuna_mde.experts import ExpertTable, load_table
+from optuna_mde.mde.experts import ExpertTable, load_table
 from optuna_mde.mixture import Encoding, Mixture
 
 CHECKPOINTS = (8, 12, 16, 24, 32)
@@ -191,8 +191,8 @@ def olmix(problem: Problem, seed: int) -> Iterator[Answer]:
 
 def mde_alone(problem: Problem, seed: int, budget: float = 1.0) -> Iterator[Answer]:
     """The minimum of the experts' MDE loss (MixMin): nothing but experts is trained."""
-    from optuna_mde.mde_optimum import minimise
-    from optuna_mde.simplex import Region
+    from optuna_mde.mde.optimum import minimise
+    from optuna_mde.simplex.region import Region
 
     K = len(problem.domains)
     table = problem.table(budget)

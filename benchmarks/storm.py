@@ -36,10 +36,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from optuna_mde import MDESampler, recommend, report_losses, save_logprobs, suggest_mixture
-from optuna_mde import proposal as proposals
-from optuna_mde.history import History
-from optuna_mde.proposal import Proposal, Proposer
-from optuna_mde.simplex import Region, sample
+from optuna_mde.asks import proposal as proposals
+from optuna_mde.asks.proposal import Proposal, Proposer
+from optuna_mde.observations import Observations
+from optuna_mde.simplex.region import Region, sample
 
 SETS = ("a", "b", "c", "d", "e")
 ODD = (math.nan, math.inf, -math.inf, 1e30, -1e30, 1e-30, 0.0, 7.0)
@@ -61,7 +61,7 @@ KINDS: tuple[BaseDistribution, ...] = (
 class Guess(Proposer):
     """Any point of the region, at once."""
 
-    def propose(self, history: History, region: Region, *, seed: int) -> Proposal:
+    def propose(self, history: Observations, region: Region, *, seed: int) -> Proposal:
         return Proposal(sample(region, 1, np.random.default_rng(seed))[0], "model")
 
 

@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from optuna_mde.experts import save_logprobs
     from optuna_mde.losses import exclude_trials, report_losses
+    from optuna_mde.mde.logprobs import save_logprobs
     from optuna_mde.mixture import Mixture, suggest_mixture
     from optuna_mde.prediction import predict
     from optuna_mde.recommendation import recommend
@@ -42,7 +42,7 @@ _ROOMS = {
     "predict": "prediction",
     "recommend": "recommendation",
     "report_losses": "losses",
-    "save_logprobs": "experts",
+    "save_logprobs": "mde.logprobs",
     "suggest_mixture": "mixture",
 }
 

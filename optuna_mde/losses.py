@@ -11,11 +11,11 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import BaseTrial, Trial
 
-from optuna_mde import records
-from optuna_mde.history import natural_loss
-from optuna_mde.layout import study_space
-from optuna_mde.notes import excluded, read_notes, set_excluded
 from optuna_mde.objective import Objective, ObjectiveError, ObjectiveLike
+from optuna_mde.trials import records
+from optuna_mde.trials.history import natural_loss
+from optuna_mde.trials.layout import study_space
+from optuna_mde.trials.notes import excluded, read_notes, set_excluded
 
 Limit = float | Literal["natural"]
 

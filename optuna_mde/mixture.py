@@ -7,20 +7,19 @@ says so in its user attribute ``mixture``.
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import optuna
 from optuna.trial import BaseTrial, FrozenTrial
 
-from optuna_mde import records
-from optuna_mde.notes import read_notes, set_natural
-from optuna_mde.records import DEFAULT_PREFIX, EXPERT, Record
-from optuna_mde.simplex import LARGEST, TOLERANCE, Array, MixtureError, check_bounds
-from optuna_mde.space import Group, LinearConstraint
+from optuna_mde.simplex.projection import LARGEST, TOLERANCE, Array, MixtureError
+from optuna_mde.trials import records
+from optuna_mde.trials.groups import DEFAULT_PREFIX, Group, make_group
+from optuna_mde.trials.notes import read_notes, set_natural
+from optuna_mde.trials.records import EXPERT, Record
 
 Encoding = Literal["weights", "exponential", "sticks"]
 
@@ -115,92 +114,6 @@ def suggest_mixture(
         return _mixture(group, rates, None)
     budget = _expert_budget(running.study, group, rates, record)
     return _mixture(group, rates, record, budget)
-
-
-def make_group(
-    domains: Sequence[str],
-    bounds: Mapping[str, tuple[float, float]] | None = None,
-    natural: Mapping[str, float] | None = None,
-    prefix: str = DEFAULT_PREFIX,
-    constraints: Sequence[str] = (),
-) -> Group:
-    """The checked description of a mixture; arguments as in `suggest_mixture`.
-
-    Raises:
-        MixtureError: if the arguments describe no mixture.
-    """
-    named = [domains] if isinstance(domains, str) else list(domains)
-    if isinstance(domains, str) or not all(isinstance(d, str) and d for d in named):
-        raise MixtureError(f"domains must be a list of names, got {domains!r}")
-    domains = tuple(map(str, named))
-    if len(domains) < 2:
-        raise MixtureError(f"a mixture needs at least two domains, got {list(domains)}")
-    twice = sorted({d for d in domains if domains.count(d) > 1})
-    if twice:
-        raise MixtureError(f"domains must differ, got {', '.join(twice)} more than once")
-    if not isinstance(prefix, str) or not prefix:
-        raise MixtureError(f"prefix must be a non-empty text such as 'mix/', got {prefix!r}")
-    pairs = _bounds(domains, bounds or {})
-    lower, upper = zip(*pairs, strict=True)
-    check_bounds(domains, lower, upper)
-    if isinstance(constraints, str):
-        raise MixtureError(f"constraints must be a list of inequalities, got {constraints!r}")
-    parsed = tuple(LinearConstraint.parse(text, domains) for text in constraints)
-    group = Group(prefix, domains, lower, upper, _natural(domains, natural), parsed)
-    if parsed:
-        _check_room(group, constraints)
-    return group
-
-
-def _check_room(group: Group, constraints: Sequence[str]) -> None:
-    try:
-        group.region().center  # noqa: B018  it exists where any mixture does
-    except MixtureError:
-        pairs = zip(group.domains, group.lower, group.upper, strict=True)
-        bounds = [f"{d} in [{a:g}, {b:g}]" for d, a, b in pairs if (a, b) != (0.0, 1.0)]
-        raise MixtureError(
-            f"no mixture meets {'; '.join([*constraints, *bounds])}; relax one of them"
-        ) from None
-
-
-def _bounds(
-    domains: Sequence[str], bounds: Mapping[str, tuple[float, float]]
-) -> list[tuple[float, float]]:
-    _check_known("bounds", bounds, domains)
-    pairs = []
-    for domain in domains:
-        pair = bounds.get(domain, (0.0, 1.0))
-        try:
-            low, high = (float(value) for value in pair)
-        except (TypeError, ValueError):
-            raise MixtureError(
-                f"bounds of {domain!r} must be a pair (low, high), got {pair!r}"
-            ) from None
-        pairs.append((low, high))
-    return pairs
-
-
-def _natural(
-    domains: Sequence[str], shares: Mapping[str, float] | None
-) -> tuple[float, ...] | None:
-    if shares is None:
-        return None
-    _check_known("natural", shares, domains)
-    values = [float(shares.get(domain, 0.0)) for domain in domains]
-    if not all(math.isfinite(v) and v >= 0 for v in values) or sum(values) <= 0:
-        raise MixtureError(
-            f"natural must hold shares of at least 0, not all of them 0, got {dict(shares)}"
-        )
-    total = sum(values)
-    return tuple(value / total for value in values)
-
-
-def _check_known(what: str, named: Iterable[str], domains: Sequence[str]) -> None:
-    unknown = [name for name in named if name not in domains]
-    if unknown:
-        raise MixtureError(
-            f"{what} names {', '.join(map(repr, unknown))}; the domains are {', '.join(domains)}"
-        )
 
 
 def _proposes_mixtures(study: optuna.Study) -> bool:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optuna_mde import calibration
-from optuna_mde.objective import ObjectiveLike
-from optuna_mde.prediction import Fitted, fit_study, place
-from optuna_mde.records import Record
-from optuna_mde.rows import (
-    Interval,
+from optuna_mde.answers.answer import Recommendation
+from optuna_mde.answers.fitted import Fitted, fit_study, place
+from optuna_mde.answers.intervals import Z90
+from optuna_mde.answers.rows import (
     Row,
     full_runs,
     observed_goal,
@@ -21,16 +18,19 @@ from optuna_mde.rows import (
     run_row,
     told_runs,
 )
-from optuna_mde.simplex import Array
-from optuna_mde.torch_state import gradients
-from optuna_mde.trust import FEWEST, Z90, Trust, leave_one_out, trust
+from optuna_mde.answers.trust import FEWEST, leave_one_out, trust
+from optuna_mde.gp import calibration
+from optuna_mde.gp.torch_state import gradients
+from optuna_mde.objective import ObjectiveLike
+from optuna_mde.simplex.projection import Array
+from optuna_mde.trials.records import Record
 
 if TYPE_CHECKING:
     import optuna
     import torch
     from botorch.acquisition.acquisition import AcquisitionFunction
 
-    from optuna_mde.acquisition import Limits
+    from optuna_mde.acquisition.goals import Limits
 
 _SEED = 0  # candidates of a recommendation: the same study gets the same one
 _FINALISTS = 8  # mixtures that are compared on every token
@@ -38,42 +38,6 @@ _FRONT = 24  # weightings of several goals that are each minimised
 _APART = 0.01  # L1 distance below which two mixtures of a front are the same one
 _FLAT = 2.0  # range of expected goals, in noise sd, below which a study is flat
 _NO_SKILL = 0.7  # share of the runs' variance that leave-one-out must leave unexplained at most
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The answer of a study. ``print`` it for a table."""
-
-    mixture: dict[str, float]
-    """Recommended rates, {domain: rate}."""
-    params: dict[str, Any]
-    """Recommended values of the other parameters."""
-    objective: Interval
-    """Predicted objective of the recommended mixture."""
-    losses: dict[str, Interval]
-    """Predicted losses of the recommended mixture, by validation set."""
-    rows: tuple[Row, ...]
-    """Recommended, natural, uniform, best expert, best seen: those that exist, in this order."""
-    best_seen: Row | None
-    """The best run so far."""
-    trust: Trust
-    """How well the surrogate predicts runs that it has not seen."""
-    expected_gain: float
-    """What the most promising other mixture is expected to improve on the recommended one, once
-    its loss is known but for the noise of a run; nats per token."""
-    noise_sd: float
-    """Sd of a single run's objective around its noise-free value."""
-    signal: bool
-    """Whether mixtures differ by more than the noise of a run."""
-    notes: tuple[str, ...]
-    """What the reader should know beside the figures."""
-    pareto: tuple[Row, ...] = ()
-    """For several goals: predicted non-dominated mixtures."""
-
-    def __str__(self) -> str:
-        from optuna_mde.tables import recommendation_text
-
-        return recommendation_text(self)
 
 
 @gradients()
@@ -133,7 +97,7 @@ def _best_point(fitted: Fitted) -> tuple[Array, float]:
     """The allowed point with the lowest goal, doubt charged, and what another run may gain."""
     import torch
 
-    from optuna_mde.acquisition import LogKnowledgeGradient
+    from optuna_mde.acquisition.one_goal import LogKnowledgeGradient
 
     W = torch.from_numpy(fitted.weights.mean(axis=0, keepdims=True))
     best = _minimise(fitted, W)
@@ -150,10 +114,10 @@ def _minimise(fitted: Fitted, W: torch.Tensor) -> Array:
     """The allowed point with the lowest weighted goals; the last word has every token."""
     import torch
 
-    from optuna_mde.acquisition import CautiousLoss
-    from optuna_mde.polish import evaluate
+    from optuna_mde.acquisition.one_goal import CautiousLoss
+    from optuna_mde.acquisition.polish import evaluate
 
-    inside = fitted.region.snap(fitted.history.X)
+    inside = fitted.region.snap(fitted.observations.X)
     with torch.no_grad():
         means, _ = fitted.quick.goals(torch.from_numpy(inside), W)
     anchors = inside[np.argsort(means[:, 0].numpy(), kind="stable")]
@@ -169,16 +133,16 @@ def _minimise(fitted: Fitted, W: torch.Tensor) -> Array:
 def _maximise(
     fitted: Fitted, acquisition: AcquisitionFunction, anchors: Array
 ) -> tuple[Array, Array]:
-    from optuna_mde.polish import maximise
+    from optuna_mde.acquisition.polish import maximise
 
     return maximise(acquisition, fitted.region, anchors, np.random.default_rng(_SEED))
 
 
 def _limits(fitted: Fitted) -> Limits:
-    from optuna_mde.acquisition import Limits
+    from optuna_mde.acquisition.goals import Limits
 
-    history = fitted.history
-    return Limits(history.objective.limits_on(history.outputs))
+    observations = fitted.observations
+    return Limits(observations.objective.limits_on(observations.outputs))
 
 
 def _references(fitted: Fitted, best: Array) -> list[Row]:
@@ -227,7 +191,7 @@ def _has_signal(fitted: Fitted, noise: float) -> bool:
     Without MDE losses a process can draw a landscape through noise: it must also predict runs that
     it has not seen better than their average does.
     """
-    mean, _ = fitted.goals(fitted.history.X)
+    mean, _ = fitted.goals(fitted.observations.X)
     spread = mean.mean(axis=1)
     if spread.max() - spread.min() <= _FLAT * noise:
         return False
@@ -261,8 +225,8 @@ def _notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[
             "The best expert was trained on a share of a run: its row is an estimate for a full "
             "one, and the interval is too narrow."
         )
-    missing = [d for d in fitted.history.domains if d not in fitted.expert_domains]
-    if missing and len(missing) < len(fitted.history.domains):
+    missing = [d for d in fitted.observations.domains if d not in fitted.expert_domains]
+    if missing and len(missing) < len(fitted.observations.domains):
         notes.append(
             f"No expert log-probabilities for {', '.join(missing)}: "
             "its share is predicted from the rates alone."
@@ -295,7 +259,7 @@ def _front(fitted: Fitted, best: Array) -> tuple[Row, ...]:
     from botorch.utils.multi_objective.pareto import is_non_dominated
 
     # Goals on one scale, else the widest one decides every weighting.
-    mean, _ = fitted.goals(fitted.region.snap(fitted.history.X))
+    mean, _ = fitted.goals(fitted.region.snap(fitted.observations.X))
     scaled = _weightings(len(fitted.weights)) / np.maximum(mean.std(axis=0), 1e-9)
     points = [best]
     for weights in scaled / scaled.sum(axis=1, keepdims=True):

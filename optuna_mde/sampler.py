@@ -19,15 +19,15 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from optuna_mde import layout, records
-from optuna_mde.ask import Ask, Chance, Memory, is_stale, kept_params, widen
-from optuna_mde.mixture import make_group
-from optuna_mde.notes import Notes, read_notes, set_settings
+from optuna_mde.asks.ask import Ask, Chance, Memory, is_stale, kept_params, widen
+from optuna_mde.asks.startup import FIXED_PHASES, shared_value
 from optuna_mde.objective import Objective, ObjectiveLike
-from optuna_mde.records import Published, Record
-from optuna_mde.simplex import sample
-from optuna_mde.space import Space
-from optuna_mde.startup import FIXED_PHASES, shared_value
+from optuna_mde.simplex.region import sample
+from optuna_mde.trials import layout, records
+from optuna_mde.trials.groups import make_group
+from optuna_mde.trials.notes import Notes, read_notes, set_settings
+from optuna_mde.trials.records import Published, Record
+from optuna_mde.trials.space import Space
 
 PART = FloatDistribution(0.0, 1.0)  # every part of every mixture; bounds are kept beside it
 

@@ -10,7 +10,7 @@ from optuna.terminator import BaseErrorEvaluator, BaseImprovementEvaluator
 from optuna.trial import FrozenTrial
 
 if TYPE_CHECKING:
-    from optuna_mde.recommendation import Recommendation
+    from optuna_mde.answers.answer import Recommendation
 
 
 class _Outlook:

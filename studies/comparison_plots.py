@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from optuna_mde_studies.confirm import Difference
 
-    from optuna_mde.rows import Row
+    from optuna_mde.answers.rows import Row
 
 BETTER = "#228833"
 WORSE = "#cc3311"

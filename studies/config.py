@@ -15,9 +15,9 @@ from optuna_mde_trainers.spec import (
 )
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from optuna_mde.notes import EXPERT_BUDGET
 from optuna_mde.objective import Objective
-from optuna_mde.simplex import check_bounds
+from optuna_mde.simplex.projection import check_bounds
+from optuna_mde.trials.notes import EXPERT_BUDGET
 
 FieldPath = tuple[str | int, ...]
 Count = Annotated[int, Field(ge=1)]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from optuna_mde_studies.confirm import Confirmation
     from optuna_mde_studies.plots import Picture
 
-    from optuna_mde.recommendation import Recommendation
+    from optuna_mde.answers.answer import Recommendation
 
 END = "*Written by `optuna-mde dashboard`, which keeps what stands below this line.*"
 CARD_HEIGHT = 450

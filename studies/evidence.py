@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 import optuna_mde
-from optuna_mde import notes, records
 from optuna_mde.objective import Objective
+from optuna_mde.trials import notes, records
+from optuna_mde.trials.groups import DEFAULT_PREFIX
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
-    from optuna_mde.recommendation import Recommendation
+    from optuna_mde.answers.answer import Recommendation
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def read(study: Study) -> Evidence:
     trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
     parsed = [records.read_trial(trial) for trial in trials]
     groups = [group.prefix for record in parsed for group in record.groups]
-    prefix = groups[0] if groups else records.DEFAULT_PREFIX
+    prefix = groups[0] if groups else DEFAULT_PREFIX
     excluded = notes.excluded(study)
     runs = tuple(
         _run(trial, record, prefix, left_out=trial.number in excluded)

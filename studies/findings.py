@@ -13,7 +13,7 @@ from optuna_mde_trainers.spec import write_atomic
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import optuna_mde
-from optuna_mde.recommendation import Recommendation
+from optuna_mde.answers.answer import Recommendation
 
 if TYPE_CHECKING:
     import optuna

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from optuna_mde_studies.confirm import Confirmation, Difference
     from optuna_mde_studies.evidence import Evidence
 
-    from optuna_mde.recommendation import Recommendation
+    from optuna_mde.answers.answer import Recommendation
 
 SAME_RATE = 1e-3
 """Recommendations that differ less are one mixture, fitted on two machines."""

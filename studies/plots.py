@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from optuna_mde_studies.evidence import Evidence
     from optuna_mde_studies.judgement import Judgement
 
-    from optuna_mde.recommendation import Recommendation
+    from optuna_mde.answers.answer import Recommendation
 
 
 @dataclass(frozen=True)

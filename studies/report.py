@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from optuna_mde_studies.confirm import Confirmation
     from optuna_mde_studies.plots import Picture
 
-    from optuna_mde.recommendation import Recommendation
+    from optuna_mde.answers.answer import Recommendation
 
 FILE = "report.html"
 TEMPLATE = "report_template.html"

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from optuna_mde_studies.evidence import Evidence, Run
 
-    from optuna_mde.recommendation import Recommendation
-    from optuna_mde.rows import Row
+    from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.answers.rows import Row
 
 Z90 = 1.6449
 """Half the width of a normal 90 % interval, in sd."""

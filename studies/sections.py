@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from optuna_mde_studies.judgement import Judgement
     from optuna_mde_trainers.blocks import Corpus
 
-    from optuna_mde.recommendation import Recommendation
-    from optuna_mde.rows import Row
-    from optuna_mde.trust import Trust
+    from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.answers.rows import Row
+    from optuna_mde.answers.trust import Trust
 
 PACKAGES = (
     "optuna-mde",

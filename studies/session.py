@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from optuna_mde_trainers.spec import RunResult
 
-    from optuna_mde.recommendation import Recommendation
+    from optuna_mde.answers.answer import Recommendation
 
 MAX_FAILURES = 3
 """Runs that may fail one after the other before the study stops: it is not the mixture then."""

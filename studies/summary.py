@@ -16,9 +16,9 @@ from rich.text import Text
 if TYPE_CHECKING:
     import optuna
 
+    from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.answers.rows import Row
     from optuna_mde.objective import Objective
-    from optuna_mde.recommendation import Recommendation
-    from optuna_mde.rows import Row
 
 MAX_BEST = 5
 """Trials of a Pareto front that are listed."""

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
     from optuna_mde_studies.evidence import Evidence
 
+    from optuna_mde.answers.answer import Recommendation
     from optuna_mde.objective import Objective
-    from optuna_mde.recommendation import Recommendation
 
 NARROW = "\u202f"
 """Between a number and %: narrow, and no place for a line to break."""

@@ -226,7 +226,7 @@ def _scored(
         if not math.isfinite(score.loss):
             raise DivergedError(f"the loss on {name} is {score.loss}: the run has diverged")
     if spec.score.logprobs:
-        from optuna_mde.experts import save_logprobs
+        from optuna_mde.mde.logprobs import save_logprobs
 
         arrays, fingerprints = _kept_logprobs(result, folder)
         save_logprobs(
@@ -260,7 +260,7 @@ def _kept_logprobs(
     """Log-probabilities that the folder has, and the fingerprints of their sets."""
     if result.logprobs is None:
         return {}, {}
-    from optuna_mde.experts import load_logprobs
+    from optuna_mde.mde.logprobs import load_logprobs
 
     arrays, metadata = load_logprobs(folder / result.logprobs)
     return arrays, json.loads(metadata["sets"])

@@ -31,7 +31,7 @@ from benchmarks.tables import (
     Recording,
     RecordingError,
 )
-from optuna_mde.experts import FORMAT_VERSION, load_logprobs
+from optuna_mde.mde.logprobs import FORMAT_VERSION, load_logprobs
 
 DEFINITION_FILE = "definition.yaml"
 README_FILE = "README.md"

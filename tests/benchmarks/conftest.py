@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.tables import Recording
 from optuna_mde import save_logprobs
-from optuna_mde.experts import ExpertTable
+from optuna_mde.mde.experts import ExpertTable
 
 DOMAINS = ("web", "code", "math")
 SETS = (*DOMAINS, "books", "news")

@@ -1,7 +1,7 @@
 import numpy as np
 
 from benchmarks import mde_throughput
-from optuna_mde.experts import ExpertTable
+from optuna_mde.mde.experts import ExpertTable
 
 
 def test_the_plain_formula_and_the_table_agree() -> None:

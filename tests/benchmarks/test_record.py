@@ -22,7 +22,7 @@ from benchmarks.recording.design import Job, design, rounded
 from benchmarks.recording.packing import pack
 from benchmarks.recording.runs import Recorder, open_recorder
 from benchmarks.tables import Recording, RecordingError, mean_of
-from optuna_mde.experts import load_table
+from optuna_mde.mde.experts import load_table
 
 STDLIB_TEXT = {"packages": ["stdlib"], "suffixes": [".py"]}
 DEFINITION: dict[str, Any] = {

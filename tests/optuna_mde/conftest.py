@@ -10,8 +10,8 @@ import numpy as np
 import optuna
 import pytest
 
-from optuna_mde.experts import ExpertTable
-from optuna_mde.proposal import Proposal, Proposer
+from optuna_mde.asks.proposal import Proposal, Proposer
+from optuna_mde.mde.experts import ExpertTable
 
 DOMAINS = ("web", "code", "books", "math")
 SETS = ("web", "code", "books", "math", "unseen")
@@ -89,4 +89,4 @@ class Counting(Proposer):
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what happens around the model, not of the model."""
-    monkeypatch.setattr("optuna_mde.proposal.Proposer", Counting)
+    monkeypatch.setattr("optuna_mde.asks.proposal.Proposer", Counting)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from optuna_mde.coreset import Coreset
-from optuna_mde.features import Features
-from optuna_mde.fitting import fit
-from optuna_mde.surrogate import Runs, Surrogate
+from optuna_mde.gp.features import Features
+from optuna_mde.gp.fitting import fit
+from optuna_mde.gp.surrogate import Runs, Surrogate
+from optuna_mde.mde.coreset import Coreset
 
 
 def runs_of(world, n: int, seed: int = 0) -> Runs:

@@ -12,7 +12,7 @@ from optuna.trial import FixedTrial
 from scipy import stats
 
 from optuna_mde import MDESampler, Mixture, suggest_mixture
-from optuna_mde.simplex import MixtureError
+from optuna_mde.simplex.projection import MixtureError
 
 DOMAINS = ["web", "code", "books"]
 

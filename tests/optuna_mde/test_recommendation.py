@@ -160,7 +160,7 @@ def test_runs_outside_their_intervals_cost_trust(world, study, monkeypatch) -> N
     error = np.where(np.arange(10) < 4, 0.05, 0.0)
     for sd, verdict in ((0.05, "good"), (0.01, "fair")):
         known = (observed + error, np.full(10, sd), observed)
-        monkeypatch.setattr("optuna_mde.trust.leave_one_out", lambda fitted, k=known: k)
+        monkeypatch.setattr("optuna_mde.answers.trust.leave_one_out", lambda fitted, k=known: k)
         assert recommend(study).trust.statement.startswith(verdict)
 
 

@@ -18,7 +18,7 @@ from optuna_mde import (
     save_logprobs,
     suggest_mixture,
 )
-from optuna_mde.proposal import Proposal, Proposer
+from optuna_mde.asks.proposal import Proposal, Proposer
 from tests.optuna_mde.toy import DOMAINS, Toy, phases, quietly, rates_of, study_of
 
 pytestmark = quietly
@@ -162,7 +162,7 @@ def test_a_corner_that_the_model_proposes_is_a_full_run(
         def propose(self, history: Any, region: Any, *, seed: int) -> Proposal:
             return Proposal(np.array([0.0, 1.0, 0.0]), "model", 1.0, 0.1)
 
-    monkeypatch.setattr("optuna_mde.proposal.Proposer", Corner)
+    monkeypatch.setattr("optuna_mde.asks.proposal.Proposer", Corner)
     study = study_of(expert_budget=0.5)
     study.optimize(Toy(tmp_path), n_trials=5)
     assert phases(study) == ["expert"] * 3 + ["uniform", "model"]
@@ -200,7 +200,7 @@ def test_a_proposer_that_breaks_costs_a_design_point(
         def propose(self, *args: Any, **options: Any) -> Any:
             raise RuntimeError("no such luck")
 
-    monkeypatch.setattr("optuna_mde.proposal.Proposer", Broken)
+    monkeypatch.setattr("optuna_mde.asks.proposal.Proposer", Broken)
     study = study_of(n_startup_trials=1)
     study.optimize(lambda t: t.suggest_float("x", 0, 1), n_trials=3)
     assert phases(study) == ["", "design", "design"]

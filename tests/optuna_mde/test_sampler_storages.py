@@ -22,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from optuna_mde import MDESampler, suggest_mixture
-from optuna_mde.records import read_trials
+from optuna_mde.trials.records import read_trials
 from tests.optuna_mde.toy import DOMAINS, Toy, phases, quietly, rates_of, study_of
 
 pytestmark = quietly

@@ -11,7 +11,7 @@ import pytest
 from optuna_mde_studies.confirm import Confirmation
 
 from optuna_mde import recommend, report_losses, suggest_mixture
-from optuna_mde.recommendation import Recommendation
+from optuna_mde.answers.answer import Recommendation
 
 DOMAINS = ("python", "docs", "prose", "boilerplate")
 NATURAL = (0.3, 0.25, 0.05, 0.4)

@@ -8,7 +8,7 @@ import pytest
 from optuna_mde_studies import definitions
 from optuna_mde_studies.definitions import DefinitionError
 
-from optuna_mde.notes import EXPERT_BUDGET
+from optuna_mde.trials.notes import EXPERT_BUDGET
 
 VALID = """\
 name: tiny

@@ -17,7 +17,7 @@ from optuna_mde_trainers.run import RunError, train
 from optuna_mde_trainers.spec import DivergedError, RunResult, RunSpec
 from safetensors.torch import load_file
 
-from optuna_mde.experts import load_logprobs
+from optuna_mde.mde.logprobs import load_logprobs
 
 MakeSpec = Callable[..., RunSpec]
 

@@ -1,0 +1,1 @@
+"""Acquisition functions over the surrogate's goals, and their maximisation on a region."""

@@ -1,0 +1,1 @@
+"""What a study answers: predictions, intervals, rows of a recommendation, trust."""

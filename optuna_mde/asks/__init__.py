@@ -1,0 +1,1 @@
+"""One ask: what the start-up targets, what the model proposes, and the fall-backs."""

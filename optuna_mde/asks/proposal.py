@@ -1,0 +1,194 @@
+"""The next point of a study: an acquisition maximised, with a ladder of fall-backs.
+
+1. the fitted surrogate; 2. the same with hyper-parameters at their prior medians; 3. the MDE
+losses alone; 4. a point of the design. Each step down is logged with its cause, and none raises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from optuna_mde.gp.modeller import Modeller, expert_table
+from optuna_mde.simplex.projection import Array
+from optuna_mde.simplex.region import Region, design
+
+if TYPE_CHECKING:
+    from optuna_mde.observations import Observations
+
+# Two mixtures closer than this (L1 distance of their columns) are the same run.
+SAME = 1e-3
+# Workers that ask at once are kept this far apart: the improvement left beside a pending run is
+# often next to nothing everywhere, and its maximum then huddles.
+APART = 0.1
+
+_logger = logging.getLogger("optuna_mde")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A point to try.
+
+    Args:
+        x: `[d]` columns of the space, inside the region.
+        phase: ``model``, ``prior`` (hyper-parameters not fitted), ``mde`` or ``design``.
+        predicted_mean: expected objective (nats per token for losses); None for several goals.
+        predicted_sd: sd of the noise-free objective.
+        cause: why the first step of the ladder was not taken, if it was not.
+    """
+
+    x: Array
+    phase: str
+    predicted_mean: float | None = None
+    predicted_sd: float | None = None
+    cause: str | None = None
+
+
+class Proposer:
+    """Proposes points; keeps the last fitted surrogate. Can be copied and pickled."""
+
+    def __init__(self) -> None:
+        self._modeller = Modeller()
+        self._logged: set[str] = set()
+
+    def propose(self, observations: Observations, region: Region, *, seed: int) -> Proposal:
+        """The next point: a function of observations, region and seed. Never raises."""
+        steps: list[tuple[str, Callable[[], Proposal]]] = [
+            ("model", lambda: self._by_surrogate(observations, region, seed, fit=True)),
+            ("prior", lambda: self._by_surrogate(observations, region, seed, fit=False)),
+            ("mde", lambda: _by_mde(observations, region, seed)),
+        ]
+        if len(observations.X) == 0:
+            steps = steps[2:]  # nothing to model yet, which is no failure
+        cause: str | None = None
+        with _one_thread():
+            for phase, step in steps:
+                try:
+                    proposal = step()
+                except Exception as error:
+                    reason = f"{phase}: {type(error).__name__}: {error}"
+                    self._log(reason)
+                    cause = cause or reason
+                    continue
+                return Proposal(
+                    proposal.x,
+                    phase,
+                    proposal.predicted_mean,
+                    proposal.predicted_sd,
+                    cause,
+                )
+        return Proposal(design(region, seed, len(observations.X)), "design", cause=cause)
+
+    def _by_surrogate(
+        self, observations: Observations, region: Region, seed: int, *, fit: bool
+    ) -> Proposal:
+        import torch
+
+        from optuna_mde.acquisition.factory import build
+        from optuna_mde.acquisition.polish import maximise, tensor
+
+        rng = np.random.default_rng(seed)
+        surrogate = self._modeller.surrogate(observations, region.blocks, fit=fit)
+        W = tensor(observations.objective.weights(observations.outputs))
+        seen = np.concatenate([observations.X, observations.pending])
+        inside = region.snap(seen)
+        believing = surrogate.believe(tensor(observations.pending))
+        if _only_experts(observations) and len(W) == 1 and surrogate.features.has_mde.any():
+            # Nothing but experts: the MDE optimum is the best guess, and it is convex.
+            greedy = _by_mde(observations, region, seed)
+            if not _is_seen(greedy.x, seen):
+                mean, sd = surrogate.goals(tensor(greedy.x[None]), W)
+                return Proposal(greedy.x, "model", float(mean), float(sd))
+        with torch.no_grad():
+            means = believing.means(tensor(inside)) @ W.mT
+        anchors = inside[np.argsort(means.mean(dim=1).numpy(), kind="stable")]
+        limits = observations.objective.limits_on(observations.outputs)
+        acquisition = build(believing, W, limits, tensor(inside), seed)
+        points, _ = maximise(acquisition, region, anchors, rng)
+        x = _first_new(points, seen, observations.pending)
+        if x is None:
+            x = _fresh(region, seen, seed, len(observations.X))
+        with torch.no_grad():
+            mean, sd = surrogate.goals(tensor(x[None]), W)
+        if len(W) > 1:
+            return Proposal(x, "model")
+        return Proposal(x, "model", float(mean), float(sd))
+
+    def _log(self, reason: str) -> None:
+        if reason not in self._logged:
+            self._logged.add(reason)
+            _logger.warning("The proposal falls back a step. %s", reason)
+
+
+def _by_mde(observations: Observations, region: Region, seed: int) -> Proposal:
+    """The optimum of the MDE losses; a mixture next to it if that is known already."""
+    from optuna_mde.mde.optimum import minimise
+
+    loaded = expert_table(observations)
+    if loaded is None or observations.block is None:
+        raise ValueError("no expert log-probabilities")
+    table, _ = loaded
+    weights = _mde_weights(observations, table.sets)
+    x = (
+        design(region, seed, len(observations.X))
+        if region.dim > len(observations.domains)
+        else region.center
+    )
+    x = x.copy()
+    x[observations.block] = minimise(table, weights, region, observations.block)
+    seen = np.concatenate([observations.X, observations.pending])
+    if _is_seen(x, seen):
+        rng = np.random.default_rng(seed)
+        jittered = x.copy()
+        jittered[observations.block] = rng.dirichlet(50.0 * x[observations.block] + 0.1)
+        x = region.snap(jittered)[0]
+    return Proposal(x, "mde")
+
+
+def _mde_weights(observations: Observations, sets: tuple[str, ...]) -> Array:
+    """Weights over the sets that have an MDE loss, all goals taken together."""
+    W = observations.objective.weights(observations.outputs).mean(axis=0)
+    known = dict(zip(observations.outputs, W, strict=True))
+    weights = np.array([known.get(name, 0.0) for name in sets])
+    return weights if weights.sum() > 0 else np.full(len(sets), 1.0 / len(sets))
+
+
+def _only_experts(observations: Observations) -> bool:
+    return bool(np.all(observations.corner | (observations.budget < 1.0)))
+
+
+def _is_seen(x: Array, seen: Array, distance: float = SAME) -> bool:
+    return len(seen) > 0 and bool(np.abs(seen - x).sum(axis=1).min() < distance)
+
+
+def _first_new(points: Array, seen: Array, pending: Array) -> Array | None:
+    """The best of the points that is no repeat, apart from pending ones if that can be."""
+    new = [p for p in points if not _is_seen(p, seen)]
+    return next((p for p in new if not _is_seen(p, pending, APART)), new[0] if new else None)
+
+
+def _fresh(region: Region, seen: Array, seed: int, index: int) -> Array:
+    """A design point that is no repeat, if the region has one to give."""
+    points = [design(region, seed, index + i) for i in range(16)]
+    return next((p for p in points if not _is_seen(p, seen)), points[0])
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Small matrices: more threads than one make every step slower. Restored afterwards."""
+    import torch
+
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

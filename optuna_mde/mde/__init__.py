@@ -1,0 +1,1 @@
+"""Mixture of Data Experts: the experts' files, their table, its coreset and its optimum."""

@@ -1,0 +1,123 @@
+"""The file that an expert leaves: token log-probabilities of every validation set, at a URL."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT_VERSION = "1"
+
+
+class ExpertFileError(ValueError):
+    """A log-probability file cannot be read, or does not belong to the others."""
+
+
+def save_logprobs(
+    url: str | os.PathLike[str], logprobs: Mapping[str, Any], **metadata: Any
+) -> str:
+    """Write the token log-probabilities of one expert, from any trainer.
+
+    Args:
+        url: a path, or any URL that fsspec can write (``s3://…``).
+        logprobs: validation set to a `[T]` array: natural logarithm of the probability given to
+            each observed token, in the same order for every expert.
+        metadata: anything that identifies the run, such as ``domain``, ``tokens``, ``tokenizer``;
+            ``sets={set: fingerprint}`` lets files on other validation tokens be refused by name.
+
+    Returns:
+        The URL, for ``report_losses(..., logprobs=url)``.
+
+    Raises:
+        ExpertFileError: if an array is not one-dimensional or holds a value that is not a
+            log-probability (NaN, +inf or positive).
+    """
+    from safetensors.numpy import save
+
+    tensors = {name: _checked(name, values) for name, values in logprobs.items()}
+    if not tensors:
+        raise ExpertFileError("logprobs holds no validation set; give {set: array of shape [T]}")
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    _write_bytes(str(url), save(tensors, metadata={"format": FORMAT_VERSION, **texts}))
+    return str(url)
+
+
+def load_logprobs(url: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Read an expert file.
+
+    Returns:
+        Arrays `[T]` of float32 by validation set, and the metadata.
+
+    Raises:
+        ExpertFileError: if the file is missing or is no file of log-probabilities.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        data = _read_bytes(str(url))
+        tensors = load(data)
+        metadata = _metadata(data)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise ExpertFileError(f"{url}: no readable log-probability file ({error})") from error
+    names = sorted(tensors)  # the format keeps no order
+    return {name: _checked(f"{url}: {name}", tensors[name]) for name in names}, metadata
+
+
+def _checked(name: str, values: Any) -> np.ndarray:
+    array = np.ascontiguousarray(np.asarray(values), dtype=np.float32)
+    if array.ndim != 1 or array.size == 0:
+        raise ExpertFileError(f"{name}: log-probabilities must have shape [T], got {array.shape}")
+    # float32 rounding of log-softmax may end a hair above zero
+    if np.isnan(array).any() or array.max() > 1e-3:
+        raise ExpertFileError(f"{name}: log-probabilities must be numbers of at most 0")
+    return array
+
+
+def _metadata(data: bytes) -> dict[str, Any]:
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    metadata = header.get("__metadata__", {})
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _is_local(url: str) -> bool:
+    return "://" not in url or url.startswith("file://")
+
+
+def _local_path(url: str) -> Path:
+    return Path(url.removeprefix("file://"))
+
+
+def _write_bytes(url: str, data: bytes) -> None:
+    if not _is_local(url):
+        import fsspec
+
+        with fsspec.open(url, "wb") as stream:
+            stream.write(data)
+        return
+    path = _local_path(url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not `mkstemp`, whose files nobody else on a shared file system may read.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read_bytes(url: str) -> bytes:
+    if not _is_local(url):
+        import fsspec
+
+        with fsspec.open(url, "rb") as stream:
+            data: bytes = stream.read()
+        return data
+    return _local_path(url).read_bytes()

@@ -1,0 +1,1 @@
+"""The bounded simplex: regions, projections and designs. Arrays alone."""

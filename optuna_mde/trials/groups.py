@@ -1,0 +1,240 @@
+"""One mixture of a study: its domains, bounds and linear constraints."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from optuna_mde.simplex.projection import Array, MixtureError, check_bounds, fix_parts
+from optuna_mde.simplex.region import Region
+
+DEFAULT_PREFIX = "mix/"
+
+
+@dataclass(frozen=True)
+class LinearConstraint:
+    """sum_j coefficient_j * rate_j >= rhs, over the domains named in `coefficients`."""
+
+    coefficients: tuple[tuple[str, float], ...]
+    rhs: float
+
+    @classmethod
+    def parse(cls, text: str, domains: Sequence[str]) -> LinearConstraint:
+        """Read e.g. ``"code >= 2*math"`` or ``"web + books <= 0.5"``.
+
+        Domains are recognised by their full names, the longest first, so names may hold any
+        character.
+
+        Raises:
+            MixtureError: when the text is no such inequality of these domains.
+        """
+        term = _term_pattern(domains)
+        sides = re.split(r"(>=|<=|≥|≤)", text)
+        if len(sides) != 3:
+            raise MixtureError(f"constraint {text!r} needs one >= or <=, as in 'code >= 2*math'")
+        coefficients: dict[str, float] = {}
+        constant = 0.0
+        for side, outer in ((sides[0].strip(), 1.0), (sides[2].strip(), -1.0)):
+            position = 0
+            while position < len(side) or position == 0:
+                match = term.match(side, position)
+                if match is None or (position > 0 and not match["sign"]):
+                    raise MixtureError(
+                        f"constraint {text!r} is not understood at {side[position:]!r}; write "
+                        f"numbers times domains, as in 'code >= 2*math'; the domains are "
+                        f"{', '.join(domains)}"
+                    )
+                value = outer * (-1.0 if match["sign"] == "-" else 1.0)
+                value *= float(match["factor"] or match["before"] or 1.0)
+                name = match["first"] or match["second"]
+                if name:
+                    coefficients[name] = coefficients.get(name, 0.0) + value
+                else:
+                    constant += value
+                position = match.end()
+        sign = 1.0 if sides[1] in (">=", "≥") else -1.0
+        kept = tuple((d, sign * c) for d, c in coefficients.items() if c != 0.0)
+        if not kept:
+            raise MixtureError(f"constraint {text!r} names no domain")
+        return cls(kept, 0.0 - sign * constant)
+
+    def __str__(self) -> str:
+        terms = " + ".join(f"{c:g}*{d}" for d, c in self.coefficients)
+        return f"{terms} >= {self.rhs:g}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """One mixture of a study: its domains and what is asked of it in the current trial."""
+
+    prefix: str
+    """Prefix of the parameters' names, e.g. ``"mix/"``."""
+    domains: tuple[str, ...]
+    lower: tuple[float, ...]
+    """Smallest rates that a proposal may have."""
+    upper: tuple[float, ...]
+    """Largest rates (caps)."""
+    natural: tuple[float, ...] | None = None
+    """The natural mixture, if known."""
+    constraints: tuple[LinearConstraint, ...] = ()
+    """Linear constraints between domains."""
+    strict: bool = False
+    """Whether the bounds are Optuna's own ranges, so that no expert may lie outside them."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Optuna's parameter names of the parts."""
+        return tuple(self.prefix + domain for domain in self.domains)
+
+    @property
+    def size(self) -> int:
+        """Number of domains K."""
+        return len(self.domains)
+
+    def rates(self, mixture: Mapping[str, float]) -> Array | None:
+        """Rates `[K]` of a recorded mixture; domains that it lacks count as 0.
+
+        None where it has mass on a domain that the group does not hold.
+        """
+        unknown = sum(rate for domain, rate in mixture.items() if domain not in self.domains)
+        if unknown > 1e-9:
+            return None
+        return np.array([mixture.get(domain, 0.0) for domain in self.domains])
+
+    def region(self, fixed: Mapping[str, float] | None = None) -> Region:
+        """Where this mixture may lie, parts `fixed` (domain -> rate) keeping their values."""
+        index = {self.domains.index(d): rate for d, rate in (fixed or {}).items()}
+        lower, upper = fix_parts(np.array(self.lower), np.array(self.upper), index)
+        A = np.zeros((len(self.constraints), self.size))
+        for row, constraint in zip(A, self.constraints, strict=True):
+            for domain, coefficient in constraint.coefficients:
+                row[self.domains.index(domain)] = coefficient
+        b = np.array([constraint.rhs for constraint in self.constraints])
+        region = Region(lower, upper, (slice(0, self.size),), A=A, b=b)
+        if index and len(b):
+            try:
+                region.center  # noqa: B018  the centre exists unless the fixed parts break them
+            except MixtureError:
+                return Region(lower, upper, (slice(0, self.size),))
+        return region
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able form, read back by `from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Group:
+        """The group that `to_json` wrote."""
+        return cls(
+            prefix=data["prefix"],
+            domains=tuple(data["domains"]),
+            lower=tuple(data["lower"]),
+            upper=tuple(data["upper"]),
+            natural=None if data["natural"] is None else tuple(data["natural"]),
+            constraints=tuple(
+                LinearConstraint(tuple((d, c) for d, c in item["coefficients"]), item["rhs"])
+                for item in data["constraints"]
+            ),
+            strict=bool(data.get("strict", False)),
+        )
+
+
+def _term_pattern(domains: Sequence[str]) -> re.Pattern[str]:
+    """One signed term: ``2*math``, ``math*2``, ``2 math``, ``math`` or ``0.5``."""
+    name = "|".join(re.escape(d) for d in sorted(domains, key=len, reverse=True))
+    number = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+    return re.compile(
+        rf"\s*(?P<sign>[+-]?)\s*(?:(?P<first>{name})(?:\s*\*\s*(?P<factor>{number}))?"
+        rf"|(?P<before>{number})(?:\s*\*?\s*(?P<second>{name}))?)\s*"
+    )
+
+
+def make_group(
+    domains: Sequence[str],
+    bounds: Mapping[str, tuple[float, float]] | None = None,
+    natural: Mapping[str, float] | None = None,
+    prefix: str = DEFAULT_PREFIX,
+    constraints: Sequence[str] = (),
+) -> Group:
+    """The checked description of a mixture; arguments as in `suggest_mixture`.
+
+    Raises:
+        MixtureError: if the arguments describe no mixture.
+    """
+    named = [domains] if isinstance(domains, str) else list(domains)
+    if isinstance(domains, str) or not all(isinstance(d, str) and d for d in named):
+        raise MixtureError(f"domains must be a list of names, got {domains!r}")
+    domains = tuple(map(str, named))
+    if len(domains) < 2:
+        raise MixtureError(f"a mixture needs at least two domains, got {list(domains)}")
+    twice = sorted({d for d in domains if domains.count(d) > 1})
+    if twice:
+        raise MixtureError(f"domains must differ, got {', '.join(twice)} more than once")
+    if not isinstance(prefix, str) or not prefix:
+        raise MixtureError(f"prefix must be a non-empty text such as 'mix/', got {prefix!r}")
+    pairs = _bounds(domains, bounds or {})
+    lower, upper = zip(*pairs, strict=True)
+    check_bounds(domains, lower, upper)
+    if isinstance(constraints, str):
+        raise MixtureError(f"constraints must be a list of inequalities, got {constraints!r}")
+    parsed = tuple(LinearConstraint.parse(text, domains) for text in constraints)
+    group = Group(prefix, domains, lower, upper, _natural(domains, natural), parsed)
+    if parsed:
+        _check_room(group, constraints)
+    return group
+
+
+def _check_room(group: Group, constraints: Sequence[str]) -> None:
+    try:
+        group.region().center  # noqa: B018  it exists where any mixture does
+    except MixtureError:
+        pairs = zip(group.domains, group.lower, group.upper, strict=True)
+        bounds = [f"{d} in [{a:g}, {b:g}]" for d, a, b in pairs if (a, b) != (0.0, 1.0)]
+        raise MixtureError(
+            f"no mixture meets {'; '.join([*constraints, *bounds])}; relax one of them"
+        ) from None
+
+
+def _bounds(
+    domains: Sequence[str], bounds: Mapping[str, tuple[float, float]]
+) -> list[tuple[float, float]]:
+    _check_known("bounds", bounds, domains)
+    pairs = []
+    for domain in domains:
+        pair = bounds.get(domain, (0.0, 1.0))
+        try:
+            low, high = (float(value) for value in pair)
+        except (TypeError, ValueError):
+            raise MixtureError(
+                f"bounds of {domain!r} must be a pair (low, high), got {pair!r}"
+            ) from None
+        pairs.append((low, high))
+    return pairs
+
+
+def _natural(
+    domains: Sequence[str], shares: Mapping[str, float] | None
+) -> tuple[float, ...] | None:
+    if shares is None:
+        return None
+    _check_known("natural", shares, domains)
+    values = [float(shares.get(domain, 0.0)) for domain in domains]
+    if not all(math.isfinite(v) and v >= 0 for v in values) or sum(values) <= 0:
+        raise MixtureError(
+            f"natural must hold shares of at least 0, not all of them 0, got {dict(shares)}"
+        )
+    total = sum(values)
+    return tuple(value / total for value in values)
+
+
+def _check_known(what: str, named: Iterable[str], domains: Sequence[str]) -> None:
+    unknown = [name for name in named if name not in domains]
+    if unknown:
+        raise MixtureError(
+            f"{what} names {', '.join(map(repr, unknown))}; the domains are {', '.join(domains)}"
+        )

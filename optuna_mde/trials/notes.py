@@ -1,0 +1,110 @@
+"""What is kept on a study rather than on its trials; attributes as listed in `records`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from optuna_mde.trials.attributes import chunks, numbers, read_chunks
+
+EXPERT_BUDGET = 1.0
+"""Share of a full run that an expert trains where nobody says another."""
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Everything that is kept on a study."""
+
+    natural: dict[str, float]
+    """{domain: share} of the natural mixture; empty where the study does not know it."""
+    excluded: dict[int, str]
+    """{trial number: reason} of the trials that are left out."""
+    folder: str | None
+    """Where relative log-probability paths start."""
+    settings: dict[str, Any]
+    """Options of the sampler: mixtures, experts, expert_budget, objective."""
+
+    @property
+    def mixtures(self) -> dict[str, list[str]]:
+        """Prefix -> domains of mixtures that no helper registers."""
+        return self.settings.get("mixtures", {})
+
+    @property
+    def experts(self) -> dict[str, str]:
+        """Domain -> URL of log-probability files that were passed in."""
+        return self.settings.get("experts", {})
+
+    @property
+    def objective(self) -> str | None:
+        """JSON text of the sampler's objective."""
+        return self.settings.get("objective")
+
+    def expert_budget(self, domain: str) -> float:
+        """Share of a full run that the domain's expert trains."""
+        value = self.settings.get("expert_budget", EXPERT_BUDGET)
+        return float(value.get(domain, EXPERT_BUDGET) if isinstance(value, Mapping) else value)
+
+    def strange_budgets(self, domains: Collection[str]) -> list[str]:
+        """What ``expert_budget`` names beside these domains."""
+        value = self.settings.get("expert_budget", EXPERT_BUDGET)
+        return sorted(set(value) - set(domains)) if isinstance(value, Mapping) else []
+
+    def resolve(self, url: str) -> str:
+        """A URL as it can be opened from here."""
+        if self.folder is None or "://" in url or os.path.isabs(url):
+            return url
+        return str(Path(self.folder) / url)
+
+
+def read_notes(study: optuna.Study) -> Notes:
+    """What the study itself keeps."""
+    # not study.user_attrs: HyperbandPruner's study has none
+    user = study._storage.get_study_user_attrs(study._study_id)
+    settings = read_chunks(study._storage.get_study_system_attrs(study._study_id), "settings")
+    excluded, folder = user.get("excluded"), user.get("mde_folder")
+    return Notes(
+        natural=numbers(user.get("natural")),
+        excluded={
+            int(number): str(reason)
+            for number, reason in (excluded.items() if isinstance(excluded, Mapping) else ())
+            if str(number).isdecimal()
+        },
+        folder=folder if isinstance(folder, str) else None,
+        settings=settings if isinstance(settings, dict) else {},
+    )
+
+
+def natural(study: optuna.Study) -> dict[str, float]:
+    """{domain: share} of the natural mixture; empty where the study does not know it."""
+    return read_notes(study).natural
+
+
+def excluded(study: optuna.Study) -> dict[int, str]:
+    """{trial number: reason} of the trials that are left out."""
+    return read_notes(study).excluded
+
+
+def set_natural(study: optuna.Study, shares: Mapping[str, float]) -> None:
+    """Keep the natural mixture on the study."""
+    if natural(study) != dict(shares):
+        study._storage.set_study_user_attr(study._study_id, "natural", dict(shares))
+
+
+def set_excluded(study: optuna.Study, reasons: Mapping[int, str]) -> None:
+    """Keep the trials that are left out, and why, on the study."""
+    value = {str(number): reason for number, reason in sorted(reasons.items())}
+    study._storage.set_study_user_attr(study._study_id, "excluded", value)
+
+
+def set_settings(study: optuna.Study, value: Mapping[str, Any]) -> None:
+    """Keep the sampler's options on the study, beside those that other workers brought."""
+    known = read_notes(study).settings
+    if known != {**known, **value}:
+        old = study._storage.get_study_system_attrs(study._study_id)
+        for key, text in chunks("settings", {**known, **value}, old):
+            study._storage.set_study_system_attr(study._study_id, key, text)

@@ -1,0 +1,175 @@
+"""Proposals: repeatable, new, inside the region, and never an exception."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import optuna_mde.gp.modeller
+from optuna_mde.asks.proposal import SAME, Proposer
+from optuna_mde.mde.logprobs import save_logprobs
+from optuna_mde.objective import Objective
+from optuna_mde.observations import ExpertFile, Observations
+from optuna_mde.simplex.region import Region
+
+BLOCK = slice(0, 4)
+
+
+@pytest.fixture(scope="module")
+def expert_files(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experts")
+    return tuple(
+        ExpertFile(d, save_logprobs(folder / d, world.logprobs[d], domain=d), 1.0, j)
+        for j, d in enumerate(world.domains)
+    )
+
+
+def region(upper: float = 1.0) -> Region:
+    return Region(np.zeros(4), np.full(4, upper), (BLOCK,))
+
+
+def history(world, n: int, experts=(), seed: int = 0, pending=None) -> Observations:
+    inner = np.random.default_rng(seed).dirichlet(np.ones(4), n)
+    X = np.concatenate([np.eye(4), inner])
+    return Observations(
+        space_dim=4,
+        X=X,
+        Y=world.observed(X, seed),
+        outputs=world.sets,
+        numbers=np.arange(len(X)),
+        corner=np.arange(len(X)) < 4,
+        budget=np.ones(len(X)),
+        pending=np.zeros((0, 4)) if pending is None else pending,
+        experts=tuple(experts),
+        block=BLOCK,
+        domains=world.domains,
+        objective=Objective.parse({"books": 1, "unseen": 1}),
+        n_told=len(X),
+    )
+
+
+def regret(world, x: np.ndarray) -> float:
+    """Noise-free loss above the best of a fine sample."""
+    pool = np.random.default_rng(9).dirichlet(np.full(4, 0.7), 20_000)
+    goal = world.true_losses(np.concatenate([pool, x[None]]))[:, [2, 4]].mean(axis=1)
+    return float(goal[-1] - goal[:-1].min())
+
+
+def test_with_experts_and_few_runs_the_proposal_is_near_the_optimum(world, expert_files) -> None:
+    told = history(world, 5, expert_files)
+    proposal = Proposer().propose(told, region(), seed=0)
+    assert proposal.phase == "model"
+    assert proposal.cause is None
+    assert regret(world, proposal.x) < 0.02
+    truth = world.true_losses(proposal.x)[0, [2, 4]].mean()
+    assert abs(proposal.predicted_mean - truth) < 4 * proposal.predicted_sd + 0.01
+
+
+def test_experts_alone_propose_the_mde_optimum(world, expert_files) -> None:
+    proposal = Proposer().propose(history(world, 0, expert_files), region(), seed=0)
+    w = np.array([0, 0, 0.5, 0, 0.5])
+    gradient = w @ world.table.gradients(proposal.x)
+    assert gradient @ proposal.x - gradient.min() < 1e-6
+
+
+def test_the_same_history_and_seed_give_the_same_proposal(world, expert_files) -> None:
+    told = history(world, 6, expert_files)
+    proposer = Proposer()
+    proposer.propose(history(world, 5, expert_files), region(), seed=7)  # has seen another state
+    first = proposer.propose(told, region(), seed=3).x
+    torch.manual_seed(123)
+    np.random.seed(5)
+    np.testing.assert_array_equal(first, Proposer().propose(told, region(), seed=3).x)
+    for clone in (copy.deepcopy(proposer), pickle.loads(pickle.dumps(proposer))):
+        np.testing.assert_array_equal(first, clone.propose(told, region(), seed=3).x)
+
+
+def test_global_state_is_left_alone(world) -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    Proposer().propose(history(world, 5), region(), seed=0)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpy_state)
+    assert (torch.get_num_threads(), torch.get_default_dtype()) == (threads, dtype)
+
+
+@pytest.mark.parametrize("with_experts", [True, False])
+def test_sixteen_workers_get_sixteen_different_mixtures(
+    world, expert_files, with_experts: bool
+) -> None:
+    proposer, pending = Proposer(), np.zeros((0, 4))
+    for seed in range(16):
+        told = history(world, 6, expert_files if with_experts else (), pending=pending)
+        x = proposer.propose(told, region(0.9), seed=seed).x
+        assert region(0.9).contains(x)
+        seen = np.concatenate([told.X, pending])
+        assert np.abs(seen - x).sum(axis=1).min() >= SAME
+        pending = np.concatenate([pending, x[None]])
+    distances = np.abs(pending[:, None] - pending[None]).sum(axis=-1)
+    assert np.median(distances[np.triu_indices(16, 1)]) > 0.1
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
+def test_broken_losses_never_raise(world, expert_files, value: float) -> None:
+    told = history(world, 6, expert_files)
+    for rows in ([7], [5, 8], list(range(10))):
+        Y = told.Y.copy()
+        Y[rows, :2] = value
+        proposal = Proposer().propose(replace(told, Y=Y), region(), seed=0)
+        assert region().contains(proposal.x)
+
+
+def test_a_failed_fit_falls_back_step_by_step(world, expert_files, monkeypatch, caplog) -> None:
+    told = history(world, 6, expert_files)
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("singular")
+
+    monkeypatch.setattr("optuna_mde.gp.fitting._fit_hyperparameters", fails)
+    proposer = Proposer()
+    proposal = proposer.propose(told, region(), seed=0)
+    assert proposal.phase == "prior"
+    assert "RuntimeError: singular" in proposal.cause
+    assert regret(world, proposal.x) < 0.05
+    monkeypatch.setattr(optuna_mde.gp.modeller, "_build", fails)
+    proposal = Proposer().propose(told, region(), seed=0)
+    assert proposal.phase == "mde"
+    assert Proposer().propose(replace(told, experts=()), region(), seed=0).phase == "design"
+    proposer.propose(told, region(), seed=1)
+    first = [r for r in caplog.records if "falls back" in r.message][: len(caplog.records)]
+    assert sum("model: RuntimeError" in r.message for r in first) == 3  # once for each proposer
+
+
+def test_a_cheap_expert_is_a_feature_and_no_observation(world, expert_files) -> None:
+    told = history(world, 6, expert_files)
+    cheap = replace(told, budget=np.where(told.corner, 0.5, 1.0), Y=told.Y.copy())
+    cheap.Y[:4] += 5.0  # a quarter of the training: far worse losses
+    x = Proposer().propose(cheap, region(), seed=0).x
+    assert regret(world, x) < 0.05
+
+
+def test_a_corner_is_reached_where_it_is_best(world) -> None:
+    """A single domain that serves its own set best: exact zeros must be proposed."""
+    told = replace(history(world, 10), objective=Objective.parse({"web": 1}), outputs=("web",))
+    X = told.X[4:]
+    for seed in range(6):
+        now = replace(
+            told,
+            X=X,
+            Y=3.0 - X[:, [0]],  # better and better towards the first corner
+            numbers=np.arange(len(X)),
+            corner=np.zeros(len(X), dtype=bool),
+            budget=np.ones(len(X)),
+        )
+        x = Proposer().propose(now, region(), seed=seed).x
+        X = np.concatenate([X, x[None]])
+        if x[0] == 1.0:
+            break
+    np.testing.assert_array_equal(X[-1], [1.0, 0.0, 0.0, 0.0])

@@ -1,0 +1,54 @@
+"""The kernel against GPyTorch's Matérn, and where it lets the losses depart from MDE."""
+
+from __future__ import annotations
+
+import torch
+from gpytorch.kernels import MaternKernel
+
+from optuna_mde.gp.kernel import Columns, ResidualKernel
+from tests.optuna_mde.fits import features_of
+
+D, L = 3, 2
+COLUMNS = Columns(
+    block=torch.tensor([0, 0, 1]),
+    lengthscale=torch.tensor([[0.7, 1.5], [0.4, 2.0]]).double(),
+    lengthscale_spread=torch.full((2, 2), 0.5).double(),
+    outputscale=torch.tensor([0.3, 0.8]).double(),
+    outputscale_spread=0.7,
+    slope=torch.tensor([[1.0, 0.5], [0.2, 0.0]]).double(),
+    rough=0.2,
+    rough_lengthscale=0.3,
+)
+
+
+def matern(first: torch.Tensor, second: torch.Tensor, lengthscale: torch.Tensor) -> torch.Tensor:
+    kernel = MaternKernel(nu=2.5).double()
+    kernel.lengthscale = 1.0
+    covariance: torch.Tensor = kernel(first / lengthscale, second / lengthscale).to_dense()
+    return covariance
+
+
+def test_covariance_is_the_formula() -> None:
+    kernel = ResidualKernel(COLUMNS).requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(2, n, D + L + 1, generator=generator).double() for n in (4, 5))
+    for x in (first, second):
+        x[1, :, :D] = x[0, :, :D]  # all processes see the same rates
+    found = kernel.forward(first, second)
+    own = kernel.forward(first, first, diag=True)
+    for b in range(2):
+        (z, phi, a), (y, psi, c) = (x[b].split([D, L, 1], dim=-1) for x in (first, second))
+        lengthscale = COLUMNS.lengthscale[b][COLUMNS.block]
+        expected = (phi * COLUMNS.slope[b].square()) @ psi.mT
+        expected = expected + COLUMNS.outputscale[b] ** 2 * (a @ c.mT) * matern(z, y, lengthscale)
+        expected = expected + 0.2**2 * matern(z, y, torch.tensor(0.3).double())
+        torch.testing.assert_close(found[b], expected)
+        torch.testing.assert_close(own[b], kernel.forward(first, first)[b].diagonal())
+
+
+def test_more_is_left_to_learn_where_one_domain_dominates(world) -> None:
+    balanced, dominated = ([0.25] * 4, [0.85, 0.05, 0.05, 0.05])
+    X = torch.tensor([balanced, dominated], dtype=torch.float64)
+    few, many = features_of(world).amplitude(X)[:, 0].tolist()
+    assert many > 2.0 * few
+    assert features_of(world, experts=False).amplitude(X).eq(1.0).all()

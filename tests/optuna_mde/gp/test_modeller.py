@@ -1,0 +1,130 @@
+"""When a surrogate is fitted, and on what."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from optuna_mde.gp import modeller as model
+from optuna_mde.gp.features import Features
+from optuna_mde.gp.modeller import Modeller
+from optuna_mde.mde.coreset import Coreset
+from optuna_mde.mde.experts import ExpertTable
+from optuna_mde.objective import Objective
+from optuna_mde.observations import Observations
+
+BLOCKS = (slice(0, 3),)
+
+
+def history(n: int, seed: int = 0) -> Observations:
+    X = np.random.default_rng(seed).dirichlet(np.ones(3), n)
+    return Observations(
+        space_dim=3,
+        X=X,
+        Y=np.stack([((X - 0.3) ** 2).sum(axis=1), X[:, 0]], axis=1),
+        outputs=("a", "b"),
+        numbers=np.arange(n),
+        corner=np.zeros(n, dtype=bool),
+        budget=np.ones(n),
+        pending=np.zeros((0, 3)),
+        experts=(),
+        block=BLOCKS[0],
+        domains=("x", "y", "z"),
+        objective=Objective(),
+        n_told=n,
+    )
+
+
+def test_a_history_is_fitted_once(monkeypatch) -> None:
+    calls = []
+    build = model._build
+    monkeypatch.setattr(model, "_build", lambda *a: calls.append(1) or build(*a))
+    modeller, told = Modeller(), history(8)
+    first = modeller.surrogate(told, BLOCKS)
+    pending = replace(told, pending=np.full((1, 3), 1 / 3))
+    assert modeller.surrogate(pending, BLOCKS) is first  # pending runs need no new fit
+    assert len(calls) == 1
+    other = replace(told, Y=told.Y + 1.0)
+    assert modeller.surrogate(other, BLOCKS) is not first
+    assert copy.deepcopy(modeller)._surrogate is None
+
+
+def test_many_runs_are_modelled_by_a_stated_subset() -> None:
+    told = history(700)
+    surrogate = Modeller().surrogate(told, BLOCKS)
+    assert len(surrogate.runs.X) == model.MODEL_RUNS
+    level = told.Y.mean(axis=1)
+    best = torch.from_numpy(told.X[np.argsort(level)[:20]])
+    kept = surrogate.runs.X
+    assert all((kept == x).all(dim=1).any() for x in best)  # the best runs are never left out
+
+
+def test_order_of_arrival_does_not_matter() -> None:
+    told = history(12)
+    order = np.random.default_rng(3).permutation(12)
+    shuffled = replace(told, X=told.X[order], Y=told.Y[order], numbers=told.numbers[order])
+    X = torch.from_numpy(history(5, seed=9).X)
+    first, second = (Modeller().surrogate(h, BLOCKS).posterior(X) for h in (told, shuffled))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+def test_refits_become_rare_as_runs_accumulate() -> None:
+    milestones = {model._milestone(n) for n in range(1, 501)}
+    assert set(range(1, model.REFIT_FROM + 1)) <= milestones
+    assert len([m for m in milestones if m > model.REFIT_FROM]) < 30
+    assert all(0.85 * n <= model._milestone(n) <= n for n in range(1, 2000))
+
+
+def test_hyper_parameters_of_the_same_runs_are_fitted_once(monkeypatch) -> None:
+    from optuna_mde.gp import fitting
+
+    fits = []
+    fit = fitting._fit_hyperparameters
+    monkeypatch.setattr(
+        fitting, "_fit_hyperparameters", lambda *a: fits.append(len(a[3].targets.T)) or fit(*a)
+    )
+    modeller, runs = Modeller(), history(90)
+
+    def first(n: int) -> Observations:
+        return replace(
+            runs,
+            X=runs.X[:n],
+            Y=runs.Y[:n],
+            numbers=runs.numbers[:n],
+            corner=runs.corner[:n],
+            budget=runs.budget[:n],
+        )
+
+    X = torch.from_numpy(history(5, seed=9).X)
+    for n in range(67, 75):  # milestones at 66 and 72
+        kept = modeller.surrogate(first(n), BLOCKS).posterior(X)
+        fresh = Modeller().surrogate(first(n), BLOCKS).posterior(X)
+        torch.testing.assert_close(kept, fresh, rtol=0, atol=0)
+    assert len(fits) == 8 + len({model._milestone(n) for n in range(67, 75)})
+
+
+def test_many_outputs_are_fitted_on_fewer_runs() -> None:
+    def fitted(n_outputs: int) -> int:
+        told = history(200)
+        Y = np.repeat(told.Y[:, :1], n_outputs, axis=1)
+        outputs = tuple(f"s{i}" for i in range(n_outputs))
+        features = Features(3, BLOCKS, outputs)
+        return len(model._head(model._runs(replace(told, Y=Y, outputs=outputs)), features).X)
+
+    assert fitted(11) == model.FIT_RUNS
+    assert fitted(68) ** 2 * 68 <= model.FIT_ENTRIES
+    assert fitted(68) > 60
+
+
+def test_experts_take_no_place_among_the_runs_of_a_fit() -> None:
+    told = history(200)
+    table = {d: {"a": np.log(np.full(5, 0.1 * (j + 1)))} for j, d in enumerate("xyz")}
+    coreset = Coreset(ExpertTable(told.domains, table))
+    runs = replace(model._runs(told), corner=torch.arange(200) < 60)
+    knows = Features(3, BLOCKS, told.outputs, BLOCKS[0], coreset)
+    assert not model._head(runs, knows).corner.any()
+    assert model._head(runs, Features(3, BLOCKS, told.outputs)).corner.any()

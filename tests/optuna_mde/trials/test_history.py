@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from optuna_mde import MDESampler, exclude_trials, report_losses, save_logprobs, suggest_mixture
+from optuna_mde.objective import Objective
+from optuna_mde.observations import Observations
+from optuna_mde.trials.groups import Group
+from optuna_mde.trials.history import lost_trials, natural_loss, read
+from optuna_mde.trials.layout import study_space
+from optuna_mde.trials.records import read_trial
+
+DOMAINS = ["web", "code", "books"]
+UNIT = FloatDistribution(0.0, 1.0)
+
+
+def run(
+    rates: Any = (0.5, 0.3, 0.2),
+    losses: dict[str, float] | None = None,
+    domains: Any = DOMAINS,
+    **fields: Any,
+) -> FrozenTrial:
+    params = {f"mix/{d}": float(r) for d, r in zip(domains, rates, strict=True)}
+    attrs = {"losses": losses} if losses is not None else {}
+    attrs |= fields.pop("user_attrs", {})
+    if fields.get("state") is None and "values" not in fields:
+        fields["value"] = 1.0
+    distributions = dict.fromkeys(params, UNIT)
+    return optuna.create_trial(
+        params=params, distributions=distributions, user_attrs=attrs, **fields
+    )
+
+
+def study_of(*trials: FrozenTrial, **options: Any) -> optuna.Study:
+    sampler = MDESampler(seed=0, mixtures={"mix/": DOMAINS})
+    study = optuna.create_study(sampler=sampler, **options)
+    study.add_trials(trials)
+    return study
+
+
+def history_of(study: optuna.Study, domains: list[str] = DOMAINS) -> Observations:
+    return read(study, study_space(study, mixtures={"mix/": domains}))
+
+
+def test_losses_are_outputs_with_gaps() -> None:
+    history = history_of(
+        study_of(
+            run(losses={"a": 1.0}),
+            run(losses={"b": 2.0, "a": float("nan")}),
+            run(losses={"b": 3.0, "a": float("inf")}),
+        )
+    )
+    assert history.outputs == ("a", "b")
+    expected = [[1.0, np.nan], [np.nan, 2.0], [np.inf, 3.0]]
+    assert np.array_equal(history.Y, expected, equal_nan=True)
+    assert history.objective == Objective((("mean", (("a", 0.5), ("b", 0.5))),))
+    assert history.n_told == 3
+
+
+def test_plain_values_are_minimised_outputs() -> None:
+    trials = [run(values=[1.0, 5.0]), run(values=[float("inf"), 1e30])]
+    history = history_of(study_of(*trials, directions=["minimize", "maximize"]))
+    assert history.outputs == ("value 0", "value 1")
+    assert history.Y.tolist() == [[1.0, -5.0], [np.inf, -1e30]]
+    assert history.objective.names == ("value 0", "value 1")
+
+
+def test_what_is_no_observation_stays_out() -> None:
+    study = study_of(
+        run(state=TrialState.FAIL),
+        run(state=TrialState.PRUNED, value=1.0),
+        run((0.9, 0.9, 0.9)),
+        run((0.2, 0.2, 0.6)),
+        run((0.2, 0.4, 0.4)),
+        optuna.create_trial(value=0.0),
+    )
+    exclude_trials(study, [4], "wrong data")
+    assert history_of(study).numbers.tolist() == [3]
+
+
+def test_cheap_experts_bring_their_losses() -> None:
+    cheap = run((1, 0, 0), {"a": 2.0}, state=TrialState.PRUNED, user_attrs={"budget": 0.5})
+    history = history_of(study_of(cheap, run(losses={"a": 1.0})))
+    assert history.budget.tolist() == [0.5, 1.0]
+    assert history.corner.tolist() == [True, False]
+
+
+def test_an_added_domain_counts_as_zero_in_old_trials() -> None:
+    study = study_of(run(), run((0.5, 0.5), domains=["web", "wiki"]))
+    history = history_of(study, [*DOMAINS, "wiki"])
+    assert history.X.tolist() == [[0.5, 0.3, 0.2, 0.0], [0.5, 0.0, 0.0, 0.5]]
+    # and a run with mass on a domain that is gone cannot be placed
+    assert history_of(study).numbers.tolist() == [0]
+
+
+def test_order_of_domains_does_not_matter() -> None:
+    history = history_of(study_of(run((0.2, 0.3, 0.5), domains=["books", "code", "web"])))
+    assert history.X.tolist() == [[0.5, 0.3, 0.2]]
+
+
+def test_running_and_enqueued_trials_are_pending() -> None:
+    study = study_of(run())
+    study.enqueue_trial({"mix/web": 0.1, "mix/code": 0.2, "mix/books": 0.7})
+    study.enqueue_trial({"mix/web": 0.1})
+    study.add_trial(run((0.0, 0.0, 1.0), state=TrialState.RUNNING))
+    assert history_of(study).pending.tolist() == [[0.1, 0.2, 0.7], [0.0, 0.0, 1.0]]
+
+
+def test_lost_trials_are_not_pending() -> None:
+    def trial(hours_ago: float, **fields: Any) -> FrozenTrial:
+        frozen = run(**fields)
+        frozen.datetime_start = datetime.now() - timedelta(hours=hours_ago)
+        return frozen
+
+    done = trial(3.0)
+    assert done.datetime_start is not None
+    done.datetime_complete = done.datetime_start + timedelta(minutes=10)
+    study = study_of(
+        done,
+        trial(2.0, rates=(1, 0, 0), state=TrialState.RUNNING),
+        trial(1.0, rates=(0, 1, 0), state=TrialState.RUNNING),
+    )
+    assert history_of(study).pending.tolist() == [[0.0, 1.0, 0.0]]
+
+
+def test_constraints_of_the_user_are_outputs_with_limits() -> None:
+    study = study_of(run(losses={"a": 1.0}, constraints={"latency": -0.5}), run(losses={"a": 2.0}))
+    history = history_of(study)
+    assert history.outputs == ("a", "constraint:latency")
+    assert np.array_equal(history.Y, [[1.0, -0.5], [2.0, np.nan]], equal_nan=True)
+    assert history.objective.limits == (("constraint:latency", 0.0),)
+    assert history.objective.goals == (("mean", (("a", 1.0),)),)
+
+
+def test_limits_follow_the_latest_run() -> None:
+    study = study_of(
+        run((0.6, 0.4, 0.0), {"a": 1.5}),
+        run(losses={"a": 1.0}, user_attrs={"limits": {"a": "natural", "gone": 3.0}}),
+    )
+    assert history_of(study).objective.limits == ()
+    study.set_user_attr("natural", {"web": 0.6, "code": 0.4})
+    assert history_of(study).objective.limits == (("a", 1.5),)
+
+
+def test_the_latest_objective_counts_and_unreported_sets_leave_it() -> None:
+    objective = Objective.parse({"a": 1, "gone": 1, "b": 3})
+    study = study_of(
+        run(losses={"a": 1.0, "b": 1.0}, user_attrs={"objective": "no objective"}),
+        run(losses={"a": 1.0, "b": 1.0}, user_attrs={"objective": objective.to_json()}),
+        run(losses={"a": 1.0, "b": 1.0}),
+    )
+    with pytest.warns(UserWarning, match="weighs gone, which no run reports"):
+        goals = history_of(study).objective.goals
+    assert dict(goals[0][1]) == pytest.approx({"a": 0.25, "b": 0.75})
+
+
+def test_expert_files_the_fullest_first_without_unreadable_ones(tmp_path: Path) -> None:
+    study = study_of()
+    study.set_user_attr("mde_folder", str(tmp_path))
+    for name in ("web", "code", "half"):
+        save_logprobs(tmp_path / f"{name}.st", {"a": np.log([0.5, 0.1])})
+    half = {"budget": 0.5, "logprobs": "half.st"}
+    study.add_trials(
+        [
+            run((1, 0, 0), {"a": 1.0}, state=TrialState.PRUNED, user_attrs=half),
+            run((1, 0, 0), {"a": 1.0}, user_attrs={"logprobs": "web.st"}),
+            run((0, 1, 0), {"a": 1.0}, user_attrs={"logprobs": "code.st"}),
+            run((0, 0, 1), {"a": 1.0}, user_attrs={"logprobs": "gone.st"}),
+            run((0.5, 0.5, 0), {"a": 1.0}, user_attrs={"logprobs": "web.st"}),
+        ]
+    )
+    with pytest.warns(UserWarning, match=r"gone.st of trial 3 cannot be read"):
+        history = history_of(study)
+    found = [(f.domain, Path(f.url).name, f.budget, f.number) for f in history.experts]
+    assert found == [
+        ("web", "web.st", 1.0, 1),
+        ("web", "half.st", 0.5, 0),
+        ("code", "code.st", 1.0, 2),
+    ]
+    assert history.block == slice(0, 3)
+    assert history.domains == tuple(DOMAINS)
+
+
+def test_runs_without_losses_leave_once_others_report_them() -> None:
+    history = history_of(study_of(run(), run(losses={"a": 1.0})))
+    assert history.numbers.tolist() == [1]
+
+
+def test_space_is_what_finished_runs_have_in_common() -> None:
+    study = optuna.create_study()
+    lr, other = FloatDistribution(1e-4, 1e-2, log=True), FloatDistribution(0.0, 1.0)
+    for extra in ({"a": 0.1}, {"b": 0.2}):
+        study.add_trial(
+            optuna.create_trial(
+                params={"lr": 1e-3, "kind": "x", "one": 1.0, **extra},
+                distributions={
+                    "lr": lr,
+                    "kind": CategoricalDistribution(["x", "y"]),
+                    "one": FloatDistribution(1.0, 1.0),
+                    **dict.fromkeys(extra, other),
+                },
+                value=0.0,
+            )
+        )
+    space = study_space(study)
+    assert list(space.distributions) == ["kind", "lr"]
+    assert space.groups == ()
+    assert read(study, space).X.tolist() == [[1.0, 0.0, pytest.approx(0.5)]] * 2
+
+
+def test_registered_bounds_win_over_older_ones() -> None:
+    study = optuna.create_study(sampler=MDESampler(seed=0))
+    for cap in (0.8, 0.6):
+        trial = study.ask()
+        suggest_mixture(trial, DOMAINS, bounds={DOMAINS[trial.number]: (0.0, cap)})
+        assert study_space(study, trial).groups[0].upper[trial.number] == cap
+        study.tell(trial, report_losses(trial, {"a": 1.0}))
+    assert study_space(study).groups[0].upper == (1.0, 0.6, 1.0)
+
+
+def test_an_empty_study_has_an_empty_history() -> None:
+    history = history_of(study_of())
+    assert history.X.shape == (0, 3)
+    assert history.Y.shape == (0, 1)
+    assert history.n_told == 0
+
+
+def test_the_nearest_allowed_mixture_stands_for_a_natural_one_out_of_bounds() -> None:
+    group = Group("mix/", tuple(DOMAINS), (0.0,) * 3, (0.5, 1.0, 1.0), (0.6, 0.4, 0.0))
+    told = [read_trial(run((0.5, 0.45, 0.05), {"a": 2.0})), read_trial(run(losses={"a": 3.0}))]
+    assert natural_loss(told, group, "a") == 2.0
+    told.append(read_trial(run((0.6, 0.4, 0.0), {"a": 1.0})))  # enqueued, so run as it is
+    assert natural_loss(told, group, "a") == 1.0
+    assert natural_loss(told, group, "b") is None
+
+
+def test_start_times_with_a_time_zone_are_understood() -> None:
+    hour = timedelta(hours=1)
+    done = run()
+    done.datetime_start = datetime.now(UTC) - 2 * hour
+    done.datetime_complete = datetime.now(UTC) - hour
+    lost = run(state=TrialState.RUNNING)
+    lost.datetime_start = datetime.now(UTC) - 30 * hour
+    alive = run(state=TrialState.RUNNING)
+    trials = [replace(read_trial(t), number=i) for i, t in enumerate((done, lost, alive))]
+    assert lost_trials(trials) == {1}
