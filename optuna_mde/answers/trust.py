@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from optuna_mde.answers.fitted import Fitted
+from optuna_mde.answers.held_out import FEWEST, leave_one_out
 from optuna_mde.answers.intervals import Z90
 from optuna_mde.simplex.projection import Array
 
-FEWEST = 4
 _ENOUGH, _LEAST_INSIDE = 8, 0.7  # of so many runs; seldom fewer where intervals are right
 
 
@@ -38,7 +37,7 @@ class Trust:
         return self.statement
 
 
-def trust(fitted: Fitted) -> Trust:
+def judge(fitted: Fitted) -> Trust:
     """Judge the surrogate of a study by its first goal."""
     mean, sd, observed = leave_one_out(fitted)
     n = len(observed)
@@ -59,35 +58,6 @@ def trust(fitted: Fitted) -> Trust:
         f"{inside} of {n} inside their 90 % interval"
     )
     return Trust(n, rmse, spearman, inside / n, statement)
-
-
-def leave_one_out(fitted: Fitted, *, experts: bool = False) -> tuple[Array, Array, Array]:
-    """Predicted mean and sd (noise included) and observed first goal `[r]`, each run unseen.
-
-    Args:
-        fitted: the surrogate.
-        experts: whether runs of a single domain count as well.
-    """
-    import torch
-
-    surrogate, W = fitted.surrogate, torch.from_numpy(fitted.weights[:1])
-    means, sds = surrogate.leave_one_out()
-    runs = surrogate.runs
-    goals = (means @ W.mT)[:, 0].numpy()
-    spread = surrogate.spread(sds, W)[:, 0].numpy()
-    weighed = W[0] > 0
-    observed = (runs.Y[:, weighed] @ W[0, weighed]).numpy()
-    corner = _is_corner(fitted, runs.X.numpy())
-    kept = np.isfinite(observed) & (experts | ~corner)
-    return goals[kept], spread[kept], observed[kept]
-
-
-def _is_corner(fitted: Fitted, X: Array) -> npt.NDArray[np.bool_]:
-    if fitted.observations.block is None:
-        return np.zeros(len(X), dtype=bool)
-    rates = X[:, fitted.observations.block]
-    corner: npt.NDArray[np.bool_] = rates.max(axis=1) >= 1.0 - 1e-9
-    return corner
 
 
 def _at_stake(fitted: Fitted) -> float:

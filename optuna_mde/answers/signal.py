@@ -1,0 +1,27 @@
+"""Whether the runs of a study tell mixtures apart."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from optuna_mde.answers.fitted import Fitted
+from optuna_mde.answers.held_out import FEWEST, leave_one_out
+
+_FLAT = 2.0  # range of expected goals, in noise sd, below which a study is flat
+_NO_SKILL = 0.7  # share of the runs' variance that leave-one-out must leave unexplained at most
+
+
+def has_signal(fitted: Fitted, noise: float) -> bool:
+    """Whether the told runs, experts among them, tell mixtures apart beyond the noise of one run.
+
+    Without MDE losses a process can draw a landscape through noise: it must also predict runs that
+    it has not seen better than their average does.
+    """
+    mean, _ = fitted.goals(fitted.observations.X)
+    spread = mean.mean(axis=1)
+    if spread.max() - spread.min() <= _FLAT * noise:
+        return False
+    predicted, _, observed = leave_one_out(fitted, experts=True)
+    if fitted.surrogate.features.coreset is not None or len(observed) < FEWEST:
+        return True
+    return bool(np.mean((observed - predicted) ** 2) < _NO_SKILL * np.var(observed, ddof=1))
