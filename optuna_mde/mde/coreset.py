@@ -14,14 +14,13 @@ s, 250-450 / 300-610, .0007 / .0007. Exact solutions (Lawson and Hanson's NNLS) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import torch
 
-from optuna_mde.mde.experts import ExpertTable, TokenTable, effective_rates, set_losses
+from optuna_mde.mde.experts import ExpertTable
 from optuna_mde.mde.sparse_weights import sparse_weights
+from optuna_mde.mde.tokens import SMALLEST_RATIO, TokenTable, effective_rates, set_losses
+from optuna_mde.mde.weighted import WeightedSets, WeightedTokens
 
 POOL = 2048
 LEAST_EQUATIONS, EQUATIONS_PER_DOMAIN = 512, 12
@@ -31,33 +30,8 @@ _TOLERANCE = 2.5e-4  # rms of what the equations may miss, nats per token
 # move the loss of a run by ten times as much.
 MAX_RMS_ERROR = 2e-3
 
-# Of more sets the product is mostly zeros: for 64 domains and 68 sets of 500 tokens, losses and
-# gradients of 12 mixtures take 21 ms in one product and 11 ms without zeros.
-SIDE_BY_SIDE = 16
-
-_SMALLEST_RATIO = 1e-37  # as in `experts`: no mixture of experts gives a token nothing
-
 # (λ + ε)^α - ε^α instead of λ^α: zero at zero all the same, but with a finite slope there.
 TEMPER_FLOOR = 1e-3
-
-
-@dataclass(frozen=True)
-class _WeightedTokens:
-    ratios: np.ndarray  # [t, E] float32 where condensed, float64 where the set is kept whole
-    weights: np.ndarray  # [t], sum 1
-    offset: float
-    experts: np.ndarray  # [E]
-
-
-@dataclass(frozen=True)
-class _Group:
-    """At most `SIDE_BY_SIDE` sets of the same experts and precision: one product serves them."""
-
-    sets: torch.Tensor  # [m] positions among the M sets
-    ratios: torch.Tensor  # [E, t] tokens of all these sets
-    weights: torch.Tensor  # [t, m], zero outside a set's own tokens
-    offset: torch.Tensor  # [m]
-    experts: np.ndarray  # [E]
 
 
 class Coreset:
@@ -80,7 +54,7 @@ class Coreset:
         built = [_compress(tokens, K, rng) for tokens in table.tables]
         self._tokens = [tokens for tokens, _ in built]
         self.rms_error = np.array([error for _, error in built])
-        self._groups: list[_Group] | None = None
+        self._weighted: WeightedSets | None = None
 
     @property
     def n_tokens(self) -> tuple[int, ...]:
@@ -96,19 +70,9 @@ class Coreset:
         Returns:
             `batch_shape x M`, nats per token.
         """
-        if not self._tokens:
-            return rates.new_zeros(*rates.shape[:-1], 0)
-        if self._groups is None:
-            self._groups = _grouped(self._tokens)
-        parts = [
-            -group.offset
-            - _MeanLog.apply(_effective(rates, group.experts), group.ratios, group.weights)
-            for group in self._groups
-        ]
-        if len(parts) == 1:
-            return parts[0]
-        order = torch.cat([group.sets for group in self._groups]).argsort()
-        return torch.cat(parts, dim=-1)[..., order]
+        if self._weighted is None:
+            self._weighted = WeightedSets(self._tokens)
+        return self._weighted.losses(rates)
 
 
 def temper(rates: torch.Tensor, exponent: float) -> torch.Tensor:
@@ -134,32 +98,7 @@ def reference_mixtures(n: int, K: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([interior, skewed, faces, np.eye(K), np.full((1, K), 1.0 / K)])
 
 
-def _grouped(tokens: list[_WeightedTokens]) -> list[_Group]:
-    alike: dict[tuple[object, ...], list[int]] = {}
-    for i, known in enumerate(tokens):
-        alike.setdefault((known.ratios.dtype, *known.experts.tolist()), []).append(i)
-    return [
-        _group(tokens, sets[first : first + SIDE_BY_SIDE])
-        for sets in alike.values()
-        for first in range(0, len(sets), SIDE_BY_SIDE)
-    ]
-
-
-def _group(tokens: list[_WeightedTokens], sets: list[int]) -> _Group:
-    ratios = torch.from_numpy(np.concatenate([tokens[i].ratios for i in sets]))
-    weights = torch.block_diag(*[torch.from_numpy(tokens[i].weights)[:, None] for i in sets])
-    return _Group(
-        torch.tensor(sets),
-        ratios.T.clamp_min(_SMALLEST_RATIO).contiguous(),
-        weights.to(ratios.dtype),
-        torch.tensor([tokens[i].offset for i in sets], dtype=torch.float64),
-        tokens[sets[0]].experts,
-    )
-
-
-def _compress(
-    table: TokenTable, K: int, rng: np.random.Generator
-) -> tuple[_WeightedTokens, float]:
+def _compress(table: TokenTable, K: int, rng: np.random.Generator) -> tuple[WeightedTokens, float]:
     T = len(table.ratios)
     check = reference_mixtures(200, K, rng)
     exact = set_losses(table, check)
@@ -172,12 +111,12 @@ def _compress(
         if error <= MAX_RMS_ERROR:
             return tokens, error
     weights = np.full(T, 1.0 / T)
-    return _WeightedTokens(
+    return WeightedTokens(
         table.ratios.astype(np.float64), weights, table.offset, table.experts
     ), 0.0
 
 
-def _match(table: TokenTable, mixtures: np.ndarray, rng: np.random.Generator) -> _WeightedTokens:
+def _match(table: TokenTable, mixtures: np.ndarray, rng: np.random.Generator) -> WeightedTokens:
     T = len(table.ratios)
     pool = np.sort(rng.choice(T, min(T, POOL), replace=False))
     ratios = table.ratios[pool].astype(np.float64)
@@ -189,45 +128,15 @@ def _match(table: TokenTable, mixtures: np.ndarray, rng: np.random.Generator) ->
     demanded = np.append(target - centre, 1.0)
     kept, weights = sparse_weights(columns, demanded, _TOLERANCE)
     condensed = ratios[kept].astype(np.float32)
-    return _WeightedTokens(condensed, weights / weights.sum(), table.offset, table.experts)
+    return WeightedTokens(condensed, weights / weights.sum(), table.offset, table.experts)
 
 
 def _token_losses(ratios: np.ndarray, mixtures: np.ndarray, experts: np.ndarray) -> np.ndarray:
     mixed = ratios @ effective_rates(mixtures, experts).T
-    return -np.log(np.maximum(mixed, 1e-37))
+    return -np.log(np.maximum(mixed, SMALLEST_RATIO))
 
 
-def _weighted_losses(tokens: _WeightedTokens, mixtures: np.ndarray) -> np.ndarray:
+def _weighted_losses(tokens: WeightedTokens, mixtures: np.ndarray) -> np.ndarray:
     return (
         _token_losses(tokens.ratios, mixtures, tokens.experts).T @ tokens.weights - tokens.offset
     )
-
-
-class _MeanLog(torch.autograd.Function):
-    """``log(λ R) w`` as one step: a third of the passes over `batch_shape x t` numbers.
-
-    In the precision of the tokens. Single precision is off by 1e-7 nats, where a coreset may be
-    off by `MAX_RMS_ERROR`, and takes less than half of the time.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, rates: torch.Tensor, ratios: torch.Tensor, weights: torch.Tensor) -> Any:
-        mixed = rates.to(ratios.dtype) @ ratios
-        ctx.save_for_backward(mixed, ratios, weights)
-        return (mixed.log() @ weights).to(rates.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        mixed, ratios, weights = ctx.saved_tensors
-        (gradient,) = gradients
-        shares = (gradient.to(mixed.dtype) @ weights.T).div_(mixed)
-        return (shares @ ratios.T).to(gradient.dtype), None, None
-
-
-def _effective(rates: torch.Tensor, experts: np.ndarray) -> torch.Tensor:
-    if len(experts) == rates.shape[-1]:
-        return rates
-    chosen = rates[..., experts.tolist()]
-    # An empty share falls back to uniform, smoothly enough for an optimiser.
-    chosen = chosen + 1e-12
-    return chosen / chosen.sum(dim=-1, keepdim=True)

@@ -4,46 +4,18 @@ Notation: ``rates`` λ `[..., K]`; ``p`` `[T, K]` the probability that each of K
 the observed token t of a validation set; the loss of a mixture on that set, nats per token, is
 ``L(λ) = -mean_t log Σ_j λ_j p_j(x_t)`` (Belenki et al. 2025, arXiv 2502.15950, section 3). It is
 exact at the corners and convex in λ; ``∂L/∂λ_j = -mean_t p_j(x_t) / Σ_k λ_k p_k(x_t)``.
-
-Rows of ``p`` are kept divided by their largest entry, whose logarithm is a constant of λ: then
-zeros in λ are harmless and products of several tokens cannot underflow.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from optuna_mde.mde.logprobs import ExpertFileError, load_logprobs
-
-# Below this share of the best expert's probability a token says nothing more about the mixture;
-# eight factors of it still fit into a float64, see `_TOKENS_PER_LOG`.
-_SMALLEST_RATIO = 1e-37
-
-# One logarithm of the product of eight tokens costs an eighth of eight logarithms, and the
-# logarithms are most of the work.
-_TOKENS_PER_LOG = 8
-
-_CHUNK_ENTRIES = 4_000_000  # float64 entries of one block of `[tokens, mixtures]`: 32 MB
-
-
-@dataclass(frozen=True)
-class TokenTable:
-    """The tokens of one validation set as seen by the experts that have it.
-
-    Args:
-        ratios: `[T, E]` float32, probabilities divided by the row's largest.
-        offset: mean over tokens of the logarithm of those largest probabilities.
-        experts: `[E]` indices of the experts among the K domains.
-    """
-
-    ratios: np.ndarray
-    offset: float
-    experts: np.ndarray
+from optuna_mde.mde.tokens import SMALLEST_RATIO, TokenTable, set_gradients, set_losses
 
 
 class ExpertTable:
@@ -115,7 +87,7 @@ class ExpertTable:
             gradient is that of the loss at the renormalised rates of the others.
         """
         flat, shape = self._flat(rates)
-        per_set = [_set_gradients(table, flat) for table in self.tables]
+        per_set = [set_gradients(table, flat) for table in self.tables]
         stacked = np.stack(per_set, axis=1) if per_set else np.zeros((len(flat), 0, flat.shape[1]))
         return stacked.reshape(*shape, *stacked.shape[1:])
 
@@ -165,51 +137,6 @@ def load_table(
     return ExpertTable(domains, loaded), refused
 
 
-def effective_rates(rates: np.ndarray, experts: np.ndarray) -> np.ndarray:
-    """Rates `[n, E]` of the experts that exist, renormalised; uniform where they hold nothing."""
-    if len(experts) == rates.shape[-1]:
-        return rates
-    chosen = rates[:, experts]
-    total = chosen.sum(axis=1, keepdims=True)
-    return np.where(total > 0, chosen / np.where(total > 0, total, 1.0), 1.0 / len(experts))
-
-
-def set_losses(table: TokenTable, rates: np.ndarray) -> np.ndarray:
-    """MDE losses `[n]` of mixtures `[n, K]` on one set, over every token."""
-    weights = effective_rates(rates, table.experts).T  # [E, n]
-    n = weights.shape[1]
-    total = np.zeros(n)
-    step = max(_TOKENS_PER_LOG, _CHUNK_ENTRIES // max(n, 1))
-    step -= step % _TOKENS_PER_LOG
-    for start in range(0, len(table.ratios), step):
-        mixed = table.ratios[start : start + step].astype(np.float64) @ weights
-        np.maximum(mixed, _SMALLEST_RATIO, out=mixed)
-        groups = len(mixed) // _TOKENS_PER_LOG
-        whole = groups * _TOKENS_PER_LOG
-        grouped = mixed[:whole].reshape(_TOKENS_PER_LOG, groups, n).prod(axis=0)
-        total += np.log(grouped).sum(axis=0) + np.log(mixed[whole:]).sum(axis=0)
-    return -table.offset - total / len(table.ratios)
-
-
-def _set_gradients(table: TokenTable, rates: np.ndarray) -> np.ndarray:
-    weights = effective_rates(rates, table.experts)  # [n, E]
-    inner = np.zeros_like(weights)
-    step = max(1, _CHUNK_ENTRIES // max(len(weights), 1))
-    for start in range(0, len(table.ratios), step):
-        ratios = table.ratios[start : start + step].astype(np.float64)
-        inner -= (1.0 / np.maximum(ratios @ weights.T, _SMALLEST_RATIO)).T @ ratios
-    inner /= len(table.ratios)
-    if len(table.experts) == rates.shape[-1]:
-        return inner
-    total = rates[:, table.experts].sum(axis=1, keepdims=True)
-    inner = (inner - (inner * weights).sum(axis=1, keepdims=True)) / np.where(
-        total > 0, total, 1.0
-    )
-    full = np.zeros_like(rates)
-    full[:, table.experts] = np.where(total > 0, inner, 0.0)
-    return full
-
-
 def _token_table(
     name: str, columns: list[np.ndarray], owners: list[str], experts: list[int]
 ) -> TokenTable:
@@ -217,7 +144,7 @@ def _token_table(
     if len(set(lengths.values())) > 1:
         raise ExpertFileError(f"set {name!r} has different numbers of tokens: {lengths}")
     ratios = np.stack(columns, axis=1)
-    top = np.maximum(ratios.max(axis=1), np.float32(np.log(_SMALLEST_RATIO)))
+    top = np.maximum(ratios.max(axis=1), np.float32(np.log(SMALLEST_RATIO)))
     ratios -= top[:, None]
     np.exp(ratios, out=ratios)
     return TokenTable(ratios, float(top.mean(dtype=np.float64)), np.array(experts))
