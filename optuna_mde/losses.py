@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -11,13 +12,17 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import BaseTrial, Trial
 
-from optuna_mde.objective import Objective, ObjectiveError, ObjectiveLike
+from optuna_mde.objective import CONSTRAINT, Objective, ObjectiveError, ObjectiveLike
+from optuna_mde.observations import VALUE
+from optuna_mde.scalars import as_float, is_number, real, whole
 from optuna_mde.trials import records
 from optuna_mde.trials.history import natural_loss
 from optuna_mde.trials.layout import study_space
 from optuna_mde.trials.notes import excluded, read_notes, set_excluded
 
 Limit = float | Literal["natural"]
+
+_RESERVED = re.compile(rf"{CONSTRAINT}.*|{VALUE}\d+", re.DOTALL)  # the model's other outputs
 
 
 def report_losses(
@@ -57,30 +62,33 @@ def report_losses(
     """
     running = records.live(trial)
     study = running.study if running is not None else None
-    kept = _checked(losses)
+    reported = _checked(losses)
+    kept = {name: loss for name, loss in reported.items() if not math.isnan(loss)}
+    budget = real("budget", budget)
     if not 0.0 < budget <= 1.0:
         raise ValueError(f"budget is the share of a full run, in (0, 1], got {budget!r}")
     if running is not None:
         _warn_of_waste(running, budget, logprobs)
     goals = _goals(study, objective)
     _check_study(study, goals)
-    absent = _absent(study, goals, losses, kept)
+    absent = _absent(study, goals, reported, kept)
     wanted = _limits(limits)
     attrs: dict[str, Any] = {
         "losses": kept,
         "objective": goals.to_json(),
         "budget": budget if budget < 1.0 else None,
-        "logprobs": None if logprobs is None else os.fspath(logprobs),
-        "tokens": tokens,
-        "parameters": parameters,
+        "logprobs": None if logprobs is None else _url("logprobs", logprobs),
+        "tokens": None if tokens is None else _count("tokens", tokens),
+        "parameters": None if parameters is None else _count("parameters", parameters),
         "limits": wanted or None,
         "feasible": _feasible(running, kept, wanted),
         "format": records.FORMAT,
     }
+    values = _values(goals, kept, absent)
+    # Everything is checked by now: a call that fails leaves nothing on the trial.
     for key, value in attrs.items():
         if value is not None or trial.user_attrs.get(key) is not None:
             trial.set_user_attr(key, value)
-    values = _values(goals, kept, absent)
     if budget < 1.0 and running is not None:
         raise optuna.TrialPruned(
             f"trained {budget:g} of a full run; its losses are recorded, but no value"
@@ -102,7 +110,8 @@ def exclude_trials(study: optuna.Study, numbers: Iterable[int], reason: str) -> 
     Raises:
         ValueError: if the study has no such trial.
     """
-    numbers = [int(number) for number in ([numbers] if isinstance(numbers, int) else numbers)]
+    given: Any = [numbers] if is_number(numbers) else numbers
+    numbers = [whole("a trial number", number) for number in given]
     known = {trial.number for trial in study.get_trials(deepcopy=False)}
     unknown = sorted(set(numbers) - known)
     if unknown:
@@ -110,25 +119,46 @@ def exclude_trials(study: optuna.Study, numbers: Iterable[int], reason: str) -> 
             f"the study has no trial {', '.join(map(str, unknown))}; numbers run from 0 to "
             f"{max(known, default=-1)}"
         )
-    reasons = {**excluded(study), **dict.fromkeys(numbers, reason)}
+    reasons = {**excluded(study), **dict.fromkeys(numbers, str(reason))}
     set_excluded(study, reasons)
 
 
 def _checked(losses: Mapping[str, float]) -> dict[str, float]:
-    """Losses as plain floats, without those that are NaN."""
+    """Losses as plain floats, by the texts of their sets' names."""
     if not isinstance(losses, Mapping) or not losses:
         raise ValueError(f"losses must be {{validation set: nats per token}}, got {losses!r}")
-    kept = {}
+    checked: dict[str, float] = {}
     for name, value in losses.items():
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
+        number, key = as_float(value), str(name)
+        if number is None:
             raise ValueError(
                 f"the loss of {name!r} must be a number, in nats per token, got {value!r}"
-            ) from None
-        if not math.isnan(number):
-            kept[str(name)] = number
-    return kept
+            )
+        if key in checked:
+            raise ValueError(f"losses holds the set {key!r} twice, as a text and as a number")
+        if _RESERVED.fullmatch(key):
+            raise ValueError(
+                f"losses holds a set {key!r}, which is what the model calls an output that is no "
+                f"loss; give the set another name"
+            )
+        checked[key] = number
+    return checked
+
+
+def _url(name: str, value: Any) -> str:
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        raise ValueError(
+            f"{name} must be the URL or path that save_logprobs returned, got {value!r}"
+        ) from None
+
+
+def _count(name: str, value: Any) -> int:
+    count = whole(name, value)
+    if count < 0:
+        raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
+    return count
 
 
 def _warn_of_waste(running: Trial, budget: float, logprobs: str | os.PathLike[str] | None) -> None:
@@ -176,9 +206,13 @@ def _check_study(study: optuna.Study | None, goals: Objective) -> None:
 
 
 def _limits(limits: Mapping[str, Limit] | None) -> dict[str, Limit]:
-    numbers = {name: limit for name, limit in (limits or {}).items() if limit != "natural"}
+    given = {} if limits is None else limits
+    if not isinstance(given, Mapping):
+        raise ObjectiveError(f"limits must be {{validation set: limit}}, got {limits!r}")
+    natural = [n for n, limit in given.items() if isinstance(limit, str) and limit == "natural"]
+    numbers = {name: limit for name, limit in given.items() if name not in natural}
     checked: dict[str, Limit] = dict(Objective.parse(None, numbers).limits)  # type: ignore[arg-type]
-    return {str(name): checked.get(str(name), "natural") for name in (limits or {})}
+    return {str(name): checked.get(str(name), "natural") for name in given}
 
 
 def _absent(

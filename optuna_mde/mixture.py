@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import optuna
 from optuna.trial import BaseTrial, FrozenTrial
 
-from optuna_mde.simplex.projection import LARGEST, TOLERANCE, Array, MixtureError
+from optuna_mde.simplex.projection import TOLERANCE, Array, MixtureError
 from optuna_mde.trials import records
-from optuna_mde.trials.groups import DEFAULT_PREFIX, Group, make_group
+from optuna_mde.trials.groups import DEFAULT_PREFIX, Group, check_enqueued, make_group
 from optuna_mde.trials.notes import read_notes, set_natural
 from optuna_mde.trials.records import EXPERT, Record
 
@@ -66,10 +66,12 @@ def suggest_mixture(
         encoding: how samplers other than MDESampler draw: ``"weights"`` normalises the parts,
             which hardly ever gives one domain more than half; ``"exponential"`` and ``"sticks"``
             (K - 1 parameters) are uniform on the simplex. MDESampler needs none and ignores it.
-        constraints: linear inequalities such as ``"code >= 2*math"``, kept like bounds.
+        constraints: linear inequalities such as ``"code >= 2*math"``, kept like bounds; one that
+            every mixture meets has no effect.
 
     Raises:
-        MixtureError: if the arguments describe no mixture.
+        MixtureError: if the arguments describe no mixture, or enqueued values name a domain that
+            it does not have.
 
     Example:
         >>> import optuna
@@ -86,6 +88,7 @@ def suggest_mixture(
         )
     running = records.live(trial)
     if running is not None:
+        check_enqueued(group, records.enqueued(running))
         records.clear_results(running)
         if natural is not None:
             set_natural(running.study, dict(zip(group.domains, group.natural or (), strict=True)))
@@ -99,10 +102,11 @@ def suggest_mixture(
             return _mixture(group, rates, recorded, recorded.budget)
     elif encoding != "weights":
         return _encoded(trial, group, encoding)
-    raw = np.array([trial.suggest_float(name, 0.0, 1.0) for name in group.names])
+    # float, as an enqueued value may be the text of a number
+    raw = np.array([float(trial.suggest_float(name, 0.0, 1.0)) for name in group.names])
     record = records.read_live(running) if running is not None else None
     fixed = record.fixed if record is not None else {}
-    if abs(raw.sum() - 1.0) <= TOLERANCE and raw.min() >= 0.0:
+    if 0.0 <= raw.min() <= raw.max() <= 1.0 and abs(raw.sum() - 1.0) <= TOLERANCE:
         rates = raw
         published = record.published if record is not None else None
         if published is None or published.phase != EXPERT:  # an expert ignores bounds by design
@@ -122,10 +126,13 @@ def _proposes_mixtures(study: optuna.Study) -> bool:
     return any(isinstance(sampler, MDESampler) for sampler in records.samplers(study))
 
 
-def _onto_simplex(group: Group, raw: Array, fixed: Mapping[str, float]) -> Array:
+def _onto_simplex(group: Group, raw: Array, fixed: Mapping[str, Any]) -> Array:
     """Map values off the simplex onto it, inside the bounds; `fixed` parts keep theirs."""
-    kept = {d: fixed[n] for d, n in zip(group.domains, group.names, strict=True) if n in fixed}
-    weights = np.clip(np.nan_to_num(raw, nan=0.0), 0.0, LARGEST)
+    kept = {
+        d: float(fixed[n]) for d, n in zip(group.domains, group.names, strict=True) if n in fixed
+    }
+    weights = np.clip(np.nan_to_num(raw, nan=0.0), 0.0, None)
+    weights /= max(1.0, weights.max())  # token counts, of which no sum overflows any more
     if len(kept) == group.size:
         kept = {}  # nothing is left that could make up for them
     free = np.array([domain not in kept for domain in group.domains])
@@ -148,7 +155,7 @@ def _encoded(trial: BaseTrial, group: Group, encoding: Encoding) -> Mixture:
     else:
         folder, parts = "stick/", group.domains[:-1]
     names = [f"{group.prefix}{folder}{part}" for part in parts]
-    u = np.array([trial.suggest_float(name, 0.0, 1.0) for name in names])
+    u = np.array([float(trial.suggest_float(name, 0.0, 1.0)) for name in names])
     if encoding == "exponential":
         weights = -np.log(np.clip(u, 1e-300, 1.0))
         shares = weights / weights.sum() if weights.sum() > 0 else np.full(k, 1.0 / k)

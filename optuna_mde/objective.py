@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from optuna_mde.scalars import is_number, real, shares
+
 ObjectiveLike = (
     None | str | Mapping[str, float] | Mapping[str, Mapping[str, float] | Sequence[str] | str]
 )
 
 MEAN = "mean"
+_NORMALISED = 1e-12  # weights whose sum misses 1 by no more were normalised before
 CONSTRAINT = "constraint:"  # outputs of this name are limits of the user's own, not losses
 
 
@@ -122,13 +125,23 @@ class Objective:
 
     @classmethod
     def from_json(cls, text: str) -> Objective:
-        """Read what `to_json` wrote."""
-        data = json.loads(text)
-        goals = tuple(
-            (str(name), tuple((str(s), float(w)) for s, w in weights))
-            for name, weights in data["goals"]
+        """Read what `to_json` wrote, or another tool.
+
+        Raises:
+            ObjectiveError: if the text is none, or holds what `parse` refuses.
+        """
+        try:
+            data = json.loads(text)
+            goals = [(str(name), dict(weights)) for name, weights in data["goals"]]
+            limits = dict(data.get("limits", []))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ObjectiveError(f"no JSON text of an objective: {text!r}") from error
+        if not goals:
+            raise ObjectiveError(f"an objective without goals: {text!r}")
+        return cls(
+            tuple((name, _normalise(name, w) if w else ()) for name, w in goals),
+            _parse_limits(limits),
         )
-        return cls(goals, tuple((str(s), float(v)) for s, v in data.get("limits", [])))
 
 
 def _parse_goals(
@@ -143,7 +156,7 @@ def _parse_goals(
             "objective must be 'mean', weights {set: weight} or groups {name: {set: weight}}, "
             f"got {objective!r}"
         )
-    grouped = [not _is_number(value) for value in objective.values()]
+    grouped = [not is_number(value) for value in objective.values()]
     if all(grouped):
         return tuple((str(name), _parse_group(str(name), g)) for name, g in objective.items())
     if any(grouped):
@@ -167,26 +180,26 @@ def _parse_group(name: str, group: Any) -> tuple[tuple[str, float], ...]:
 
 
 def _normalise(name: str, weights: Mapping[Any, Any]) -> tuple[tuple[str, float], ...]:
-    for set_name, weight in weights.items():
-        if not _is_number(weight) or not math.isfinite(weight) or weight < 0:
-            raise ObjectiveError(
-                f"objective {name!r}: the weight of {set_name!r} must be a number of at least 0, "
-                f"got {weight!r}"
-            )
-    total = float(sum(weights.values()))
-    if total <= 0:
+    positive: dict[str, float] = {}
+    for set_name, given in weights.items():
+        what = f"objective {name!r}: the weight of {set_name!r}"
+        weight = real(what, given, ObjectiveError)
+        if not math.isfinite(weight) or weight < 0:
+            raise ObjectiveError(f"{what} must be a number of at least 0, got {given!r}")
+        if weight > 0:
+            positive[str(set_name)] = positive.get(str(set_name), 0.0) + weight
+    if not positive:
         raise ObjectiveError(f"objective {name!r}: all weights are 0; give one set a weight")
-    return tuple((str(s), float(w) / total) for s, w in weights.items() if w > 0)
+    if abs(sum(positive.values()) - 1.0) <= _NORMALISED:
+        return tuple(positive.items())
+    return tuple(zip(positive, shares(list(positive.values())), strict=True))
 
 
 def _parse_limits(limits: Mapping[str, float] | None) -> tuple[tuple[str, float], ...]:
+    checked: dict[str, float] = {}
     for set_name, limit in (limits or {}).items():
-        if not _is_number(limit) or not math.isfinite(limit):
-            raise ObjectiveError(
-                f"limit on {set_name!r} must be a loss in nats per token, got {limit!r}"
-            )
-    return tuple((str(s), float(v)) for s, v in (limits or {}).items())
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.floating, np.integer)) and not isinstance(value, bool)
+        what = f"limit on {set_name!r}"
+        checked[str(set_name)] = real(what, limit, ObjectiveError)
+        if not math.isfinite(checked[str(set_name)]):
+            raise ObjectiveError(f"{what} must be a loss in nats per token, got {limit!r}")
+    return tuple(checked.items())

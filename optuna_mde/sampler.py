@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
+import warnings
 import weakref
 import zlib
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,11 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_mde.asks.ask import Ask, Chance, Memory, is_stale, kept_params, widen
 from optuna_mde.asks.startup import FIXED_PHASES, shared_value
 from optuna_mde.objective import Objective, ObjectiveLike
+from optuna_mde.scalars import real, whole
+from optuna_mde.simplex.projection import MixtureError
 from optuna_mde.simplex.region import sample
 from optuna_mde.trials import layout, records
-from optuna_mde.trials.groups import make_group
+from optuna_mde.trials.groups import check_enqueued, make_group
 from optuna_mde.trials.notes import Notes, read_notes, set_settings
 from optuna_mde.trials.records import Published, Record
 from optuna_mde.trials.space import Space
@@ -81,15 +84,14 @@ class MDESampler(BaseSampler):
         independent_sampler: BaseSampler | None = None,
         device: str | None = None,
     ) -> None:
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed must be at least 0, got {seed}")
+        seed = None if seed is None else _at_least_0("seed", seed)
+        if n_startup_trials is not None:
+            n_startup_trials = _at_least_0("n_startup_trials", n_startup_trials)
         if device is not None and str(device) != "cpu":
             raise ValueError(
                 f"device must be None or 'cpu', got {device!r}: the model computes on the CPU, "
                 f"and leaves accelerators to the runs"
             )
-        if n_startup_trials is not None and n_startup_trials < 0:
-            raise ValueError(f"n_startup_trials must be at least 0, got {n_startup_trials}")
         self._seed = seed
         self._n_startup_trials = n_startup_trials
         self._independent_sampler = independent_sampler
@@ -217,6 +219,7 @@ class MDESampler(BaseSampler):
             trials, notes = self._read(study), read_notes(study)
             own = _own(trials, trial)
             space = widen(self._space(study, trial, trials, notes), own, search_space)
+            _warn_of_enqueued(space, own)
             kept = {} if renew else kept_params(own, space)
             fixed = {**kept, **records.partially_fixed(study), **own.fixed, **trial.params}
             chance = Chance(self._entropy, self._reseed)
@@ -267,24 +270,55 @@ def _settings(
         groups = [make_group(domains, prefix=prefix) for prefix, domains in mixtures.items()]
         settings["mixtures"] = {group.prefix: list(group.domains) for group in groups}
     if experts:
-        settings["experts"] = {domain: os.fspath(url) for domain, url in experts.items()}
-    if expert_budget is not None:
-        named = expert_budget if isinstance(expert_budget, Mapping) else {"": expert_budget}
-        for domain, share in named.items():
-            if not 0.0 < share <= 1.0:
-                of = f" of {domain!r}" if domain else ""
-                raise ValueError(
-                    f"expert_budget{of} is the share of a full run, in (0, 1], got {share!r}"
-                )
-        settings["expert_budget"] = named if isinstance(expert_budget, Mapping) else expert_budget
+        settings["experts"] = _experts(experts)
+    if isinstance(expert_budget, Mapping):
+        settings["expert_budget"] = {
+            str(domain): _budget(f"expert_budget of {domain!r}", share)
+            for domain, share in expert_budget.items()
+        }
+    elif expert_budget is not None:
+        settings["expert_budget"] = _budget("expert_budget", expert_budget)
     if objective is not None:
         settings["objective"] = Objective.parse(objective).to_json()
     return settings
 
 
+def _experts(experts: Mapping[str, str | os.PathLike[str]]) -> dict[str, str]:
+    urls = {}
+    for domain, url in experts.items():
+        if not isinstance(url, (str, os.PathLike)):
+            raise ValueError(f"experts must be {{domain: URL}}, got {url!r} for {domain!r}")
+        urls[str(domain)] = os.fspath(url)
+    return urls
+
+
+def _budget(what: str, value: Any) -> float:
+    share = real(what, value)
+    if not 0.0 < share <= 1.0:
+        raise ValueError(f"{what} is the share of a full run, in (0, 1], got {value!r}")
+    return share
+
+
+def _at_least_0(what: str, value: Any) -> int:
+    number = whole(what, value)
+    if number < 0:
+        raise ValueError(f"{what} must be at least 0, got {value}")
+    return number
+
+
 def _own(trials: Sequence[Record], trial: FrozenTrial) -> Record:
     found = next((t for t in trials if t.number == trial.number), None)
     return records.read_trial(trial) if found is None else found
+
+
+def _warn_of_enqueued(space: Space, own: Record) -> None:
+    """What `suggest_mixture` refuses; a framework that never calls it would see a crash."""
+    for group in space.groups:
+        if group.prefix not in {registered.prefix for registered in own.groups}:
+            try:
+                check_enqueued(group, own.fixed)
+            except MixtureError as error:
+                warnings.warn(f"trial {own.number} trains another mixture: {error}", stacklevel=2)
 
 
 def _is_part(

@@ -12,6 +12,7 @@ from optuna_mde.gp.modeller import Modeller, expert_table
 from optuna_mde.gp.torch_state import gradients
 from optuna_mde.objective import Objective, ObjectiveLike
 from optuna_mde.observations import Observations
+from optuna_mde.scalars import real
 from optuna_mde.simplex.projection import Array, MixtureError
 from optuna_mde.simplex.region import Region
 from optuna_mde.trials import history, records
@@ -170,7 +171,7 @@ def place(space: Space, base: Array, mixture: Mapping[str, float]) -> Array:
 
 
 def _rates(mixture: Mapping[str, float], values: Sequence[float]) -> Array:
-    rates = np.array(values, dtype=float)
+    rates = np.array([real(f"a rate of {dict(mixture)!r}", v, MixtureError) for v in values])
     if not np.isfinite(rates).all() or (rates < 0).any() or abs(rates.sum() - 1.0) > 1e-6:
         raise MixtureError(
             f"rates must be at least 0 and sum to 1, got {dict(mixture)!r}, sum {rates.sum():g}"

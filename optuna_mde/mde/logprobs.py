@@ -39,10 +39,10 @@ def save_logprobs(
     """
     from safetensors.numpy import save
 
-    tensors = {name: _checked(name, values) for name, values in logprobs.items()}
+    tensors = {str(name): _checked(str(name), values) for name, values in logprobs.items()}
     if not tensors:
         raise ExpertFileError("logprobs holds no validation set; give {set: array of shape [T]}")
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+    texts = {k: v if isinstance(v, str) else _json(v) for k, v in metadata.items()}
     _write_bytes(str(url), save(tensors, metadata={"format": FORMAT_VERSION, **texts}))
     return str(url)
 
@@ -69,8 +69,20 @@ def load_logprobs(url: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
     return {name: _checked(f"{url}: {name}", tensors[name]) for name in names}, metadata
 
 
+def _json(value: Any) -> str:
+    """Metadata as text; numbers and arrays of numpy and torch as what they hold."""
+    return json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v))
+
+
 def _checked(name: str, values: Any) -> np.ndarray:
-    array = np.ascontiguousarray(np.asarray(values), dtype=np.float32)
+    if hasattr(values, "detach"):  # a torch tensor: of any device, in bfloat16, with a gradient
+        values = values.detach().to("cpu").float().numpy()
+    try:
+        if isinstance(values, (list, tuple)):
+            values = [value.item() if hasattr(value, "item") else value for value in values]
+        array = np.ascontiguousarray(np.asarray(values), dtype=np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ExpertFileError(f"{name}: log-probabilities must be an array of numbers") from error
     if array.ndim != 1 or array.size == 0:
         raise ExpertFileError(f"{name}: log-probabilities must have shape [T], got {array.shape}")
     # float32 rounding of log-softmax may end a hair above zero

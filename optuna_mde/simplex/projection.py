@@ -16,7 +16,6 @@ Array = npt.NDArray[np.float64]
 
 TOLERANCE = 1e-9  # a point within this of the simplex, its bounds and constraints lies in them
 MARGIN = 1e-12  # constraints are met with this to spare, so that rounding never breaks one
-LARGEST = 1e9  # a fixed part of more than this counts as this
 DUST = 1e-14  # a projected part this near to a bound is there but for rounding
 REACH = 2.0  # points farther outside than this are brought nearer before they are projected
 
@@ -126,7 +125,8 @@ def fix_parts(lower: Array, upper: Array, fixed: Mapping[int, float]) -> tuple[A
         return lower, upper
     index = np.array(list(fixed), dtype=int)
     values = np.nan_to_num(np.array(list(fixed.values()), dtype=float), nan=0.0)
-    values = np.clip(values, 0.0, LARGEST)
+    values = np.clip(values, 0.0, None)
+    values /= max(1.0, values.max())  # token counts, of which no sum overflows any more
     free = np.ones(len(lower), dtype=bool)
     free[index] = False
     total = values.sum()
@@ -139,6 +139,25 @@ def fix_parts(lower: Array, upper: Array, fixed: Mapping[int, float]) -> tuple[A
     if total + upper[free].sum() < 1.0:
         upper[free] = 1.0
     return lower, upper
+
+
+def binding(A: Array, b: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
+    """The constraints `A x >= b` that some mixture within the bounds breaks, scaled.
+
+    One that is constant on the bounded simplex, or met all over it, would leave a solver without
+    an interior. The largest number of a row is 1 afterwards, so that none overflows.
+    """
+    sizes = np.maximum(np.abs(A).max(axis=1, initial=0.0), np.abs(b))
+    sizes = np.where(sizes > 0.0, sizes, 1.0)
+    A, b = A / sizes[:, None], b / sizes
+    # the least of a linear function: what is left after the lower bounds goes where it is cheap
+    order = np.argsort(A, axis=1)
+    room = (upper - lower)[order]
+    spent = np.cumsum(room, axis=1) - room
+    shares = np.clip(1.0 - lower.sum() - spent, 0.0, room)
+    least = A @ lower + (np.take_along_axis(A, order, axis=1) * shares).sum(axis=1)
+    kept = least < b - TOLERANCE
+    return A[kept], b[kept]
 
 
 def inner_ball(lower: Array, upper: Array, A: Array, b: Array) -> tuple[Array, float]:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from optuna_mde.scalars import as_float, is_number
+
 _CHUNK = 2045  # characters; older schemas keep 2048 a value
 
 
@@ -30,7 +32,7 @@ def read_chunks(attrs: Mapping[str, Any], key: str) -> Any:
         parts.append(part)
     try:
         return json.loads("".join(parts)) if parts else None
-    except ValueError:
+    except (ValueError, TypeError):  # or another tool's, that is no text at all
         return None
 
 
@@ -38,9 +40,9 @@ def numbers(value: Any) -> dict[str, float]:
     """{name: number} of an attribute, without what is no number."""
     if not isinstance(value, Mapping):
         return {}
-    return {str(k): float(v) for k, v in value.items() if is_number(v)}
+    return {str(k): n for k, v in value.items() if (n := number(v)) is not None}
 
 
-def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number; true and false are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def number(value: Any) -> float | None:
+    """A JSON number as a float; None of what is none, or is too large for one."""
+    return as_float(value) if is_number(value) else None

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from optuna_mde.simplex.projection import Array, MixtureError, check_bounds, fix_parts
+from optuna_mde.scalars import as_float, real, shares
+from optuna_mde.simplex.projection import (
+    TOLERANCE,
+    Array,
+    MixtureError,
+    binding,
+    check_bounds,
+    fix_parts,
+)
 from optuna_mde.simplex.region import Region
 
 DEFAULT_PREFIX = "mix/"
+ENCODING_FOLDERS = ("exponential/", "stick/")  # parameters of foreign encodings, not rates
+ROUNDED = 1e-6  # imported rates are often rounded; what we write sums to 1 within 1e-9
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,12 @@ class LinearConstraint:
                 position = match.end()
         sign = 1.0 if sides[1] in (">=", "≥") else -1.0
         kept = tuple((d, sign * c) for d, c in coefficients.items() if c != 0.0)
-        if not kept:
+        if not all(math.isfinite(number) for number in (*coefficients.values(), constant)):
+            raise MixtureError(f"constraint {text!r} holds a number too large to compute with")
+        if not coefficients:
             raise MixtureError(f"constraint {text!r} names no domain")
+        if not kept and -sign * constant > 0.0:
+            raise MixtureError(f"no mixture meets {text}; relax it")
         return cls(kept, 0.0 - sign * constant)
 
     def __str__(self) -> str:
@@ -115,6 +129,7 @@ class Group:
             for domain, coefficient in constraint.coefficients:
                 row[self.domains.index(domain)] = coefficient
         b = np.array([constraint.rhs for constraint in self.constraints])
+        A, b = binding(A, b, lower, upper)
         region = Region(lower, upper, (slice(0, self.size),), A=A, b=b)
         if index and len(b):
             try:
@@ -129,19 +144,32 @@ class Group:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Group:
-        """The group that `to_json` wrote."""
-        return cls(
-            prefix=data["prefix"],
-            domains=tuple(data["domains"]),
-            lower=tuple(data["lower"]),
-            upper=tuple(data["upper"]),
-            natural=None if data["natural"] is None else tuple(data["natural"]),
+        """The group that `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError or ValueError: if it is another tool's, or another version's.
+        """
+        group = cls(
+            prefix=str(data["prefix"]),
+            domains=tuple(map(str, data["domains"])),
+            lower=tuple(map(float, data["lower"])),
+            upper=tuple(map(float, data["upper"])),
+            natural=None if data["natural"] is None else tuple(map(float, data["natural"])),
             constraints=tuple(
-                LinearConstraint(tuple((d, c) for d, c in item["coefficients"]), item["rhs"])
+                LinearConstraint(
+                    tuple((str(d), float(c)) for d, c in item["coefficients"]), float(item["rhs"])
+                )
                 for item in data["constraints"]
             ),
             strict=bool(data.get("strict", False)),
         )
+        columns = (group.lower, group.upper, group.natural or group.lower)
+        named = {domain for item in group.constraints for domain, _ in item.coefficients}
+        if any(len(column) != group.size for column in columns) or named - {*group.domains}:
+            raise ValueError(f"the parts of the mixture {group.prefix!r} do not fit together")
+        if not np.isfinite(columns).all():
+            raise ValueError(f"the mixture {group.prefix!r} has bounds that are no numbers")
+        return group
 
 
 def _term_pattern(domains: Sequence[str]) -> re.Pattern[str]:
@@ -177,16 +205,69 @@ def make_group(
         raise MixtureError(f"domains must differ, got {', '.join(twice)} more than once")
     if not isinstance(prefix, str) or not prefix:
         raise MixtureError(f"prefix must be a non-empty text such as 'mix/', got {prefix!r}")
-    pairs = _bounds(domains, bounds or {})
+    pairs = _bounds(domains, {} if bounds is None else bounds)
     lower, upper = zip(*pairs, strict=True)
     check_bounds(domains, lower, upper)
-    if isinstance(constraints, str):
+    if isinstance(constraints, str) or not all(isinstance(text, str) for text in constraints):
         raise MixtureError(f"constraints must be a list of inequalities, got {constraints!r}")
     parsed = tuple(LinearConstraint.parse(text, domains) for text in constraints)
     group = Group(prefix, domains, lower, upper, _natural(domains, natural), parsed)
     if parsed:
         _check_room(group, constraints)
     return group
+
+
+def as_rates(values: Mapping[str, float], *, scale: bool) -> dict[str, float] | None:
+    """{domain: rate} of rates, or of token counts, which are whole; None of anything else.
+
+    Rates whose sum misses 1 by more than rounding are divided by it if `scale`, else refused.
+    """
+    parts = list(values.values())
+    if not all(math.isfinite(part) and part >= -TOLERANCE for part in parts):
+        return None
+    if abs(sum(parts) - 1.0) <= ROUNDED:
+        return dict(values)
+    parts = [max(0.0, part) for part in parts]
+    if any(parts) and (scale or all(part.is_integer() for part in parts)):
+        return dict(zip(values, shares(parts), strict=True))
+    return None
+
+
+def check_enqueued(group: Group, fixed: Mapping[str, Any]) -> None:
+    """Refuse enqueued values from which another mixture than the one meant would be made.
+
+    Raises:
+        MixtureError: if one is no finite number, or if a parameter under the prefix is no domain
+            (a misspelt one, most likely) and the others do not sum to 1 without it.
+    """
+    total = 0.0
+    for name in group.names:
+        if name in fixed:
+            total += _enqueued_rate(name, fixed[name])
+    folders = tuple(group.prefix + folder for folder in ENCODING_FOLDERS)
+    strange = [
+        name
+        for name, value in fixed.items()
+        if name.startswith(group.prefix)
+        and name not in group.names
+        and not name.startswith(folders)
+        and value != 0
+    ]
+    if strange and abs(total - 1.0) > ROUNDED:
+        raise MixtureError(
+            f"enqueued {', '.join(map(repr, strange))}, but the mixture has no such domain; its "
+            f"parameters are {', '.join(map(repr, group.names))}. Name a domain as the mixture "
+            f"does, or give parameters that are none another prefix than {group.prefix!r}"
+        )
+
+
+def _enqueued_rate(name: str, value: Any) -> float:
+    rate = as_float(value)
+    if rate is None or not math.isfinite(rate):
+        raise MixtureError(
+            f"parameter {name!r} is enqueued as {value!r}; give a rate, or a number of tokens"
+        )
+    return rate
 
 
 def _check_room(group: Group, constraints: Sequence[str]) -> None:
@@ -208,7 +289,7 @@ def _bounds(
     for domain in domains:
         pair = bounds.get(domain, (0.0, 1.0))
         try:
-            low, high = (float(value) for value in pair)
+            low, high = (real(f"a bound of {domain!r}", value) for value in pair)
         except (TypeError, ValueError):
             raise MixtureError(
                 f"bounds of {domain!r} must be a pair (low, high), got {pair!r}"
@@ -218,21 +299,25 @@ def _bounds(
 
 
 def _natural(
-    domains: Sequence[str], shares: Mapping[str, float] | None
+    domains: Sequence[str], given: Mapping[str, float] | None
 ) -> tuple[float, ...] | None:
-    if shares is None:
+    if given is None:
         return None
-    _check_known("natural", shares, domains)
-    values = [float(shares.get(domain, 0.0)) for domain in domains]
-    if not all(math.isfinite(v) and v >= 0 for v in values) or sum(values) <= 0:
+    _check_known("natural", given, domains)
+    values = [
+        real(f"the natural share of {domain!r}", given.get(domain, 0.0), MixtureError)
+        for domain in domains
+    ]
+    if not all(math.isfinite(v) and v >= 0 for v in values) or not any(values):
         raise MixtureError(
-            f"natural must hold shares of at least 0, not all of them 0, got {dict(shares)}"
+            f"natural must hold shares of at least 0, not all of them 0, got {dict(given)}"
         )
-    total = sum(values)
-    return tuple(value / total for value in values)
+    return tuple(shares(values))
 
 
-def _check_known(what: str, named: Iterable[str], domains: Sequence[str]) -> None:
+def _check_known(what: str, named: Mapping[str, Any], domains: Sequence[str]) -> None:
+    if not isinstance(named, Mapping):
+        raise MixtureError(f"{what} must be a mapping by domain, got {named!r}")
     unknown = [name for name in named if name not in domains]
     if unknown:
         raise MixtureError(

@@ -16,7 +16,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from optuna_mde.objective import CONSTRAINT, Objective
+from optuna_mde.objective import CONSTRAINT, Objective, ObjectiveError
 from optuna_mde.observations import VALUE, ExpertFile, Observations
 from optuna_mde.simplex.projection import Array
 from optuna_mde.trials import records
@@ -69,6 +69,7 @@ def read(
     if cache.layout != layout:
         cache.layout, cache.rows = layout, {}
     kept = [t for t in trials if t.number not in notes.excluded]
+    _warn_of_strange(kept, space)
     runs = [t for t in kept if _is_observation(t)]
     placed = [(t, x) for t in runs if (x := _row(t, space, cache)) is not None]
     group = space.groups[0] if space.groups else None
@@ -150,6 +151,17 @@ def _is_observation(trial: Record) -> bool:
     return trial.state == TrialState.COMPLETE
 
 
+def _warn_of_strange(trials: Sequence[Record], space: Space) -> None:
+    """Name what other hands wrote on trials, and nobody can use."""
+    for trial in trials:
+        if any(trial.trained.get(group.prefix, {}) is None for group in space.groups):
+            warnings.warn(
+                f"trial {trial.number} is left out: its user attribute 'mixture' holds no mixture "
+                f"(rates of at least 0, not all of them 0)",
+                stacklevel=2,
+            )
+
+
 def _row(trial: Record, space: Space, cache: Cache) -> Array | None:
     if trial.number not in cache.rows:
         cache.rows[trial.number] = space.encode(trial.params, _mixtures(trial, space))
@@ -191,13 +203,13 @@ def _with_constraints(
 
 def _objective(told: Sequence[Record], notes: Notes) -> Objective:
     """The objective of the latest run that carries one: a study may change its mind."""
-    texts = [trial.objective for trial in reversed(told)]
-    for text in (*texts, notes.objective):
+    texts = [(f"of trial {trial.number}", trial.objective) for trial in reversed(told)]
+    for origin, text in (*texts, ("of the sampler's options", notes.objective)):
         if text is not None:
             try:
                 return Objective.from_json(text)
-            except (ValueError, KeyError, TypeError):
-                continue  # another tool's attribute of the same name
+            except ObjectiveError as error:
+                warnings.warn(f"the objective {origin} is left out: {error}", stacklevel=2)
     return Objective()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 
 import optuna
 
+from optuna_mde.objective import Objective, ObjectiveError
+from optuna_mde.scalars import is_number
 from optuna_mde.trials.attributes import chunks, numbers, read_chunks
 
 EXPERT_BUDGET = 1.0
@@ -67,16 +71,59 @@ def read_notes(study: optuna.Study) -> Notes:
     user = study._storage.get_study_user_attrs(study._study_id)
     settings = read_chunks(study._storage.get_study_system_attrs(study._study_id), "settings")
     excluded, folder = user.get("excluded"), user.get("mde_folder")
+    shares = numbers(user.get("natural")).items()
     return Notes(
-        natural=numbers(user.get("natural")),
+        natural={domain: share for domain, share in shares if 0.0 <= share < math.inf},
         excluded={
             int(number): str(reason)
             for number, reason in (excluded.items() if isinstance(excluded, Mapping) else ())
             if str(number).isdecimal()
         },
         folder=folder if isinstance(folder, str) else None,
-        settings=settings if isinstance(settings, dict) else {},
+        settings=_usable(settings),
     )
+
+
+def _usable(settings: Any) -> dict[str, Any]:
+    """The options as they are meant; those of another shape are left out and named."""
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        warnings.warn(f"the study keeps {settings!r} for the sampler's options", stacklevel=3)
+        return {}
+    usable = {key: value for key, value in settings.items() if _is_option(key, value)}
+    for key in sorted(settings.keys() - usable.keys()):
+        warnings.warn(
+            f"the study keeps {settings[key]!r} for the sampler's option {key!r}, which is left "
+            f"out; MDESampler({key}=...) writes it anew",
+            stacklevel=3,
+        )
+    return usable
+
+
+def _is_option(key: str, value: Any) -> bool:
+    items = list(value.items()) if isinstance(value, dict) else None
+    if key == "mixtures":
+        return items is not None and all(p and _are_domains(domains) for p, domains in items)
+    if key == "experts":
+        return items is not None and all(isinstance(url, str) for _, url in items)
+    if key == "expert_budget":
+        shares = [value] if items is None else [share for _, share in items]
+        return all(is_number(share) and 0.0 < share <= 1.0 for share in shares)
+    return key != "objective" or _is_objective(value)
+
+
+def _are_domains(domains: Any) -> bool:
+    if not isinstance(domains, list) or not all(isinstance(d, str) and d for d in domains):
+        return False
+    return len(set(domains)) == len(domains) >= 2
+
+
+def _is_objective(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and bool(Objective.from_json(text))
+    except ObjectiveError:
+        return False
 
 
 def natural(study: optuna.Study) -> dict[str, float]:

@@ -26,6 +26,7 @@ Optuna's storages can hold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -38,14 +39,13 @@ from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
+from optuna_mde.scalars import as_float
 from optuna_mde.simplex.projection import Array
-from optuna_mde.trials.attributes import chunks, is_number, numbers, read_chunks
-from optuna_mde.trials.groups import DEFAULT_PREFIX, Group
+from optuna_mde.trials.attributes import chunks, number, numbers, read_chunks
+from optuna_mde.trials.groups import DEFAULT_PREFIX, ENCODING_FOLDERS, Group, as_rates
 
 FORMAT = 1
 EXPERT = "expert"  # phase of the trials that train one domain alone
-ENCODING_FOLDERS = ("exponential/", "stick/")  # parameters of foreign encodings, not rates
-RECORDED_TOLERANCE = 1e-6  # imported rates are often rounded; what we write sums to 1 in 1e-9
 CORNER_TOLERANCE = 1e-9
 
 _RESULTS = ("losses", "objective", "limits", "feasible", "budget", "logprobs", "tokens")
@@ -81,8 +81,8 @@ class Record:
     """Enqueued parameters."""
     published: Published | None
     groups: tuple[Group, ...]
-    trained: dict[str, dict[str, float]]
-    """Prefix -> mixture that was trained, where the trial says so."""
+    trained: dict[str, dict[str, float] | None]
+    """Prefix -> mixture that was trained, where the trial says so; None where it is no mixture."""
     losses: dict[str, float]
     objective: str | None
     limits: dict[str, float | str]
@@ -139,10 +139,8 @@ class Record:
             folders = tuple(prefix + folder for folder in ENCODING_FOLDERS)
             names = [n for n in self.params if n.startswith(prefix) and not n.startswith(folders)]
         rates = {name.removeprefix(prefix): self.params.get(name) for name in names}
-        if not rates or not all(_is_rate(rate) for rate in rates.values()):
-            return None
-        mixture = {domain: float(rate) for domain, rate in rates.items() if rate is not None}
-        return mixture if abs(sum(mixture.values()) - 1.0) <= RECORDED_TOLERANCE else None
+        given = _floats(rates) if rates else None
+        return None if given is None else as_rates(given, scale=False)
 
     def rates(self, group: Group) -> Array | None:
         """Rates `[K]` of the trial's mixture; None where it has none that the group can hold."""
@@ -174,10 +172,14 @@ def read_trial(trial: FrozenTrial) -> Record:
     for key, value in user.items():
         if key == "mixture" or key.startswith("mixture:"):
             prefix = key.removeprefix("mixture").removeprefix(":") or DEFAULT_PREFIX
-            if isinstance(value, Mapping) and all(_is_rate(rate) for rate in value.values()):
-                trained[prefix] = {str(d): float(rate) for d, rate in value.items()}
+            given = _floats(value) if isinstance(value, Mapping) else None
+            if given is not None:
+                trained[prefix] = as_rates(given, scale=True)
     limits = user.get("limits")
-    objective, budget, logprobs = (user.get(k) for k in ("objective", "budget", "logprobs"))
+    limits = limits if isinstance(limits, Mapping) else {}
+    natural = {str(name): "natural" for name, limit in limits.items() if limit == "natural"}
+    objective, logprobs = user.get("objective"), user.get("logprobs")
+    budget = number(user.get("budget"))
     return Record(
         number=trial.number,
         trial_id=trial._trial_id,
@@ -193,12 +195,8 @@ def read_trial(trial: FrozenTrial) -> Record:
         trained=trained,
         losses=numbers(user.get("losses")),
         objective=objective if isinstance(objective, str) else None,
-        limits={
-            str(k): v if v == "natural" else float(v)
-            for k, v in (limits.items() if isinstance(limits, Mapping) else ())
-            if v == "natural" or is_number(v)
-        },
-        budget=float(budget) if isinstance(budget, (int, float)) and 0 < budget <= 1 else 1.0,
+        limits={**{k: v for k, v in numbers(limits).items() if math.isfinite(v)}, **natural},
+        budget=budget if budget is not None and 0.0 < budget <= 1.0 else 1.0,
         logprobs=logprobs if isinstance(logprobs, str) and logprobs else None,
         constraints=dict(trial.constraints),
     )
@@ -233,6 +231,12 @@ def live(trial: BaseTrial) -> Trial | None:
 def read_live(trial: Trial) -> Record:
     """What the storage holds of a running trial now."""
     return read_trial(trial.storage.get_trial(trial._trial_id))
+
+
+def enqueued(trial: Trial) -> dict[str, Any]:
+    """Parameters that a running trial was enqueued with."""
+    fixed = trial._fixed_params
+    return dict(fixed) if isinstance(fixed, Mapping) else {}
 
 
 def samplers(study: optuna.Study) -> Iterator[BaseSampler]:
@@ -331,10 +335,14 @@ def _published(system_attrs: Mapping[str, Any]) -> Published | None:
         return None
     try:
         groups = tuple(Group.from_json(item) for item in data["groups"])
-        return Published(data["number"], data["params"], data["phase"], data["budget"], groups)
+        params, budget = dict(data["params"]), float(data["budget"])
+        return Published(int(data["number"]), params, str(data["phase"]), budget, groups)
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _is_rate(value: Any) -> bool:
-    return is_number(value) and -CORNER_TOLERANCE <= value <= 1.0 + CORNER_TOLERANCE
+def _floats(values: Mapping[Any, Any]) -> dict[str, float] | None:
+    """Numbers, or their texts, as floats; None where one is neither."""
+    floats = {str(name): as_float(value) for name, value in values.items()}
+    known = {name: value for name, value in floats.items() if value is not None}
+    return known if len(known) == len(values) else None

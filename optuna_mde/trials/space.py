@@ -20,6 +20,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from optuna_mde.scalars import as_float
 from optuna_mde.simplex.projection import Array, settle
 from optuna_mde.simplex.region import Region
 from optuna_mde.trials.groups import Group
@@ -112,7 +113,8 @@ class Space:
         blocks = tuple(self.block(group) for group in self.groups)
         for group, block in zip(self.groups, blocks, strict=True):
             names = zip(group.domains, group.names, strict=True)
-            part = group.region({d: float(fixed[name]) for d, name in names if name in fixed})
+            given = {d: as_float(fixed[name]) for d, name in names if name in fixed}
+            part = group.region({d: rate for d, rate in given.items() if rate is not None})
             lower[block], upper[block] = part.lower, part.upper
             for a, b in zip(part.A, part.b, strict=True):
                 row = np.zeros(self.dim)
@@ -146,11 +148,8 @@ def encode_value(value: Any, distribution: BaseDistribution) -> list[float] | No
             return None
         return [float(i == hot) for i in range(len(distribution.choices))]
     low, high = _ends(distribution)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    if not math.isfinite(number):
+    number = as_float(value)
+    if number is None or not math.isfinite(number):
         return None
     if distribution.log:  # type: ignore[attr-defined]
         number = math.log(max(number, math.exp(low)))

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.trial import FixedTrial, TrialState
 
 from optuna_mde import MDESampler, exclude_trials, report_losses, suggest_mixture
 from optuna_mde.objective import Objective
+from optuna_mde.trials.notes import read_notes
 
 DOMAINS = ["web", "code"]
 LOSSES = {"web": 2.0, "code": 4.0}
@@ -150,6 +153,85 @@ def test_a_limit_may_be_the_natural_mixtures_loss() -> None:
         losses = {"web": loss, "code": 4.0}
         study.tell(trial, report_losses(trial, losses, limits={"web": "natural"}))
         assert study.trials[-1].user_attrs.get("feasible") is feasible
+
+
+NUMBERS = {
+    "numpy": (np.int64, np.float32),
+    "numpy arrays": (np.array, np.array),
+    "torch": (torch.tensor, lambda x: torch.tensor(x, requires_grad=True)),
+    "bfloat16": (torch.tensor, lambda x: torch.tensor(x, dtype=torch.bfloat16)),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_every_number_may_be_of_numpy_or_torch(kind: str, tmp_path: Path) -> None:
+    whole, real = NUMBERS[kind]
+    sampler = MDESampler(
+        seed=whole(3),
+        n_startup_trials=whole(4),
+        expert_budget={"web": real(0.5)},
+        objective={"web": real(3.0), "code": whole(1)},
+    )
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", sampler=sampler)
+    trial = study.ask()
+    value = report_losses(
+        trial,
+        {"web": real(2.0), "code": real(4.0)},
+        limits={"web": real(2.5)},
+        budget=real(1.0),
+        tokens=whole(5),
+        parameters=whole(7),
+    )
+    assert value == 2.5
+    study.tell(trial, value)
+    attrs = study.trials[0].user_attrs
+    assert (attrs["losses"], attrs["limits"]) == (LOSSES, {"web": 2.5})
+    assert (attrs["tokens"], attrs["parameters"], attrs["feasible"]) == (5, 7, True)
+    exclude_trials(study, [whole(0)], "wrong data")
+    exclude_trials(study, whole(0), "still wrong")  # type: ignore[arg-type]
+    assert study.user_attrs["excluded"] == {"0": "still wrong"}
+    suggest_mixture(study.ask(), DOMAINS)
+    assert read_notes(study).expert_budget("web") == 0.5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"losses": {"web": 1.0, "code": [1.0, 2.0]}},
+        {"losses": {1: 2.0, "1": 3.0}},
+        {"losses": {"constraint:x": 3.0}},
+        {"losses": {"value 0": 3.0}},
+        {"budget": "0.5"},
+        {"tokens": 1.5},
+        {"tokens": -1},
+        {"parameters": "many"},
+        {"limits": {"web": [1.0]}},
+        {"limits": {"web": np.ones(2)}},
+        {"limits": [3.0]},
+        {"logprobs": 5},
+        {"objective": {"web": object()}},
+    ],
+)
+def test_a_call_that_fails_leaves_nothing_on_the_trial(arguments: dict[str, Any]) -> None:
+    study = study_of()
+    trial = study.ask()
+    (field,) = arguments
+    with pytest.raises(ValueError, match=field.removesuffix("es").removesuffix("s")):
+        report_losses(trial, **{"losses": LOSSES, **arguments})
+    assert study.trials[0].user_attrs == {}
+
+
+def test_names_of_sets_may_be_numbers() -> None:
+    study = study_of()
+    trial = study.ask()
+    with pytest.warns(UserWarning, match="no loss on 3"):
+        value = report_losses(
+            trial, {1: 2.0, 2: 4.0, 3: math.nan}, objective={1: 3, 2: 1, 3: 1}, limits={2: 5}
+        )
+    assert value == 2.5
+    assert study.trials[0].user_attrs["losses"] == {"1": 2.0, "2": 4.0}
+    with pytest.raises(ValueError, match="wiki, which no run reports; losses holds 1, 2"):
+        report_losses(trial, {1: 2.0, 2: 4.0}, objective={"wiki": 1.0})
 
 
 def test_replays_report_without_a_study() -> None:

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.trial import FixedTrial
 from scipy import stats
 
 from optuna_mde import MDESampler, Mixture, suggest_mixture
 from optuna_mde.simplex.projection import MixtureError
+from optuna_mde.trials import records
+from optuna_mde.trials.groups import make_group
 
 DOMAINS = ["web", "code", "books"]
 
@@ -106,6 +111,118 @@ def test_constraints_hold_for_foreign_samplers() -> None:
         assert mixture["web"] <= 0.4
 
 
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        "web + code + books >= 1",
+        "web + code + books <= 1",
+        "0.1*web + 0.1*code + 0.1*books >= 0.1",
+        "web >= web",
+        "web + code <= 1",
+        "1e308*web >= code",
+        "books >= 0.2",  # with books fixed at 0.2 by its bounds
+    ],
+)
+def test_a_constraint_that_every_mixture_meets_is_dropped(constraint: str) -> None:
+    bounds = {"books": (0.2, 0.2)} if constraint.startswith("books") else None
+    free = make_group(DOMAINS, bounds).region()
+    region = make_group(DOMAINS, bounds, constraints=[constraint]).region()
+    assert len(region.b) == 0
+    assert region.center.tolist() == free.center.tolist()
+
+
+@pytest.mark.parametrize(
+    "constraint", ["web + code + books >= 1.01", "web >= web + 0.1", "2*web <= -1e308"]
+)
+def test_a_constraint_that_no_mixture_meets_is_refused(constraint: str) -> None:
+    with pytest.raises(MixtureError, match="no mixture meets"):
+        make_group(DOMAINS, constraints=[constraint])
+
+
+def test_parts_that_are_fixed_may_leave_a_constraint_without_a_say() -> None:
+    region = make_group(DOMAINS, constraints=["web + code >= 0.5"]).region({"books": 0.5})
+    assert region.center == pytest.approx([0.25, 0.25, 0.5])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((15_880_448_167, 7_940_224_083.5, 7_940_224_083.5), (0.5, 0.25, 0.25)),
+        ((1e308, 1e308, 0.0), (0.5, 0.5, 0.0)),
+        (("0.39", "0.6", "0.01"), (0.39, 0.6, 0.01)),
+        (("6e9", 3_000_000_000, 1e9), (0.6, 0.3, 0.1)),
+        ((3e9, 1e9, None), (0.75, 0.25, 0.0)),
+    ],
+)
+def test_enqueued_token_counts_and_texts_are_rates(values: Any, expected: Any) -> None:
+    for study in (random_study(), optuna.create_study(sampler=MDESampler(seed=0))):
+        parts = zip(DOMAINS, values, strict=True)
+        study.enqueue_trial({f"mix/{d}": value for d, value in parts if value is not None})
+        mixture = trained(study)
+        assert list(mixture.values()) == pytest.approx(expected, abs=1e-9)
+        read = records.read_trials(study)[0].mixture("mix/")
+        assert read == pytest.approx(dict(mixture), abs=1e-12)
+
+
+@pytest.mark.parametrize("value", ["most", None, math.inf, [0.5]])
+def test_an_enqueued_value_that_is_no_rate_is_named(value: Any) -> None:
+    for study in (random_study(), optuna.create_study(sampler=MDESampler(seed=0))):
+        study.enqueue_trial({"mix/web": value, "mix/code": 0.5, "mix/books": 0.5})
+        with pytest.raises(
+            MixtureError, match=r"parameter 'mix/web' is enqueued as .*give a rate"
+        ):
+            suggest_mixture(study.ask(), DOMAINS)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"mix/WEB": 0.5, "mix/code": 0.3, "mix/books": 0.2},
+        {"mix/WEB": 1.0},
+        {"mix/web": 0.6, "mix/code": 0.2, "mix/books": 0.0, "mix/wiki": 0.2},
+        {"mix/ web": 5e9, "mix/code": 3e9, "mix/books": 2e9},
+    ],
+)
+def test_an_enqueued_rate_of_no_domain_is_named(params: dict[str, float]) -> None:
+    for study in (random_study(), optuna.create_study(sampler=MDESampler(seed=0))):
+        study.enqueue_trial(params)
+        strange = next(name for name in params if name[4:] not in DOMAINS)
+        trial = study.ask()
+        with pytest.raises(MixtureError, match=f"'{strange}', but the mixture.*'mix/books'"):
+            suggest_mixture(trial, DOMAINS)
+        assert study.trials[0].params == {}
+
+
+def test_a_framework_that_enqueues_a_rate_of_no_domain_is_warned() -> None:
+    study = optuna.create_study(sampler=MDESampler(seed=0, mixtures={"mix/": DOMAINS}))
+    study.enqueue_trial({"mix/WEB": 0.5, "mix/code": 0.3, "mix/books": 0.2})
+    trial = study.ask()
+    with pytest.warns(UserWarning, match="trial 0 trains another mixture: enqueued 'mix/WEB'"):
+        rates = [trial.suggest_float(f"mix/{d}", 0, 1) for d in DOMAINS]
+    assert rates[1:] == [0.3, 0.2]
+
+
+def test_parameters_beside_a_whole_mixture_may_have_its_prefix() -> None:
+    whole = {"mix/web": 0.5, "mix/code": 0.3, "mix/books": 0.2}
+    for other in ({"mix/temperature": 2.0}, {"mix/stage2/web": 1.0}, {"mix/wiki": 0.0}):
+        study = random_study()
+        study.enqueue_trial({**whole, **other})
+        assert list(trained(study).values()) == [0.5, 0.3, 0.2]
+
+
+def test_arguments_may_be_numbers_of_numpy_and_torch(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db")
+    mixture = suggest_mixture(
+        study.ask(),
+        DOMAINS,
+        bounds={"web": (np.float32(0.25), torch.tensor(0.5))},
+        natural={"web": np.int64(3), "code": torch.tensor(1.0, requires_grad=True)},
+    )
+    assert 0.25 <= mixture["web"] <= 0.5
+    assert study.user_attrs["natural"] == {"web": 0.75, "code": 0.25, "books": 0.0}
+
+
 @pytest.mark.parametrize("encoding", ["exponential", "sticks"])
 def test_encodings_are_uniform_on_the_simplex(encoding: Any) -> None:
     study = random_study()
@@ -182,6 +299,13 @@ def test_natural_shares_are_kept_on_the_study() -> None:
         ({"natural": {"wiki": 1.0}}, "'wiki'"),
         ({"natural": {"web": -1.0, "code": 2.0}}, "at least 0"),
         ({"natural": {"web": 0.0}}, "not all of them 0"),
+        ({"natural": {"web": "a"}}, "the natural share of 'web' must be a number, got 'a'"),
+        ({"natural": {"web": math.nan}}, "at least 0"),
+        ({"natural": [0.5, 0.5]}, "natural must be a mapping"),
+        ({"bounds": {"web": ("0", "1")}}, r"pair \(low, high\)"),
+        ({"constraints": ["1e400*web >= code"]}, "too large"),
+        ({"constraints": ["1e308*web + 1e308*web >= code"]}, "too large"),
+        ({"constraints": [None]}, "list of inequalities"),
         ({"prefix": ""}, "prefix"),
         ({"encoding": "softmax"}, "'softmax'"),
         ({"constraints": ["code >= 2*wiki"]}, "wiki"),

@@ -31,6 +31,37 @@ def test_values(given, values) -> None:
     np.testing.assert_allclose(weights.sum(axis=1), 1.0)
 
 
+def test_the_largest_weights_are_weights() -> None:
+    objective = Objective.parse({"books": 1e308, "code": 1e308, "web": 5e307})
+    assert objective.values(LOSSES) == pytest.approx((2.0,))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "3",
+        "[]",
+        "{}",
+        '{"goals": []}',
+        '{"goals": 3}',
+        '{"goals": [["a", [["books", NaN]]]]}',
+        '{"goals": [["a", [["books", "1"]]]]}',
+        '{"goals": [["a", [["books", -1]]]]}',
+        '{"goals": [["a", [["books", 0]]]]}',
+        '{"goals": [["mean", []]], "limits": [["books", Infinity]]}',
+    ],
+)
+def test_texts_of_other_hands_are_refused(text: str) -> None:
+    with pytest.raises(ObjectiveError):
+        Objective.from_json(text)
+
+
+def test_weights_of_other_hands_are_normalised() -> None:
+    objective = Objective.from_json('{"goals": [["a", [["books", 3], ["code", 1]]]]}')
+    assert objective == Objective((("a", (("books", 0.75), ("code", 0.25))),))
+
+
 def test_limits_survive_the_round_trip_and_name_their_sets() -> None:
     objective = Objective.parse({"code": 1}, {"books": 3.2})
     assert Objective.from_json(objective.to_json()) == objective
@@ -51,6 +82,7 @@ def test_constraints_do_not_count_in_the_mean() -> None:
         ({"books": 1, "b": {"code": 1}}, "mixes weights and groups"),
         ({}, "objective must be"),
         ({"a": 3j}, "must be"),
+        ({"books": 10**400}, "weight of 'books' is too large"),
     ],
 )
 def test_what_is_no_objective_is_refused(given, message: str) -> None:

@@ -24,7 +24,13 @@ pytestmark = quietly
     [
         ({"expert_budget": 0.0}, r"\(0, 1\], got 0.0"),
         ({"expert_budget": {"web": 2}}, "'web'"),
+        ({"expert_budget": "0.5"}, "expert_budget must be a number, got '0.5'"),
+        ({"expert_budget": {"web": None}}, "expert_budget of 'web' must be a number"),
+        ({"experts": {"web": 3}}, "experts must be {domain: URL}, got 3"),
         ({"n_startup_trials": -1}, "at least 0"),
+        ({"n_startup_trials": 1.5}, "n_startup_trials must be a whole number"),
+        ({"seed": "a"}, "seed must be a whole number"),
+        ({"seed": -1}, "seed must be at least 0"),
         ({"mixtures": {"mix/": ["web"]}}, "two domains"),
         ({"objective": {"web": -1}}, "at least 0"),
         ({"device": "tpu"}, "'tpu'"),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from optuna_mde.mde.experts import ExpertTable, load_table
 from optuna_mde.mde.logprobs import ExpertFileError, load_logprobs, save_logprobs
@@ -126,8 +128,27 @@ def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "values",
+    [
+        torch.tensor([-1.0, -2.0], dtype=torch.bfloat16),
+        torch.tensor([-1.0, -2.0], requires_grad=True) * 1,
+        [torch.tensor(-1.0, requires_grad=True), torch.tensor(-2.0)],
+        np.array([-1, -2], dtype=np.int8),
+        [-1, -2.0],
+    ],
+)
+def test_log_probabilities_of_any_kind_are_written(tmp_path: Path, values: Any) -> None:
+    facts = {"tokens": np.int64(5), "lr": torch.tensor(0.5), "sizes": np.arange(2)}
+    url = save_logprobs(tmp_path / "x.safetensors", {"a": values}, **facts)
+    arrays, metadata = load_logprobs(url)
+    assert arrays["a"].tolist() == [-1.0, -2.0]
+    assert (metadata["tokens"], metadata["lr"], metadata["sizes"]) == ("5", "0.5", "[0, 1]")
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
+        (["a"], "array of numbers"),
         ([0.5], "at most 0"),
         ([float("nan")], "at most 0"),
         ([[-1.0]], r"shape \[T\]"),
@@ -136,7 +157,8 @@ def test_a_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
 )
 def test_what_is_no_log_probability_is_refused(tmp_path: Path, values, message: str) -> None:
     with pytest.raises(ExpertFileError, match=message):
-        save_logprobs(tmp_path / "x.safetensors", {"a": np.array(values, dtype=float)})
+        save_logprobs(tmp_path / "x.safetensors", {"a": values})
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tensor", b"\xff" * 64])

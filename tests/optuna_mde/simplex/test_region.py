@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.optimize import minimize
+from scipy.optimize import linprog, minimize
 
 from optuna_mde.simplex.projection import (
     MixtureError,
+    binding,
     check_bounds,
     corner,
     fix_parts,
@@ -213,3 +214,18 @@ def test_fixed_parts_may_be_anything(value: float) -> None:
     x = project(np.zeros(3), lower, upper)
     assert x.min() >= 0.0
     assert x.sum() == pytest.approx(1.0, abs=1e-12)
+
+
+def test_constraints_that_bind_are_those_that_a_vertex_breaks() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        k = int(rng.integers(2, 6))
+        lower, upper = bounds(k, rng)
+        A, b = rng.normal(size=(6, k)), rng.normal(size=6)
+        box = [*zip(lower, upper, strict=True)]
+        least = [linprog(a, A_eq=np.ones((1, k)), b_eq=1, bounds=box).fun for a in A]
+        kept, rhs = binding(A, b, lower, upper)
+        expected = np.array(least) < b
+        sizes = np.maximum(np.abs(A).max(axis=1), np.abs(b))
+        np.testing.assert_allclose(kept, (A / sizes[:, None])[expected])
+        np.testing.assert_allclose(rhs, (b / sizes)[expected])

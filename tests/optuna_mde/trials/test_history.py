@@ -87,6 +87,32 @@ def test_what_is_no_observation_stays_out() -> None:
     assert history_of(study).numbers.tolist() == [3]
 
 
+@pytest.mark.parametrize("mixture", [{}, {"web": float("nan")}])
+def test_a_run_of_an_unknown_mixture_is_left_out_and_named(mixture: Any) -> None:
+    strange = run(losses={"a": 2.0}, user_attrs={"mixture": mixture})
+    study = study_of(run(losses={"a": 1.0}), strange)
+    with pytest.warns(UserWarning, match="trial 1 is left out: its user attribute 'mixture'"):
+        history = history_of(study)
+    assert history.numbers.tolist() == [0]
+
+
+def test_runs_that_are_told_in_token_counts_are_mixtures() -> None:
+    counts = {f"mix/{d}": n for d, n in zip(DOMAINS, (5e9, 3e9, 2e9), strict=True)}
+    ranges = dict.fromkeys(counts, FloatDistribution(0.0, 1e12))
+    study = study_of(optuna.create_trial(params=counts, distributions=ranges, value=1.0))
+    assert history_of(study).X.tolist() == [[0.5, 0.3, 0.2]]
+
+
+def test_an_objective_of_other_hands_is_left_out_and_named() -> None:
+    strange = {"objective": '{"goals": [["a", [["a", NaN]]]]}'}
+    usable = {"objective": Objective.parse({"a": 3, "b": 1}).to_json()}
+    losses = {"a": 1.0, "b": 2.0}
+    study = study_of(run(losses=losses, user_attrs=usable), run(losses=losses, user_attrs=strange))
+    with pytest.warns(UserWarning, match="objective of trial 1 is left out: .*weight of 'a'"):
+        history = history_of(study)
+    assert history.objective.weights(history.outputs).tolist() == [[0.75, 0.25]]
+
+
 def test_cheap_experts_bring_their_losses() -> None:
     cheap = run((1, 0, 0), {"a": 2.0}, state=TrialState.PRUNED, user_attrs={"budget": 0.5})
     history = history_of(study_of(cheap, run(losses={"a": 1.0})))

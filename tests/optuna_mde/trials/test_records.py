@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_mde import MDESampler, suggest_mixture
 from optuna_mde.trials import notes, records
+from optuna_mde.trials.attributes import chunks
 from optuna_mde.trials.groups import Group
 from optuna_mde.trials.records import Published, Record
 
@@ -49,6 +50,37 @@ def test_parameters_off_the_simplex_are_no_mixture(params: dict[str, float]) -> 
     assert read(params).mixture("mix/") is None
     assert read(params).rates(GROUP) is None
     assert read(params).corner(GROUP) is None
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"mixture": {"web": 0.39, "code": 0.61}},
+        {"mixture": {"web": "0.39", "code": "0.61"}},
+        {"mixture": {"web": 39, "code": 61}},
+        {"mixture": {"web": 15_880_448_167 * 0.39, "code": 15_880_448_167 * 0.61}},
+        {"mixture": {"web": 0.0039, "code": 0.0061}},
+    ],
+)
+def test_what_was_trained_may_be_rates_counts_or_texts(attrs: dict[str, Any]) -> None:
+    record = read({"mix/web": 0.5, "mix/code": 0.5}, user_attrs=attrs)
+    assert record.mixture("mix/") == pytest.approx({"web": 0.39, "code": 0.61})
+
+
+@pytest.mark.parametrize(
+    "mixture", [{}, {"web": float("nan"), "code": 1.0}, {"web": -0.5, "code": 1.5}, {"web": 0.0}]
+)
+def test_what_was_trained_is_unknown_where_it_is_no_mixture(mixture: dict[str, float]) -> None:
+    record = read({"mix/web": 0.5, "mix/code": 0.5}, user_attrs={"mixture": mixture})
+    assert record.mixture("mix/") is None
+    assert record.rates(GROUP) is None
+
+
+def test_parameters_may_be_token_counts() -> None:
+    counts = {"mix/web": 3e9, "mix/code": 1e9}
+    distributions = dict.fromkeys(counts, FloatDistribution(0.0, 1e12))
+    frozen = optuna.create_trial(params=counts, distributions=distributions, value=1.0)
+    assert records.read_trial(frozen).mixture("mix/") == {"web": 0.75, "code": 0.25}
 
 
 def test_corners() -> None:
@@ -147,8 +179,29 @@ def test_a_proposal_that_is_being_written_is_not_there_yet() -> None:
     assert records.read_trial(trial(system_attrs=dict(written))).published == published
 
 
-@pytest.mark.parametrize("value", ["{}", "[{}]", "[1]", "no JSON", "null", "3"])
-def test_state_of_another_version_is_ignored(value: str) -> None:
+GROUP_OF_OTHERS = (
+    '[{"prefix": "mix/", "domains": ["web", "code"], "lower": [0, 0], "upper": %s,'
+    ' "natural": null, "constraints": %s}]'
+)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{}",
+        "[{}]",
+        "[1]",
+        "no JSON",
+        "null",
+        "3",
+        {"a": 1},
+        GROUP_OF_OTHERS % ("[1]", "[]"),
+        GROUP_OF_OTHERS % ("[1, NaN]", "[]"),
+        GROUP_OF_OTHERS % ('[1, "x"]', "[]"),
+        GROUP_OF_OTHERS % ("[1, 1]", '[{"coefficients": [["wiki", 1]], "rhs": 0}]'),
+    ],
+)
+def test_state_of_another_version_is_ignored(value: Any) -> None:
     attrs = {"mde:proposal:0": value, "mde:groups:0": value, "fixed_params": [1]}
     record = read({"mix/web": 1.0, "mix/code": 0.0}, system_attrs=attrs)
     assert record.published is None
@@ -162,3 +215,31 @@ def test_other_tools_notes_on_a_study_do_no_harm() -> None:
         study.set_user_attr(key, value)
     kept = notes.read_notes(study)
     assert (kept.excluded, kept.natural, kept.folder) == ({2: "broken"}, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ([1], {}),
+        ({"mixtures": 3}, {}),
+        ({"mixtures": {"mix/": "web"}}, {}),
+        ({"mixtures": {"mix/": ["web"]}}, {}),
+        ({"experts": ["web.safetensors"]}, {}),
+        ({"experts": {"web": 3}, "expert_budget": 0.5}, {"expert_budget": 0.5}),
+        ({"expert_budget": "half"}, {}),
+        ({"expert_budget": {"web": 2.0}}, {}),
+        ({"objective": {"web": 1}}, {}),
+        ({"objective": '{"goals": [["a", [["web", NaN]]]]}'}, {}),
+    ],
+)
+def test_options_of_another_shape_are_left_out_and_named(
+    settings: Any, kept: dict[str, Any]
+) -> None:
+    study = optuna.create_study(sampler=MDESampler(seed=0))
+    for key, text in chunks("settings", settings, {}):
+        study._storage.set_study_system_attr(study._study_id, key, text)
+    with pytest.warns(UserWarning, match="the study keeps .* for the sampler's option"):
+        assert notes.read_notes(study).settings == kept
+    with pytest.warns(UserWarning, match="the study keeps"):
+        mixture = suggest_mixture(study.ask(), DOMAINS)
+    assert mixture.is_expert
