@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optuna_mde.answers.fitted import Fitted, fit_study, place
+from optuna_mde.answers.held_out import widening
 from optuna_mde.gp import calibration
 from optuna_mde.gp.torch_state import gradients
 from optuna_mde.objective import CONSTRAINT, ObjectiveLike
@@ -66,26 +67,25 @@ def predict(
     mean, sd = fitted.outputs(X)
     goal_mean, goal_sd = fitted.goals(X)
     goal_noise = fitted.noise()
-    width = _width(fitted)
+    factor = _factor(fitted)
+    sd = sd * widening(fitted, np.eye(sd.shape[1]), factor)
+    goal_sd = goal_sd * widening(fitted, fitted.weights, factor)
+    mean, goal_mean = mean * fitted.signs, goal_mean * fitted.goal_signs
     losses = [j for j, n in enumerate(fitted.observations.outputs) if not n.startswith(CONSTRAINT)]
     one = goal_mean.shape[1] == 1
-    if fitted.maximised:
-        signs = np.where(fitted.maximised, -1.0, 1.0)
-        mean[:, losses] *= signs
-        goal_mean = goal_mean * signs
     return Prediction(
         sets=tuple(fitted.observations.outputs[j] for j in losses),
         mean=mean[:, losses],
-        sd=width * sd[:, losses],
+        sd=sd[:, losses],
         noise_sd=fitted.surrogate.noise_sd.numpy()[losses],
         objective_mean=goal_mean[:, 0] if one else goal_mean,
-        objective_sd=width * (goal_sd[:, 0] if one else goal_sd),
+        objective_sd=goal_sd[:, 0] if one else goal_sd,
         objective_noise_sd=float(goal_noise[0]) if one else goal_noise,
     )
 
 
-def _width(fitted: Fitted) -> float:
-    """Factor of the posterior's sd."""
+def _factor(fitted: Fitted) -> float:
+    """Factor of the posterior's sd, before what leave-one-out shows of this study."""
     surrogate, experts = fitted.surrogate, fitted.observations.fullest.values()
     budgets = [e.budget for e in experts] if surrogate.features.coreset is not None else []
     return calibration.of_predictions(budgets, int((~surrogate.runs.corner).sum()))

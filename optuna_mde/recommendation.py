@@ -11,6 +11,7 @@ from optuna_mde.answers.notes import notes
 from optuna_mde.answers.optimum import best_point
 from optuna_mde.answers.references import best_seen, references
 from optuna_mde.answers.rows import row_of
+from optuna_mde.answers.seeds import fresh_seed
 from optuna_mde.answers.signal import has_signal
 from optuna_mde.answers.trust import judge
 from optuna_mde.gp.torch_state import gradients
@@ -26,15 +27,19 @@ def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommend
 
     The recommended mixture lies inside the bounds in force and has the lowest expected loss under
     the surrogate, wherever that is: it need not have been run. Where the runs leave the loss as
-    good as unknown, half its sd is charged. With limits on validation losses it keeps them with
-    the highest regard.
+    good as unknown, half its sd is charged. With limits on validation losses it keeps them by the
+    upper ends of their 90 % intervals where some mixture does, else by their expected values; if
+    none does, it is the mixture that exceeds them least, and a note says so. Of several plain
+    objective values, each is weighed in units of its spread over the runs.
 
     Args:
         study: an Optuna study with at least one finished run.
-        objective: another objective than that of the runs; needs no new run.
+        objective: another objective than that of the runs; needs no new run. The study's limits
+            stay in force.
 
     Raises:
-        ValueError: if no run has finished, or the objective names a set that no run reports.
+        ValueError: if no run has finished, or the objective names a set that no run reports, or
+            weighs values that are maximised with others that are minimised.
 
     Example:
         >>> import optuna, optuna_mde
@@ -54,7 +59,7 @@ def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommend
     seen = best_seen(fitted)
     if seen is not None:
         rows.append(seen)
-    noise = float(fitted.noise().mean())
+    noise = float(fitted.noise(fitted.overall)[0])
     signal = has_signal(fitted, noise)
     return Recommendation(
         mixture=recommended.mixture,
@@ -69,4 +74,6 @@ def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommend
         signal=signal,
         notes=notes(fitted, best, rows, signal),
         pareto=front(fitted, best) if len(fitted.weights) > 1 else (),
+        goals=fitted.names if len(fitted.weights) > 1 else (),
+        fresh_seed=fresh_seed(fitted, recommended),
     )

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from optuna_mde.gp.surrogate import Surrogate
 
+_SOFT = 1e-3  # units over which the corner of an excess is rounded, for gradients
+
 
 class Limits:
     """Upper limits on outputs, as a log-probability that they are kept.
@@ -37,6 +39,12 @@ class Limits:
             return mean.new_zeros(mean.shape[:-1])
         z = (self.values - mean[..., self.outputs]) / sd[..., self.outputs]
         return torch.special.log_ndtr(z).sum(dim=-1)
+
+    def excess(self, values: Tensor, scale: Tensor) -> Tensor:
+        """`[n]` how far losses `[n, M]` are above the limits, in units `[M]`, summed over the
+        limits; differentiable, and above its value by `_SOFT` for each limit at most."""
+        above = (values[..., self.outputs] - self.values) / scale[self.outputs]
+        return _SOFT * torch.nn.functional.softplus(above / _SOFT).sum(dim=-1)
 
     def kept(self, means: Tensor) -> Tensor:
         """`[n]` whether losses of these means `[n, M]` keep every limit rather than not."""

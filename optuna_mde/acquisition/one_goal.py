@@ -20,6 +20,10 @@ from optuna_mde.gp.surrogate import Surrogate
 
 _LEAST_CHANGE = 1e-8  # a candidate that is the incumbent has nothing to gain
 
+# What a loss above its limit costs, by its mean and by the upper end of its interval; both in
+# spreads over the runs. Steeper than a goal can gain by it, so that limits are kept exactly.
+_OVER, _DOUBTFUL = 100.0, 10.0
+
 
 class LogKnowledgeGradient(GoalAcquisition):
     """Log of what one run at a candidate is expected to improve the best expected goal by.
@@ -99,21 +103,60 @@ class CautiousLoss(GoalAcquisition):
     149 / 148 / 147. At 12 runs half an sd cost .004 +- .002 on one of the recordings, this charge
     less than .001; with experts half an sd cost .010 and .006 before any run beside them.
 
+    Limits are kept by the upper ends of the losses' 90 % intervals where that can be had, by their
+    means at a higher price, so that a large sd is no merit where they cannot be kept.
+
     Args:
         surrogate, W, limits: as in `GoalAcquisition`, for one goal.
         spread: sd of the expected goals of the runs.
+        scale: `[M]` sd of the expected losses of the runs.
+        reach: `[M]` half widths of the losses' intervals, in sd.
     """
 
-    def __init__(self, surrogate: Surrogate, W: Tensor, limits: Limits, spread: float) -> None:
+    def __init__(
+        self,
+        surrogate: Surrogate,
+        W: Tensor,
+        limits: Limits,
+        spread: float,
+        scale: Tensor,
+        reach: Tensor,
+    ) -> None:
         super().__init__(surrogate, W, limits)
-        self.spread = max(spread, 1e-12)
+        self.spread, self.scale, self.reach = max(spread, 1e-12), scale, reach
+        noise = float(surrogate.spread(surrogate.noise_sd.unsqueeze(0), W)[0, 0])
+        self.unit = max(spread, noise)
 
     def forward(self, X: Tensor) -> Tensor:
         """Values `b` of candidates `b x 1 x d`."""
         mean, sd = self.surrogate.posterior(X.squeeze(-2))
         doubt = self.surrogate.spread(sd, self.W)[:, 0]
         charge = 0.5 * doubt * (doubt / self.spread).clamp_max(1.0)
-        return self.limits.log_probability(mean, sd) - (mean @ self.W.mT)[:, 0] - charge
+        return -(mean @ self.W.mT)[:, 0] - charge - self._price(mean, sd)
+
+    def _price(self, mean: Tensor, sd: Tensor) -> Tensor:
+        if not self.limits.outputs:
+            return torch.zeros_like(mean[:, 0])
+        over = self.limits.excess(mean, self.scale)
+        doubtful = self.limits.excess(mean + self.reach * sd, self.scale)
+        return self.unit * (_OVER * over + _DOUBTFUL * doubtful)
+
+
+class LeastExcess(GoalAcquisition):
+    """Minus what expected losses are above their limits by. For limits that nothing keeps.
+
+    Args:
+        surrogate, W, limits: as in `GoalAcquisition`.
+        scale: `[M]` sd of the expected losses of the runs, in which the excesses are added.
+    """
+
+    def __init__(self, surrogate: Surrogate, W: Tensor, limits: Limits, scale: Tensor) -> None:
+        super().__init__(surrogate, W, limits)
+        self.scale = scale
+
+    def forward(self, X: Tensor) -> Tensor:
+        """Values `b` of candidates `b x 1 x d`."""
+        return -self.limits.excess(self.surrogate.means(X.squeeze(-2)), self.scale)
 
 
 def log_improvement(z: Tensor) -> Tensor:

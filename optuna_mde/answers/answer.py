@@ -7,6 +7,7 @@ from typing import Any
 
 from optuna_mde.answers.intervals import Interval
 from optuna_mde.answers.rows import Row
+from optuna_mde.answers.seeds import FreshSeed
 from optuna_mde.answers.tables import rates_text, table_of
 from optuna_mde.answers.trust import Trust
 
@@ -20,7 +21,8 @@ class Recommendation:
     params: dict[str, Any]
     """Recommended values of the other parameters."""
     objective: Interval
-    """Predicted objective of the recommended mixture."""
+    """Predicted objective of the recommended mixture, see `Row.objective`. For the training seed
+    that the runs share."""
     losses: dict[str, Interval]
     """Predicted losses of the recommended mixture, by validation set."""
     rows: tuple[Row, ...]
@@ -31,15 +33,36 @@ class Recommendation:
     """How well the surrogate predicts runs that it has not seen."""
     expected_gain: float
     """What the most promising other mixture is expected to improve on the recommended one, once
-    its loss is known but for the noise of a run; nats per token."""
+    its loss is known but for the noise of a run; nats per token. Of several plain objective values
+    the mean of all, each in units of its spread over the runs."""
     noise_sd: float
-    """Sd of a single run's objective around its noise-free value."""
+    """Sd of a single run around its noise-free value, in the same unit."""
     signal: bool
     """Whether mixtures differ by more than the noise of a run."""
     notes: tuple[str, ...]
     """What the reader should know beside the figures."""
     pareto: tuple[Row, ...] = ()
     """For several goals: predicted non-dominated mixtures."""
+
+    goals: tuple[str, ...] = ()
+    """Names of several goals, in the order of `Row.goals`."""
+    fresh_seed: FreshSeed | None = None
+    """What to expect of a run with another training seed, where repeated runs tell."""
+
+    @property
+    def on_seeds(self) -> str:
+        """Which training seed the intervals are for, in a sentence or two."""
+        if self.fresh_seed is None:
+            return (
+                "Intervals are for the training seed that these runs share: another seed shifts "
+                "all losses, by how much is not known without repeated runs."
+            )
+        found = self.fresh_seed.interval
+        return (
+            f"Intervals are for the training seed that most of these runs share. With a fresh "
+            f"seed, a run of the recommended mixture lies in {found.low:.4f} … {found.high:.4f} "
+            f"(90 %, by {self.fresh_seed.repeats} repeated runs)."
+        )
 
     def __str__(self) -> str:
         head = "Recommended: " + rates_text(self.mixture)
@@ -48,7 +71,7 @@ class Recommendation:
                 f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
                 for k, v in self.params.items()
             )
-        lines = [head, "", *table_of((*self.rows, *self.pareto)), ""]
+        lines = [head, "", *table_of((*self.rows, *self.pareto), self.goals), "", self.on_seeds]
         lines.append(f"Trust: {self.trust}.")
         lines.append(
             f"One more run is expected to gain {self.expected_gain:.4f} "

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from optuna_mde.gp.modeller import Modeller, expert_table
 from optuna_mde.gp.torch_state import gradients
-from optuna_mde.objective import Objective, ObjectiveLike
-from optuna_mde.observations import Observations
+from optuna_mde.objective import Objective, ObjectiveError, ObjectiveLike
+from optuna_mde.observations import Observations, is_plain
 from optuna_mde.scalars import real
 from optuna_mde.simplex.projection import Array, MixtureError
 from optuna_mde.simplex.region import Region
@@ -22,6 +23,7 @@ from optuna_mde.trials.space import Space, encode_value
 
 if TYPE_CHECKING:
     import optuna
+    from torch import Tensor
 
     from optuna_mde.gp.surrogate import Surrogate
 
@@ -38,13 +40,63 @@ class Fitted:
     """MDE losses over every token: what figures are taken from."""
     quick: Surrogate
     """The same on the coreset: cheap and with gradients, to maximise on."""
-    maximised: tuple[bool, ...]
+    names: tuple[str, ...]
+    """Names `[G]` of the goals."""
+    maximised: tuple[bool, ...] = ()
     """For plain objective values: which were maximised, so have their sign turned."""
+    failure: str | None = None
+    """Why the fit failed, whose hyper-parameters are then those of the prior."""
+
+    @cached_property
+    def signs(self) -> Array:
+        """-1 for outputs `[M]` that were maximised, and are modelled with their sign turned."""
+        signs = np.ones(len(self.observations.outputs))
+        signs[: len(self.maximised)][list(self.maximised)] = -1.0
+        return signs
+
+    @cached_property
+    def goal_signs(self) -> Array:
+        """The same `[G]` of the goals; outputs of both directions are never in one goal."""
+        return np.where((self.weights * self.signs).sum(axis=1) < 0, -1.0, 1.0)
 
     @property
-    def sign(self) -> float:
-        """-1 where the first goal is a plain objective that was maximised, else 1."""
-        return -1.0 if self.maximised and self.maximised[0] else 1.0
+    def is_unlike(self) -> bool:
+        """Whether there are several goals in units of their own: no mean of them has a meaning."""
+        return len(self.weights) > 1 and is_plain(self.observations)
+
+    @cached_property
+    def weights(self) -> Array:
+        """Weights `[G, M]` of the goals."""
+        return self.observations.objective.weights(self.observations.outputs)
+
+    @cached_property
+    def overall(self) -> Array:
+        """Weights `[1, M]` of the number that a recommendation minimises: the mean of the goals.
+
+        Goals in units of their own are divided by their spread over the runs, or by the noise of
+        a run, whichever is larger.
+        """
+        W = self.weights
+        if self.is_unlike:
+            mean, _ = self.goals(self.region.snap(self.observations.X))
+            scale = np.maximum(mean.std(axis=0), self.noise(W))
+            W = W / np.maximum(scale, 1e-9)[:, None]
+        return W.mean(axis=0, keepdims=True)
+
+    @property
+    def shown(self) -> Array:
+        """Weights `[1, M]` of the number that rows show: the first goal where `is_unlike`."""
+        return self.weights[:1] if self.is_unlike else self.overall
+
+    @property
+    def shown_sign(self) -> float:
+        """-1 where the number that rows show was maximised."""
+        return float(self.goal_signs[0])
+
+    @property
+    def limits(self) -> list[tuple[int, float]]:
+        """(index of the output, limit): upper limits on expected losses."""
+        return self.observations.objective.limits_on(self.observations.outputs)
 
     @property
     def expert_domains(self) -> set[str]:
@@ -56,17 +108,19 @@ class Fitted:
         row = int(np.flatnonzero(self.observations.numbers == trial.number)[0])
         return self.observations.X[row], self.observations.Y[row]
 
-    @property
-    def weights(self) -> Array:
-        """Weights `[G, M]` of the goals."""
-        return self.observations.objective.weights(self.observations.outputs)
+    @cached_property
+    def unseen(self) -> tuple[Tensor, Tensor]:
+        """Mean and sd (noise included) `[n, M]` of every run, predicted from all the others."""
+        return self.surrogate.leave_one_out()
 
-    def goals(self, X: Array) -> tuple[Array, Array]:
-        """Mean and sd `[n, G]` of the noise-free goals at inputs `[n, d]`."""
+    def goals(self, X: Array, W: Array | None = None) -> tuple[Array, Array]:
+        """Mean and sd `[n, G]` of the noise-free goals, or of those weighted by `[G, M]`, at
+        inputs `[n, d]`."""
         import torch
 
+        W = self.weights if W is None else W
         with torch.no_grad():
-            mean, sd = self.surrogate.goals(torch.from_numpy(X), torch.from_numpy(self.weights))
+            mean, sd = self.surrogate.goals(torch.from_numpy(X), torch.from_numpy(W))
         return mean.numpy(), sd.numpy()
 
     def outputs(self, X: Array) -> tuple[Array, Array]:
@@ -77,20 +131,18 @@ class Fitted:
             mean, sd = self.surrogate.posterior(torch.from_numpy(X))
         return mean.numpy(), sd.numpy()
 
-    def noise(self) -> Array:
-        """Sd `[G]` of a single run's goals."""
+    def noise(self, W: Array | None = None) -> Array:
+        """Sd `[G]` of a single run's goals, or of those weighted by `[G, M]`."""
         import torch
 
-        spread = self.surrogate.spread(
-            self.surrogate.noise_sd[None], torch.from_numpy(self.weights)
-        )
-        return spread[0].numpy()
+        W = self.weights if W is None else W
+        return self.surrogate.spread(self.surrogate.noise_sd[None], torch.from_numpy(W))[0].numpy()
 
     def best_told(self) -> Array:
         """Inputs `[d]` of the told run with the lowest expected goal, moved into the region."""
         inside = self.region.snap(self.observations.X)
-        mean, _ = self.goals(inside)
-        best: Array = inside[int(mean.mean(axis=1).argmin())]
+        mean, _ = self.goals(inside, self.overall)
+        best: Array = inside[int(mean[:, 0].argmin())]
         return best
 
 
@@ -101,7 +153,7 @@ def fit_study(study: optuna.Study, objective: ObjectiveLike = None) -> Fitted:
     Args:
         study: an Optuna study.
         objective: another objective than the one the runs were told with: every validation set
-            is modelled, so a new weighting needs no new run.
+            is modelled, so a new weighting needs no new run. The study's limits stay.
 
     Raises:
         ValueError: if no run has finished, the runs have no parameter in common, or the objective
@@ -111,7 +163,8 @@ def fit_study(study: optuna.Study, objective: ObjectiveLike = None) -> Fitted:
     space = study_space(study, trials=trials)
     observations = history.read(study, space, trials=trials)
     if objective is not None:
-        observations = replace(observations, objective=Objective.parse(objective))
+        wanted = replace(Objective.parse(objective), limits=observations.objective.limits)
+        observations = replace(observations, objective=wanted)
     if len(observations.X) == 0:
         raise ValueError(
             f"study {study.study_name!r} has no finished run to learn from; run at least one trial"
@@ -123,16 +176,46 @@ def fit_study(study: optuna.Study, objective: ObjectiveLike = None) -> Fitted:
         )
     observations.objective.weights(observations.outputs)
     region = space.region()
-    modeller = Modeller()
+    maximised = records.is_maximised(study) if is_plain(observations) else ()
+    _check_directions(observations, maximised)
+    modeller, failure = Modeller(), None
     try:
         quick = modeller.surrogate(observations, region.blocks)
-    except Exception:
+    except Exception as error:
         # A fit that fails leaves the prior's hyper-parameters, as in a proposal.
         quick = modeller.surrogate(observations, region.blocks, fit=False)
-    plain = observations.outputs[:1] == ("value 0",)
-    maximised = records.is_maximised(study) if plain else ()
-    surrogate = _exact(quick, observations)
-    return Fitted(trials, space, region, observations, surrogate, quick, maximised)
+        failure = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return Fitted(
+        trials,
+        space,
+        region,
+        observations,
+        _exact(quick, observations),
+        quick,
+        _names(study, observations, objective),
+        maximised,
+        failure,
+    )
+
+
+def _check_directions(observations: Observations, maximised: Sequence[bool]) -> None:
+    """Values that are maximised and others that are minimised have no mean."""
+    weights = observations.objective.weights(observations.outputs)[:, : len(maximised)]
+    up = np.array(maximised, dtype=bool)
+    for name, row in zip(observations.objective.names, weights, strict=True):
+        if row[up].any() and row[~up].any():
+            raise ObjectiveError(
+                f"objective {name!r} weighs values that are maximised with others that are "
+                f"minimised; name one value, or a group for each"
+            )
+
+
+def _names(
+    study: optuna.Study, observations: Observations, objective: ObjectiveLike
+) -> tuple[str, ...]:
+    metrics = study.metric_names
+    own = objective is None and is_plain(observations) and metrics
+    return tuple(metrics) if own and metrics else observations.objective.names
 
 
 def _exact(quick: Surrogate, observations: Observations) -> Surrogate:

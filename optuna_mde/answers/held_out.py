@@ -1,6 +1,12 @@
-"""Prediction of every run from all the others."""
+"""Prediction of every run from all the others, and how much wider intervals must be by it.
+
+Notation: ``W`` `[G, M]` weights of outputs; ``z`` (observed - predicted) / sd of a run that was
+left out, its noise included.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -9,27 +15,73 @@ from optuna_mde.answers.fitted import Fitted
 from optuna_mde.simplex.projection import Array
 
 FEWEST = 4  # runs, below which nothing is judged
+_PRIOR_RUNS = 10.0  # runs' worth of belief that intervals are right as they are
+_FAR = 3.0  # robust sd of z beyond which a run is a broken one, and counts as lying there
 
 
-def leave_one_out(fitted: Fitted, *, experts: bool = False) -> tuple[Array, Array, Array]:
-    """Predicted mean and sd (noise included) and observed first goal `[r]`, each run unseen.
+@dataclass(frozen=True)
+class HeldOut:
+    """A weighted sum of outputs, for r runs that were left out one by one."""
+
+    mean: Array
+    """Predicted `[r]`."""
+    sd: Array
+    """Sd `[r]` of the prediction, the noise of a run included."""
+    observed: Array
+    """Observed `[r]`."""
+
+
+def leave_one_out(
+    fitted: Fitted, W: Array, *, factor: float = 1.0, experts: bool = False
+) -> list[HeldOut]:
+    """Predictions of G weighted sums of the runs' outputs, each run unseen.
 
     Args:
         fitted: the surrogate.
+        W: weights `[G, M]`.
+        factor: of the sd of noise-free losses; noise is not widened.
         experts: whether runs of a single domain count as well.
     """
     import torch
 
-    surrogate, W = fitted.surrogate, torch.from_numpy(fitted.weights[:1])
-    means, sds = surrogate.leave_one_out()
-    runs = surrogate.runs
-    goals = (means @ W.mT)[:, 0].numpy()
-    spread = surrogate.spread(sds, W)[:, 0].numpy()
-    weighed = W[0] > 0
-    observed = (runs.Y[:, weighed] @ W[0, weighed]).numpy()
-    corner = _is_corner(fitted, runs.X.numpy())
-    kept = np.isfinite(observed) & (experts | ~corner)
-    return goals[kept], spread[kept], observed[kept]
+    surrogate = fitted.surrogate
+    means, sds = fitted.unseen
+    seed = surrogate.noise_sd.square()
+    sds = (seed + factor**2 * (sds.square() - seed).clamp_min(0.0)).sqrt()
+    mean = means.numpy() @ W.T
+    sd = surrogate.spread(sds, torch.from_numpy(W)).numpy()
+    Y, X = surrogate.runs.Y.numpy(), surrogate.runs.X.numpy()
+    there = np.isfinite(Y)
+    observed = np.where(there, Y, 0.0) @ W.T
+    counts = experts | ~_is_corner(fitted, X)
+    kept = counts[:, None] & ~((~there).astype(float) @ (W != 0.0).T > 0.0)  # [n, G]
+    return [
+        HeldOut(mean[kept[:, g], g], sd[kept[:, g], g], observed[kept[:, g], g])
+        for g in range(len(W))
+    ]
+
+
+def widening(fitted: Fitted, W: Array, factor: float) -> Array:
+    """Factors `[G]` of the sd of weighted sums, what leave-one-out shows included.
+
+    ``factor · max(1, sqrt((ν + Σz²) / (ν + n)))``: the scaled inverse chi-square estimate of the
+    variance that is left, with a prior at "intervals are right" that weighs ν runs. Broken runs
+    must not widen what is said of the others: z count up to three times their robust sd.
+
+    Args:
+        fitted: the surrogate.
+        W: weights `[G, M]`.
+        factor: of the sd, as `gp.calibration` has it.
+    """
+    return factor * np.array([_excess(held) for held in leave_one_out(fitted, W, factor=factor)])
+
+
+def _excess(held: HeldOut) -> float:
+    if len(held.mean) == 0:
+        return 1.0
+    z = np.abs(held.observed - held.mean) / held.sd
+    z = np.minimum(z, _FAR * max(1.0, float(np.median(z)) / 0.6745))
+    return max(1.0, float(np.sqrt((_PRIOR_RUNS + (z**2).sum()) / (_PRIOR_RUNS + len(z)))))
 
 
 def _is_corner(fitted: Fitted, X: Array) -> npt.NDArray[np.bool_]:

@@ -2,47 +2,153 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 from optuna_mde.answers.fitted import Fitted, place
-from optuna_mde.answers.intervals import Z90
-from optuna_mde.answers.references import with_rates
-from optuna_mde.answers.rows import Row
-from optuna_mde.gp import calibration
+from optuna_mde.answers.intervals import Z90, interval
+from optuna_mde.answers.optimum import excess
+from optuna_mde.answers.references import best_run, with_rates
+from optuna_mde.answers.rows import SAME, Row, full_runs, observed, widths
+from optuna_mde.objective import CONSTRAINT
 from optuna_mde.simplex.projection import Array
 
+_NEAR = 0.2  # L1 distance of neighbours: a tenth of the mixture is another one
+_CLEARLY = 3.0  # sd of the difference of two runs; the best of many is lucky by two of them
 
-def notes(fitted: Fitted, best: Array, rows: list[Row], signal: bool) -> tuple[str, ...]:
-    said = []
-    if not signal:
-        said.append(
-            "The runs do not tell mixtures apart from the noise of a single run: there is no "
-            "winner to name (yet)."
+
+def notes(fitted: Fitted, best: Array, rows: Sequence[Row], signal: bool) -> tuple[str, ...]:
+    """Sentences on a recommended input `[d]` and its rows."""
+    said = [
+        _on_the_fit(fitted),
+        _on_signal(signal),
+        _on_the_gain(fitted, best, rows) if signal else None,
+        _on_worse_runs(fitted, best),
+        *_on_limits(fitted, best),
+        _on_bounds(fitted, best, rows),
+        _on_a_cheap_expert(rows),
+        _on_missing_experts(fitted),
+    ]
+    return tuple(note for note in said if note is not None)
+
+
+def _on_the_fit(fitted: Fitted) -> str | None:
+    if fitted.failure is None:
+        return None
+    return (
+        f"The model could not be fitted to these runs ({fitted.failure}). All figures stand on "
+        f"what it assumes before any run: take them as a guess, and look for odd losses among the "
+        f"runs (exclude_trials leaves one out)."
+    )
+
+
+def _on_signal(signal: bool) -> str | None:
+    if signal:
+        return None
+    return (
+        "The runs do not tell mixtures apart from the noise of a single run: there is no "
+        "winner to name (yet)."
+    )
+
+
+def _on_the_gain(fitted: Fitted, best: Array, rows: Sequence[Row]) -> str | None:
+    name = next((r.name for r in rows if r.name in ("natural", "uniform")), None)
+    if name is None or fitted.is_unlike:
+        return None
+    gain, sd = _difference(fitted, best, with_rates(fitted, best, name))
+    half = Z90 * float(widths(fitted, fitted.shown)[0]) * sd
+    if gain > half:
+        return None
+    return (
+        f"It is not sure that the recommended mixture is better than the {name} one: the "
+        f"predicted gain is {gain:.4f}, and its 90 % interval, {gain - half:.4f} to "
+        f"{gain + half:.4f}, includes no gain at all."
+    )
+
+
+def _on_worse_runs(fitted: Fitted, best: Array) -> str | None:
+    """Says so where all runs near the recommended mixture were clearly worse than the best one."""
+    seen = best_run(fitted)
+    if seen is None:
+        return None
+    w = fitted.overall[0]
+    found = [
+        (float(np.abs(fitted.told(t)[0] - best).sum()), value, t.number)
+        for t in full_runs(fitted)
+        if (value := observed(fitted, t, w)) is not None
+    ]
+    nearest = min(found)[0]
+    reach = SAME if nearest <= SAME else max(_NEAR, nearest)
+    near = [(value, number) for distance, value, number in found if distance <= reach]
+    values = np.array([value for value, _ in near])
+    # Repeats of one mixture are averaged; of neighbours, which are many mixtures, the best counts.
+    level, n = (values.mean(), len(values)) if reach == SAME else (values.min(), 1)
+    noise = float(fitted.noise(fitted.overall)[0]) * (1.0 + 1.0 / n) ** 0.5
+    behind = level - (observed(fitted, seen, w) or 0.0)
+    if behind <= _CLEARLY * noise:
+        return None
+    which = f"trial{'s' * (len(near) > 1)} {', '.join(str(n) for n in sorted(n for _, n in near))}"
+    where = "The recommended mixture was run itself"
+    if reach > SAME:
+        where = f"The nearest runs differ from it in up to {50 * reach:.0f} % of the mixture"
+    by = "" if fitted.is_unlike else f" by {behind:.4f}"
+    return (
+        f"{where} ({which}), and did clearly worse than the best run, trial {seen.number},{by}: "
+        f"the recommendation rests on the model against these runs. Run it before you rely on it."
+    )
+
+
+def _on_limits(fitted: Fitted, best: Array) -> Iterator[str]:
+    if not fitted.limits:
+        return
+    outputs = fitted.observations.outputs
+    mean, sd = fitted.outputs(best[None])
+    sd = sd * widths(fitted, np.eye(len(outputs)))
+    broken, doubtful = [], []
+    for (i, limit), above in zip(fitted.limits, excess(fitted, best), strict=True):
+        name, high = outputs[i].removeprefix(CONSTRAINT), interval(mean[0, i], sd[0, i]).high
+        if above > 0.0:
+            broken.append(f"{name} {mean[0, i]:.4f}, {above:.4f} above {limit:g}")
+        elif high > limit:
+            doubtful.append(f"{name} up to {high:.4f}, limit {limit:g}")
+    if broken:
+        yield (
+            f"No mixture is expected to keep the limits. The recommended one exceeds them least: "
+            f"{'; '.join(broken)}."
         )
-    reference = next((r for r in rows if r.name in ("natural", "uniform")), None)
-    if signal and reference is not None:
-        gain, sd = _difference(fitted, best, with_rates(fitted, best, reference.name))
-        half = Z90 * calibration.of_rows(fitted.surrogate.features) * sd
-        if gain <= half:
-            said.append(
-                f"The gain over the {reference.name} mixture, {gain:.4f} ± {half:.4f}, "
-                "is within its 90 % interval of nothing."
-            )
+    if doubtful:
+        yield (
+            f"The recommended mixture is expected to keep these limits, but not its whole 90 % "
+            f"interval: {'; '.join(doubtful)}."
+        )
+
+
+def _on_bounds(fitted: Fitted, best: Array, rows: Sequence[Row]) -> str | None:
     outside = [row.name for row in rows if _is_outside(fitted, best, row)]
-    if outside:
-        said.append(f"Outside the bounds or constraints in force: {', '.join(outside)}.")
-    if any(row.name == "best expert" and row.trial is None for row in rows):
-        said.append(
-            "The best expert was trained on a share of a run: its row is an estimate for a full "
-            "one, and the interval is too narrow."
-        )
-    missing = [d for d in fitted.observations.domains if d not in fitted.expert_domains]
-    if missing and len(missing) < len(fitted.observations.domains):
-        said.append(
-            f"No expert log-probabilities for {', '.join(missing)}: "
-            "its share is predicted from the rates alone."
-        )
-    return tuple(said)
+    if not outside:
+        return None
+    return f"Outside the bounds or constraints in force: {', '.join(outside)}."
+
+
+def _on_a_cheap_expert(rows: Sequence[Row]) -> str | None:
+    if not any(row.name == "best expert" and row.trial is None for row in rows):
+        return None
+    return (
+        "The best expert was trained on a share of a run: its row is an estimate for a full "
+        "one, and the interval is too narrow."
+    )
+
+
+def _on_missing_experts(fitted: Fitted) -> str | None:
+    domains = fitted.observations.domains
+    missing = [d for d in domains if d not in fitted.expert_domains]
+    if not missing or len(missing) == len(domains):
+        return None
+    return (
+        f"No expert log-probabilities for {', '.join(missing)}: "
+        "its share is predicted from the rates alone."
+    )
 
 
 def _is_outside(fitted: Fitted, best: Array, row: Row) -> bool:
@@ -53,12 +159,12 @@ def _is_outside(fitted: Fitted, best: Array, row: Row) -> bool:
 
 
 def _difference(fitted: Fitted, best: Array, other: Array) -> tuple[float, float]:
-    """Mean and sd of the first goal at ``other`` minus that at ``best``."""
+    """Mean and sd of what rows show at ``other`` minus that at ``best``."""
     import torch
 
     pair = torch.from_numpy(np.stack([best, other]))[None]
     with torch.no_grad():
-        mean, covariance = fitted.surrogate.joint_goals(pair, torch.from_numpy(fitted.weights[:1]))
+        mean, covariance = fitted.surrogate.joint_goals(pair, torch.from_numpy(fitted.shown))
     C = covariance[0, 0]
     variance = float(C[0, 0] + C[1, 1] - 2.0 * C[0, 1])
     return float(mean[0, 1, 0] - mean[0, 0, 0]), max(variance, 0.0) ** 0.5

@@ -5,8 +5,9 @@ from __future__ import annotations
 from optuna_mde.answers.fitted import Fitted
 from optuna_mde.answers.rows import (
     Row,
+    broken,
     full_runs,
-    observed_goal,
+    observed,
     point_of,
     row_of,
     run_row,
@@ -24,18 +25,36 @@ def references(fitted: Fitted, best: Array) -> list[Row]:
         rows.append(row_of(fitted, "natural", with_rates(fitted, best, "natural")))
     if groups:
         rows.append(row_of(fitted, "uniform", with_rates(fitted, best, "uniform")))
-    experts = [row for t in told_runs(fitted) if (row := _expert_row(fitted, t)) is not None]
-    return rows + sorted(experts, key=lambda row: fitted.sign * row.objective.mean)[:1]
+    experts = [
+        (_overall(fitted, row, t), t.number, row)
+        for t in told_runs(fitted)
+        if (row := _expert_row(fitted, t)) is not None
+    ]
+    return rows + [row for *_, row in sorted(experts, key=lambda found: found[:2])[:1]]
+
+
+def _overall(fitted: Fitted, row: Row, trial: Record) -> float:
+    """What a recommendation minimises, of an expert's row."""
+    if not fitted.is_unlike:
+        return fitted.shown_sign * row.objective.mean
+    mean, _ = fitted.goals(fitted.told(trial)[0][None], fitted.overall)
+    return float(mean[0, 0])
 
 
 def best_seen(fitted: Fitted) -> Row | None:
-    """The full run with the lowest observed objective."""
-    values = [(observed_goal(fitted, t), t) for t in full_runs(fitted)]
-    runs = [(value, t) for value, t in values if value is not None]
-    if not runs:
-        return None
-    _, trial = min(runs, key=lambda pair: (pair[0], pair[1].number))
-    return run_row(fitted, "best seen", trial)
+    """The full run with the lowest observed objective, of those that keep the limits if any do."""
+    trial = best_run(fitted)
+    return None if trial is None else run_row(fitted, "best seen", trial)
+
+
+def best_run(fitted: Fitted) -> Record | None:
+    """The trial of `best_seen`."""
+    runs = [
+        (bool(broken(fitted, fitted.told(t)[0], [t])), value, t.number, t)
+        for t in full_runs(fitted)
+        if (value := observed(fitted, t, fitted.overall[0])) is not None
+    ]
+    return min(runs, key=lambda run: run[:3])[3] if runs else None
 
 
 def with_rates(fitted: Fitted, best: Array, kind: str) -> Array:

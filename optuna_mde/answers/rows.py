@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from optuna_mde.answers.fitted import Fitted
+from optuna_mde.answers.held_out import widening
 from optuna_mde.answers.intervals import Interval, interval, signed, weighed
 from optuna_mde.gp import calibration
 from optuna_mde.objective import CONSTRAINT
 from optuna_mde.simplex.projection import Array
 from optuna_mde.trials.records import Record
 
-_SAME = 1e-6  # L1 distance below which a run is a run of the mixture
+SAME = 1e-6  # L1 distance below which a run is a run of the mixture
 
 
 @dataclass(frozen=True)
@@ -28,43 +30,55 @@ class Row:
     params: dict[str, Any]
     """The other parameters."""
     objective: Interval
-    """First goal, or the mean of several."""
+    """The goal; the mean of several, or the first of several plain objective values, which have
+    units of their own."""
     losses: dict[str, Interval]
     """By validation set (or objective value, where no losses were reported)."""
     observed: float | None
-    """Objective observed, the mean if it was run more than once."""
+    """The same as ``objective``, observed; the mean if it was run more than once."""
     trial: int | None
     """First trial that ran it."""
     goals: tuple[Interval, ...] = ()
     """Every goal, where there are several."""
+    observed_goals: tuple[float | None, ...] = ()
+    """The same, observed."""
+    breaks: tuple[str, ...] = ()
+    """Limits that it breaks: by observed losses where it was run, else by expected ones."""
 
 
 def row_of(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> Row:
-    mean, sd = fitted.outputs(x[None])
-    goal_mean, goal_sd = fitted.goals(x[None])
-    sign, wider = fitted.sign, calibration.of_rows(fitted.surrogate.features)
-    goals = tuple(interval(m, wider * s) for m, s in zip(goal_mean[0], goal_sd[0], strict=True))
-    runs = [t for t in full_runs(fitted) if _distance(fitted, t, x) <= _SAME]
-    observed = [observed_goal(fitted, t) for t in ([trial] if trial else runs)]
-    values = [value for value in observed if value is not None]
+    observations = fitted.observations
+    everything = np.eye(len(observations.outputs))
+    outputs = _intervals(fitted, x, everything, fitted.signs)
+    goals = _intervals(fitted, x, fitted.weights, fitted.goal_signs)
+    several = len(goals) > 1
+    (shown,) = _intervals(fitted, x, fitted.shown, (fitted.shown_sign,))
+    runs = [t for t in full_runs(fitted) if _distance(fitted, t, x) <= SAME]
+    judged = [trial] if trial else runs
     first = trial or (runs[0] if runs else None)
     decoded = fitted.space.decode(x)
     primary = fitted.space.groups[0].prefix if fitted.space.groups else ""
     parts = {n for g in fitted.space.groups for n in g.names}
-    overall = goals[0] if len(goals) == 1 else _mean_interval(fitted, x)
     return Row(
         name=name,
         mixture={n.removeprefix(primary): decoded[n] for n in decoded if n in parts},
         params={n: v for n, v in decoded.items() if n not in parts},
-        objective=signed(overall, sign),
+        objective=shown,
         losses={
-            output: signed(interval(mean[0, i], wider * sd[0, i]), sign)
-            for i, output in enumerate(fitted.observations.outputs)
+            output: outputs[i]
+            for i, output in enumerate(observations.outputs)
             if not output.startswith(CONSTRAINT)
         },
-        observed=sign * float(np.mean(values)) if values else None,
+        observed=_mean(fitted, judged, fitted.shown[0], fitted.shown_sign),
         trial=first.number if first else None,
-        goals=tuple(signed(g, sign) for g in goals) if len(goals) > 1 else (),
+        goals=tuple(goals) if several else (),
+        observed_goals=tuple(
+            _mean(fitted, judged, w, sign)
+            for w, sign in zip(fitted.weights, fitted.goal_signs, strict=True)
+        )
+        if several
+        else (),
+        breaks=broken(fitted, x, judged),
     )
 
 
@@ -83,20 +97,27 @@ def run_row(fitted: Fitted, name: str, trial: Record) -> Row | None:
     outputs, noise = fitted.observations.outputs, fitted.surrogate.noise_sd.numpy()
     _, Y = fitted.told(trial)
     losses = {
-        name: weighed(interval, fitted.sign * Y[i], noise[i])
+        name: weighed(interval, fitted.signs[i] * Y[i], noise[i])
         for i, name in enumerate(outputs)
         if (interval := row.losses.get(name)) is not None
     }
-    observed = row.objective.mean if row.observed is None else row.observed
-    objective = weighed(row.objective, observed, float(fitted.noise()[0]))
+    told = row.objective.mean if row.observed is None else row.observed
+    objective = weighed(row.objective, told, float(fitted.noise()[0]))
     return replace(row, losses=losses, objective=objective)
 
 
-def _is_untold(fitted: Fitted, trial: Record) -> bool:
-    """Whether the run is an expert that the surrogate knows by its log-probabilities alone."""
-    groups = fitted.space.groups
-    domain = trial.corner(groups[0]) if groups else None
-    return domain is not None and domain in fitted.expert_domains
+def broken(fitted: Fitted, x: Array, runs: Sequence[Record]) -> tuple[str, ...]:
+    """Limits that runs at an input `[d]` broke on average, or would be expected to break."""
+    if not fitted.limits:
+        return ()
+    told = [fitted.told(t)[1] for t in runs]
+    expected = fitted.outputs(x[None])[0][0]
+    names = []
+    for i, limit in fitted.limits:
+        seen = [Y[i] for Y in told if not np.isnan(Y[i])]
+        if (np.mean(seen) if seen else expected[i]) > limit:
+            names.append(fitted.observations.outputs[i].removeprefix(CONSTRAINT))
+    return tuple(names)
 
 
 def told_runs(fitted: Fitted) -> list[Record]:
@@ -117,21 +138,37 @@ def point_of(fitted: Fitted, trial: Record) -> Array | None:
     return fitted.space.encode(trial.params, mixtures)
 
 
-def observed_goal(fitted: Fitted, trial: Record) -> float | None:
-    """The run's objective (minimised; the mean of several goals), by the objective in force."""
+def observed(fitted: Fitted, trial: Record, w: Array) -> float | None:
+    """The run's outputs, minimised, weighted by `[M]`; None where one of them is missing."""
     _, Y = fitted.told(trial)
-    weights = fitted.weights.mean(axis=0)
-    value = float(Y[weights > 0] @ weights[weights > 0])
+    value = float(Y[w != 0.0] @ w[w != 0.0])
     return value if np.isfinite(value) else None
 
 
-def _mean_interval(fitted: Fitted, x: Array) -> Interval:
-    import torch
+def widths(fitted: Fitted, W: Array) -> Array:
+    """Factors `[G]` of the sd of weighted sums in rows."""
+    return widening(fitted, W, calibration.of_rows(fitted.surrogate.features))
 
-    W = torch.from_numpy(fitted.weights.mean(axis=0, keepdims=True))
-    with torch.no_grad():
-        mean, sd = fitted.surrogate.goals(torch.from_numpy(x[None]), W)
-    return interval(float(mean), calibration.of_rows(fitted.surrogate.features) * float(sd))
+
+def _mean(fitted: Fitted, runs: Sequence[Record], w: Array, sign: float) -> float | None:
+    values = [value for t in runs if (value := observed(fitted, t, w)) is not None]
+    return sign * float(np.mean(values)) if values else None
+
+
+def _intervals(
+    fitted: Fitted, x: Array, W: Array, signs: Sequence[float] | Array
+) -> list[Interval]:
+    """Intervals of weighted sums `[G, M]` of the losses at an input `[d]`."""
+    mean, sd = fitted.goals(x[None], W)
+    sd = sd * widths(fitted, W)
+    return [signed(interval(m, s), sign) for m, s, sign in zip(mean[0], sd[0], signs, strict=True)]
+
+
+def _is_untold(fitted: Fitted, trial: Record) -> bool:
+    """Whether the run is an expert that the surrogate knows by its log-probabilities alone."""
+    groups = fitted.space.groups
+    domain = trial.corner(groups[0]) if groups else None
+    return domain is not None and domain in fitted.expert_domains
 
 
 def _distance(fitted: Fitted, trial: Record, x: Array) -> float:

@@ -16,12 +16,16 @@ def has_signal(fitted: Fitted, noise: float) -> bool:
 
     Without MDE losses a process can draw a landscape through noise: it must also predict runs that
     it has not seen better than their average does.
+
+    Args:
+        fitted: the surrogate.
+        noise: sd of a run of what is minimised, `Fitted.overall`.
     """
-    mean, _ = fitted.goals(fitted.observations.X)
-    spread = mean.mean(axis=1)
-    if spread.max() - spread.min() <= _FLAT * noise:
+    mean, _ = fitted.goals(fitted.observations.X, fitted.overall)
+    if mean.max() - mean.min() <= _FLAT * noise:
         return False
-    predicted, _, observed = leave_one_out(fitted, experts=True)
-    if fitted.surrogate.features.coreset is not None or len(observed) < FEWEST:
+    (held,) = leave_one_out(fitted, fitted.overall, experts=True)
+    if fitted.surrogate.features.coreset is not None or len(held.observed) < FEWEST:
         return True
-    return bool(np.mean((observed - predicted) ** 2) < _NO_SKILL * np.var(observed, ddof=1))
+    error = np.mean((held.observed - held.mean) ** 2)
+    return bool(error < _NO_SKILL * np.var(held.observed, ddof=1))

@@ -11,9 +11,12 @@ MIXTURE_WIDTH = 60  # characters of rates in a row; the recommended ones are lis
 HEADINGS = ("mixture", "predicted", "90 % interval", "observed", "trial", "rates")
 
 
-def table_of(rows: Sequence[Row]) -> list[str]:
-    """Lines of a table, headings first."""
-    return _aligned([HEADINGS, *(_cells(row) for row in rows)])
+def table_of(rows: Sequence[Row], goals: Sequence[str] = ()) -> list[str]:
+    """Lines of a table, headings first; several ``goals`` have two columns each."""
+    if not goals:
+        return _aligned([HEADINGS, *(_cells(row) for row in rows)])
+    pairs = [column for goal in goals for column in (goal, "observed")]
+    return _aligned([("mixture", *pairs, "trial", "rates"), *(_cells(row) for row in rows)])
 
 
 def rates_text(mixture: Mapping[str, float]) -> str:
@@ -24,14 +27,25 @@ def rates_text(mixture: Mapping[str, float]) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     interval = row.objective
-    return (
-        row.name,
+    figures = [
         f"{interval.mean:.4f}",
         f"{interval.low:.4f} … {interval.high:.4f}",
-        "" if row.observed is None else f"{row.observed:.4f}",
-        "" if row.trial is None else str(row.trial),
-        _short(rates_text(row.mixture)),
-    )
+        _number(row.observed),
+    ]
+    if row.goals:
+        pairs = zip(row.goals, row.observed_goals, strict=True)
+        figures = [cell for goal, seen in pairs for cell in (str(goal), _number(seen))]
+    trial = "" if row.trial is None else str(row.trial)
+    return (label(row), *figures, trial, _short(rates_text(row.mixture)))
+
+
+def label(row: Row) -> str:
+    """The row's name, marked where it breaks a limit."""
+    return f"{row.name} (breaks {', '.join(row.breaks)})" if row.breaks else row.name
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _short(text: str) -> str:
@@ -40,7 +54,7 @@ def _short(text: str) -> str:
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    numeric = (False, True, True, True, True, False)
+    numeric = (False, *[True] * (len(rows[0]) - 2), False)
     return [
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)

@@ -11,16 +11,48 @@ from dataclasses import dataclass
 import numpy as np
 
 from optuna_mde.answers.fitted import Fitted
-from optuna_mde.answers.held_out import FEWEST, leave_one_out
+from optuna_mde.answers.held_out import FEWEST, HeldOut, leave_one_out
 from optuna_mde.answers.intervals import Z90
+from optuna_mde.gp import calibration
 from optuna_mde.simplex.projection import Array
 
-_ENOUGH, _LEAST_INSIDE = 8, 0.7  # of so many runs; seldom fewer where intervals are right
+VERDICTS = ("good", "fair", "poor")
+
+# Chance of so few runs inside their 90 % intervals, were those right, below which they are not, or
+# may not be: 3 of 5 have .08, 6 of 8 .19, 15 of 19 .11, 16 of 20 .13.
+_WRONG, _DOUBTFUL = 0.1, 0.2
+
+
+@dataclass(frozen=True)
+class GoalTrust:
+    """Leave-one-out quality of one goal."""
+
+    name: str
+    verdict: str
+    """``good``, ``fair`` or ``poor``."""
+    rmse: float
+    """Root mean square error, in the goal's unit: nats per token for losses."""
+    spearman: float | None
+    """Rank correlation of predicted and observed values; None where all are alike."""
+    inside: int
+    """Runs inside their 90 % interval, noise included."""
+    n_runs: int
+    """Runs that were judged."""
+    noise_sd: float
+    """Sd of a single run."""
+
+    def __str__(self) -> str:
+        rank = "undefined" if self.spearman is None else f"{self.spearman:.2f}"
+        return (
+            f"rank correlation {rank}, error {self.rmse:.4f} (noise of one run "
+            f"{self.noise_sd:.4f}), {self.inside} of {self.n_runs} inside their 90 % interval"
+        )
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Leave-one-out quality of the predicted objective."""
+    """Leave-one-out quality of the predicted goals. Figures are those of the goal that is judged
+    worst, where there are several."""
 
     n_runs: int
     """Finished runs that are no experts."""
@@ -29,42 +61,96 @@ class Trust:
     spearman: float | None
     """Rank correlation of predicted and observed objective."""
     coverage: float | None
-    """Share of the runs inside their 90 % interval, noise included."""
+    """Share of the runs inside their 90 % interval, noise included, before that is widened."""
     statement: str
-    """The same in words."""
+    """The same in words, and where it was judged."""
+    goals: tuple[GoalTrust, ...] = ()
+    """Every goal, by name; empty below four runs."""
 
     def __str__(self) -> str:
         return self.statement
 
 
 def judge(fitted: Fitted) -> Trust:
-    """Judge the surrogate of a study by its first goal."""
-    mean, sd, observed = leave_one_out(fitted)
-    n = len(observed)
-    if n < FEWEST:
-        runs = f"{n} run{'s' * (n != 1)} beside the experts"
-        return Trust(n, None, None, None, f"not known yet: {runs}, {FEWEST} are needed")
-    error = observed - mean
-    rmse = float(np.sqrt(np.mean(error**2)))
-    spearman = _rank_correlation(mean, observed)
-    inside = int((np.abs(error) <= Z90 * sd).sum())
-    noise = float(fitted.noise()[0])
-    outside = n >= _ENOUGH and inside < _LEAST_INSIDE * n
-    verdict = _verdict(spearman, rmse, max(noise, _at_stake(fitted) / 8.0), outside)
-    rank = "undefined" if spearman is None else f"{spearman:.2f}"
-    statement = (
-        f"{verdict}: leave-one-out over {n} runs, rank correlation {rank}, "
-        f"error {rmse:.4f} (noise of one run {noise:.4f}), "
-        f"{inside} of {n} inside their 90 % interval"
+    """Judge the surrogate of a study by each of its goals."""
+    factor = calibration.of_rows(fitted.surrogate.features)
+    held = leave_one_out(fitted, fitted.weights, factor=factor)
+    n = max(len(one.mean) for one in held)
+    failed = f"the model could not be fitted ({fitted.failure})" if fitted.failure else ""
+    noise, gains = fitted.noise(), _at_stake(fitted)
+    goals = tuple(
+        _judged(name, one, float(noise[g]), float(gains[g]), failed=bool(failed))
+        for g, (name, one) in enumerate(zip(fitted.names, held, strict=True))
+        if len(one.mean) >= FEWEST
     )
-    return Trust(n, rmse, spearman, inside / n, statement)
+    if not goals:
+        runs = f"{n} run{'s' * (n != 1)} beside the experts"
+        known = f"{'poor' if failed else 'not known yet'}: {runs}, {FEWEST} are needed"
+        return Trust(n, None, None, None, "; ".join(filter(None, [known, failed])))
+    worst = max(goals, key=lambda goal: VERDICTS.index(goal.verdict))
+    said = [f"leave-one-out over {n} runs, {worst}"]
+    if len(held) > 1:
+        said = [f"leave-one-out over {n} runs"]
+        said += [f"{goal.name} {goal.verdict}, {goal}" for goal in goals]
+        untold = set(fitted.names) - {goal.name for goal in goals}
+        said += [f"{name} not known yet" for name in fitted.names if name in untold]
+    said += [failed, _where(fitted)]
+    return Trust(
+        n_runs=n,
+        rmse=worst.rmse,
+        spearman=worst.spearman,
+        coverage=worst.inside / worst.n_runs,
+        statement=f"{worst.verdict}: {'; '.join(filter(None, said))}",
+        goals=goals,
+    )
 
 
-def _at_stake(fitted: Fitted) -> float:
-    """What the best told run is expected to gain on the best of natural, uniform and experts."""
+def _judged(name: str, held: HeldOut, noise: float, gain: float, *, failed: bool) -> GoalTrust:
+    error, n = held.observed - held.mean, len(held.mean)
+    rmse = float(np.sqrt(np.mean(error**2)))
+    spearman = _rank_correlation(held.mean, held.observed)
+    inside = int((np.abs(error) <= Z90 * held.sd).sum())
+    verdict = "poor" if failed else _verdict(spearman, rmse, max(noise, gain / 8.0), inside, n)
+    return GoalTrust(name, verdict, rmse, spearman, inside, n, noise)
+
+
+def _verdict(spearman: float | None, rmse: float, unit: float, inside: int, n: int) -> str:
+    """In a word. A search that stays near its optimum makes runs that differ by little more than
+    their noise, which nobody could rank: then the error counts, in units of the noise or of an
+    eighth of what the recommendation is to gain, whichever is larger. Where too many runs lie
+    outside their intervals nothing is good, however well they are ranked."""
+    from scipy.stats import binom
+
+    rank = -1.0 if spearman is None else spearman
+    chance = float(binom.cdf(inside, n, 0.9))
+    if chance < _WRONG:
+        return "poor"
+    if chance >= _DOUBTFUL and (rank >= 0.8 or rmse <= 2.0 * unit):
+        return "good"
+    return "fair" if rank >= 0.5 or rmse <= 4.0 * unit else "poor"
+
+
+def _where(fitted: Fitted) -> str:
+    """Where the judged runs lie: a search makes most of them near its optimum."""
+    observations = fitted.observations
+    if observations.block is None:
+        return ""
+    runs = observations.X[~observations.corner & (observations.budget >= 1.0)]
+    goals, _ = fitted.goals(runs, fitted.overall)
+    rates = runs[:, observations.block]
+    away = np.abs(rates - rates[goals[:, 0].argmin()]).sum(axis=1) / 2.0
+    return (
+        f"judged where these runs are, of which half differ from the best of them by at most "
+        f"{100 * float(np.median(away)):.0f} % of the mixture: predictions elsewhere may be off"
+    )
+
+
+def _at_stake(fitted: Fitted) -> Array:
+    """What the best told run is expected to gain `[G]` on the best of natural, uniform and
+    experts."""
     groups = fitted.space.groups
     if not groups:
-        return 0.0
+        return np.zeros(len(fitted.weights))
     base = fitted.best_told()
     points = []
     for group in groups[:1]:
@@ -75,18 +161,8 @@ def _at_stake(fitted: Fitted) -> float:
             point[block] = rates
             points.append(point)
     mean, _ = fitted.goals(np.array([base, *points]))
-    return max(float(mean[1:, 0].min() - mean[0, 0]), 0.0)
-
-
-def _verdict(spearman: float | None, rmse: float, unit: float, outside: bool) -> str:
-    """In a word. A search that stays near its optimum makes runs that differ by little more than
-    their noise, which nobody could rank: then the error counts, in units of the noise or of an
-    eighth of what the recommendation is to gain, whichever is larger. Where too many runs lie
-    outside their intervals, nothing is good."""
-    rank = -1.0 if spearman is None else spearman
-    if not outside and (rank >= 0.8 or rmse <= 2.0 * unit):
-        return "good"
-    return "fair" if rank >= 0.5 or rmse <= 4.0 * unit else "poor"
+    gains: Array = np.maximum(mean[1:].min(axis=0) - mean[0], 0.0)
+    return gains
 
 
 def _rank_correlation(a: Array, b: Array) -> float | None:

@@ -154,16 +154,6 @@ def test_of_a_cheap_expert_a_full_run_is_predicted(world, tmp_path) -> None:
     assert answer.trust.n_runs == 8
 
 
-def test_runs_outside_their_intervals_cost_trust(world, study, monkeypatch) -> None:
-    """Of ten runs that are predicted well enough to be ranked, four lie outside."""
-    observed = np.linspace(2.0, 3.0, 10)
-    error = np.where(np.arange(10) < 4, 0.05, 0.0)
-    for sd, verdict in ((0.05, "good"), (0.01, "fair")):
-        known = (observed + error, np.full(10, sd), observed)
-        monkeypatch.setattr("optuna_mde.answers.trust.leave_one_out", lambda fitted, k=known: k)
-        assert recommend(study).trust.statement.startswith(verdict)
-
-
 def test_trust_is_judged_on_runs_that_are_no_experts(world, study, tmp_path) -> None:
     verdict = recommend(study).trust
     assert verdict.n_runs == 8

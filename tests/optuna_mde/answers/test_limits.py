@@ -1,0 +1,121 @@
+"""Limits on losses: what is recommended under them, and what is said of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+from optuna_mde import predict, recommend, suggest_mixture
+from optuna_mde.objective import ObjectiveError
+from tests.optuna_mde.recorded import inner, study_of_runs
+
+POOL = inner(4000, seed=5, concentration=0.7)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("experts")
+
+
+def limited(world, folder: Path | None, limits: dict[str, float], n: int = 14) -> optuna.Study:
+    rates = inner(n)
+    goals = {"books": 1.0}
+    losses = world.observed(rates, 1)
+    return study_of_runs(world, folder, rates, losses, goals=goals, limits=limits)
+
+
+def predicted(study: optuna.Study, world, rates: np.ndarray, name: str):
+    mixtures = [dict(zip(world.domains, x.tolist(), strict=True)) for x in rates]
+    found = predict(study, mixtures)
+    column = found.sets.index(name)
+    return found.mean[:, column], found.sd[:, column], found.objective_mean
+
+
+@pytest.mark.parametrize("objective", [None, "unseen", {"books": 1, "unseen": 3}])
+def test_limits_are_kept_whatever_the_objective(world, folder, objective) -> None:
+    code = world.true_losses(POOL)[:, world.sets.index("code")]
+    limit = float(np.quantile(code, 0.3))
+    study = limited(world, folder, {"code": limit})
+    free = limited(world, folder, {})
+    assert recommend(free, objective).losses["code"].mean > limit + 0.05
+    answer = recommend(study, objective)
+    assert answer.losses["code"].high <= limit + 1e-3  # its whole interval keeps it
+    rates = np.array([answer.mixture[d] for d in world.domains])
+    assert world.true_losses(rates)[0, world.sets.index("code")] <= limit + 0.02
+    assert not any("limit" in note for note in answer.notes)
+    # and no more than that is given up
+    mean, sd, goal = predicted(study, world, POOL, "code")
+    if objective is None:
+        assert answer.objective.mean <= goal[mean + 2.5 * sd <= limit].min() + 1e-3
+
+
+def test_predictions_do_not_depend_on_limits(world, folder) -> None:
+    mixture = dict(zip(world.domains, (0.25,) * 4, strict=True))
+    one = predict(limited(world, folder, {}), mixture)
+    other = predict(limited(world, folder, {"code": 1.0}), mixture)
+    np.testing.assert_array_equal(one.mean, other.mean)
+    np.testing.assert_array_equal(one.objective_mean, other.objective_mean)
+
+
+@pytest.mark.parametrize("with_experts", [True, False])
+def test_limits_that_nothing_keeps_are_exceeded_least_and_said(
+    world, folder, with_experts: bool
+) -> None:
+    """Whatever the doubt: without experts it is large where no run is."""
+    code = world.true_losses(POOL)[:, world.sets.index("code")]
+    limit = float(code.min()) - 1.0
+    study = limited(world, folder if with_experts else None, {"code": limit})
+    answer = recommend(study)
+    mean, _, _ = predicted(study, world, np.concatenate([POOL, np.eye(4)]), "code")
+    excess = answer.losses["code"].mean - limit
+    assert excess <= mean.min() - limit + 2e-3
+    said = next(note for note in answer.notes if "No mixture is expected to keep" in note)
+    assert f"{excess:.4f} above {limit:g}" in said
+    assert answer.rows[0].breaks == ("code",)
+
+
+def test_runs_that_break_a_limit_are_marked(world, folder) -> None:
+    code = world.true_losses(POOL)[:, world.sets.index("code")]
+    study = limited(world, folder, {"code": float(np.quantile(code, 0.3))})
+    answer = recommend(study)
+    text = str(answer)
+    limit = float(np.quantile(code, 0.3))
+    marked = 0
+    for row in answer.rows:
+        if row.trial is None:
+            told = row.losses["code"].mean
+        else:
+            told = study.trials[row.trial].user_attrs["losses"]["code"]
+        assert row.breaks == (("code",) if told > limit else ())
+        assert (f"{row.name} (breaks code)" in text) == bool(row.breaks)
+        marked += bool(row.breaks)
+    assert 0 < marked < len(answer.rows)
+    # the best run is one that keeps the limit, though others have lower objectives
+    assert answer.best_seen.breaks == ()
+    assert answer.best_seen.observed > min(t.value for t in study.trials)
+    tight = recommend(limited(world, folder, {"code": 0.0}))
+    assert tight.best_seen.breaks == ("code",)
+
+
+def test_constraints_of_the_users_own_are_limits_too() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        mixture = suggest_mixture(trial, ["a", "b"])
+        trial.set_constraint("shares", mixture["a"] - 0.4)
+        return -mixture["a"]
+
+    rates = np.linspace(0.05, 0.95, 10)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for a in rates:
+        study.enqueue_trial({"mix/a": a, "mix/b": 1.0 - a})
+    study.optimize(objective, n_trials=10)
+    answer = recommend(study)
+    assert answer.mixture["a"] == pytest.approx(0.4, abs=0.03)
+    assert answer.rows[0].breaks == ()
+
+
+def test_an_objective_of_a_misspelt_set_stays_an_error_beside_limits(world, folder) -> None:
+    with pytest.raises(ObjectiveError, match="'cdoe', which no run reports"):
+        recommend(limited(world, folder, {"code": 3.0}), "cdoe")

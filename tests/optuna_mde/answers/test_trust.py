@@ -1,0 +1,170 @@
+"""What is said of how far predictions can be trusted, and how wide intervals are by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+
+from optuna_mde import predict, recommend
+from optuna_mde.answers.fitted import Fitted, fit_study
+from optuna_mde.answers.held_out import widening
+from optuna_mde.answers.trust import Trust, judge
+from tests.optuna_mde.recorded import inner, study_of_runs
+
+CODE = {"code": 1.0}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("experts")
+
+
+def of_runs(world, folder: Path | None, n: int, **options) -> optuna.Study:
+    rates = inner(n)
+    return study_of_runs(world, folder, rates, world.observed(rates, 1), **options)
+
+
+def judged(fitted: Fitted, z: np.ndarray) -> Trust:
+    """The verdict if leave-one-out had these errors, in sd, on the runs beside the experts."""
+    means, sds = fitted.surrogate.leave_one_out()
+    runs = (~fitted.surrogate.runs.corner).numpy()
+    errors = torch.zeros(len(means), 1, dtype=torch.float64)
+    errors[runs] = torch.from_numpy(z).unsqueeze(-1)
+    fitted.__dict__["unseen"] = (fitted.surrogate.runs.Y - errors * sds, sds)
+    return judge(fitted)
+
+
+@pytest.mark.parametrize(
+    ("n", "outside", "verdict"),
+    [
+        (5, 0, "good"),
+        (5, 1, "good"),
+        (5, 2, "poor"),
+        (19, 0, "good"),
+        (19, 3, "good"),
+        (19, 4, "fair"),
+        (19, 6, "poor"),
+        (19, 19, "poor"),
+    ],
+)
+def test_runs_outside_their_intervals_cost_trust(
+    world, folder, n: int, outside: int, verdict: str
+) -> None:
+    """Runs that differ by much more than the errors, and are ranked well whatever these are."""
+    fitted = fit_study(of_runs(world, folder, n, goals=CODE))
+    z = np.where(np.arange(n) < outside, 2.5, 0.2)
+    found = judged(fitted, z)
+    assert found.statement.startswith(f"{verdict}: ")
+    assert f"{n - outside} of {n} inside" in found.statement
+    assert found.coverage == pytest.approx(1.0 - outside / n)
+    assert (found.spearman or 0.0) >= 0.8
+
+
+def test_a_rank_that_says_nothing_is_not_good(world, folder) -> None:
+    fitted = fit_study(of_runs(world, folder, 10, goals=CODE))
+    Y = fitted.surrogate.runs.Y
+    runs = ~fitted.surrogate.runs.corner
+    fitted.__dict__["unseen"] = (2.0 * Y[runs].mean(dim=0) - Y, torch.full_like(Y, 10.0))
+    found = judge(fitted)
+    assert (found.spearman, found.coverage) == (pytest.approx(-1.0), 1.0)
+    assert found.statement.startswith("poor: ")
+
+
+def test_the_statement_says_where_it_was_judged(world, folder) -> None:
+    rates = 0.5 * np.array([0.1, 0.6, 0.2, 0.1]) + 0.5 * inner(9)
+    study = study_of_runs(world, folder, rates, world.observed(rates, 1), goals=CODE)
+    said = recommend(study).trust.statement
+    mixtures = [dict(zip(world.domains, x.tolist(), strict=True)) for x in rates]
+    best = rates[predict(study, mixtures).objective_mean.argmin()]
+    half = np.median(np.abs(rates - best).sum(axis=1) / 2)
+    assert 0.05 < half < 0.5
+    assert f"half differ from the best of them by at most {100 * half:.0f} % of the mix" in said
+    assert "predictions elsewhere may be off" in said
+
+
+def test_several_goals_are_all_judged_by_name(world, folder) -> None:
+    goals = {"text": {"books": 1.0}, "tools": {"code": 1.0, "math": 1.0}}
+    study = of_runs(world, folder, 9, goals=goals, n_goals=2)
+    fitted = fit_study(study)
+    means, sds = fitted.unseen
+    books = world.sets.index("books")
+    wrong = means.clone()
+    wrong[:, books] += 5.0 * sds[:, books]
+    fitted.__dict__["unseen"] = (wrong, sds)
+    found = judge(fitted)
+    assert [goal.name for goal in found.goals] == ["text", "tools"]
+    text, tools = found.goals
+    assert (text.verdict, text.inside) == ("poor", 0)
+    assert tools.inside >= 7
+    assert found.statement.startswith("poor: ")
+    assert "text poor, " in found.statement
+    assert f"tools {tools.verdict}, " in found.statement
+    assert (found.coverage, found.rmse) == (0.0, text.rmse)
+
+
+def test_intervals_are_widened_by_what_leave_one_out_shows(world, folder) -> None:
+    """sqrt((10 + Σz²) / (10 + n)), on top of the factor of the sd; the noise is not widened."""
+    fitted = fit_study(of_runs(world, folder, 12, goals=CODE))
+    W = fitted.weights
+    seed = fitted.surrogate.noise_sd.square()
+    for factor in (1.0, 1.2):
+        for z in (0.1, 1.0, 4.0):
+            _, sds = fitted.surrogate.leave_one_out()
+            wide = (seed + factor**2 * (sds.square() - seed).clamp_min(0.0)).sqrt()
+            fitted.__dict__["unseen"] = (fitted.surrogate.runs.Y + z * wide, sds)
+            wanted = factor * max(1.0, ((10 + 12 * z**2) / 22) ** 0.5)
+            assert widening(fitted, W, factor)[0] == pytest.approx(wanted, rel=1e-6)
+
+
+def test_a_few_broken_runs_widen_no_interval_much(world, folder) -> None:
+    fitted = fit_study(of_runs(world, folder, 20, goals=CODE))
+    means, sds = fitted.unseen
+    broken = means.clone()
+    broken[-3:] -= 5.0  # nats
+    fitted.__dict__["unseen"] = (broken, sds)
+    assert widening(fitted, fitted.weights, 1.0)[0] < 1.6
+
+
+def test_rows_and_predictions_are_both_wider_where_runs_contradict_them(world, folder) -> None:
+    """Losses that swing from run to run by more than any smooth model can follow."""
+    rates = inner(12)
+    losses = world.observed(rates, 1)
+    swing = np.where(np.arange(12) % 2, 1.0, -1.0)[:, None]
+    calm = study_of_runs(world, folder, rates, losses, goals=CODE)
+    fitted = fit_study(calm)
+    odd = study_of_runs(world, folder, rates, losses + 0.5 * swing, goals=CODE)
+    mixture = dict(zip(world.domains, (0.25,) * 4, strict=True))
+    assert predict(odd, mixture).objective_sd[0] > 2.0 * predict(calm, mixture).objective_sd[0]
+
+    def width(study: optuna.Study) -> float:
+        row = next(r for r in recommend(study).rows if r.name == "uniform")
+        return row.objective.high - row.objective.low
+
+    assert width(odd) > 2.0 * width(calm)
+    assert widening(fitted, fitted.weights, 1.0)[0] < 1.5
+
+
+def test_a_failed_fit_is_said_and_never_good(world, folder, monkeypatch) -> None:
+    import optuna_mde.gp.fitting as fitting
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("covariance is not positive definite")
+
+    study = of_runs(world, folder, 9, goals=CODE)
+    assert recommend(study).trust.statement.startswith("good")
+    monkeypatch.setattr(fitting, "_fit_hyperparameters", fails)
+    answer = recommend(study)
+    reason = "RuntimeError: covariance is not positive definite"
+    assert answer.trust.statement.startswith("poor: ")
+    assert f"the model could not be fitted ({reason})" in answer.trust.statement
+    assert any(reason in note and "take them as a guess" in note for note in answer.notes)
+    assert sum(answer.mixture.values()) == pytest.approx(1.0, abs=1e-9)
+    assert np.isfinite(predict(study, answer.mixture).objective_mean).all()
+    young = of_runs(world, folder, 2, goals=CODE)
+    said = recommend(young).trust.statement
+    assert said.startswith("poor: 2 runs beside the experts")
+    assert reason in said
