@@ -56,7 +56,9 @@ def report_losses(
         The objective's value, or one value for each group.
 
     Raises:
-        ValueError: if a loss, limit, weight or budget cannot be used, or the study maximises.
+        ValueError: if a loss, limit, weight or budget cannot be used, the objective or a limit
+            names a set that no run reports, a limit is "natural" without a natural mixture, or the
+            study maximises.
         optuna.TrialPruned: after recording, if ``budget < 1``: a shortened run has no value that
             compares with the others'.
     """
@@ -73,6 +75,7 @@ def report_losses(
     _check_study(study, goals)
     absent = _absent(study, goals, reported, kept)
     wanted = _limits(limits)
+    _check_limits(running, wanted, reported)
     attrs: dict[str, Any] = {
         "losses": kept,
         "objective": goals.to_json(),
@@ -227,16 +230,48 @@ def _absent(
         ObjectiveError: if the objective weighs a set that no run has ever reported.
     """
     missing = [name for name in goals.sets if name not in losses]
-    if missing:
-        others = records.read_trials(study) if study is not None else []
-        reported = {name for trial in others for name in trial.losses}
-        unknown = [name for name in missing if name not in reported]
-        if unknown:
-            raise ObjectiveError(
-                f"the objective weighs {', '.join(unknown)}, which no run reports; losses holds "
-                f"{', '.join(losses)}"
-            )
+    unknown = _unknown(study, missing)
+    if unknown:
+        raise ObjectiveError(
+            f"the objective weighs {', '.join(unknown)}, which no run reports; losses holds "
+            f"{', '.join(losses)}"
+        )
     return missing + [name for name in losses if name not in kept]
+
+
+def _check_limits(
+    running: Trial | None, limits: Mapping[str, Limit], losses: Mapping[str, float]
+) -> None:
+    """Limits that could never be judged are mistakes.
+
+    Raises:
+        ObjectiveError: if one is on a set that no run has ever reported, or is that of a natural
+            mixture which the study does not have.
+    """
+    study = running.study if running is not None else None
+    unknown = _unknown(study, [name for name in limits if name not in losses])
+    if unknown:
+        raise ObjectiveError(
+            f"limits names {', '.join(unknown)}, which no run reports; losses holds "
+            f"{', '.join(losses)}"
+        )
+    asked = [name for name, limit in limits.items() if limit == "natural"]
+    if not asked or running is None:
+        return
+    groups = study_space(running.study, running).groups
+    if not groups or groups[0].natural is None:
+        raise ObjectiveError(
+            f"the limit of {', '.join(asked)} is that of the natural mixture, and the study has "
+            f"none; name it, suggest_mixture(..., natural={{domain: share}}), or give a number"
+        )
+
+
+def _unknown(study: optuna.Study | None, names: Sequence[str]) -> list[str]:
+    """Those of some validation sets that no run of the study has reported."""
+    if not names or study is None:
+        return list(names)
+    reported = {name for trial in records.read_trials(study) for name in trial.losses}
+    return [name for name in names if name not in reported]
 
 
 def _values(

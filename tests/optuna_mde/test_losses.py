@@ -163,6 +163,37 @@ NUMBERS = {
 }
 
 
+@pytest.mark.parametrize("limits", [{"wbe": 3.0}, {"wbe": "natural"}, {"web": 3.0, "wbe": 3.0}])
+def test_a_limit_on_a_set_that_no_run_reports_is_an_error(limits: dict[str, Any]) -> None:
+    study = optuna.create_study()
+    trial = study.ask()
+    suggest_mixture(trial, DOMAINS, natural={"web": 3, "code": 1})
+    with pytest.raises(ValueError, match="limits names wbe, which no run reports"):
+        report_losses(trial, LOSSES, limits=limits)
+    assert "losses" not in trial.user_attrs
+    with pytest.raises(ValueError, match="limits names wbe"):
+        report_losses(FixedTrial({}), LOSSES, limits=limits)
+
+
+def test_a_limit_on_a_set_that_other_runs_report_is_none() -> None:
+    study = optuna.create_study()
+    study.tell(trial := study.ask(), report_losses(trial, {**LOSSES, "later": 2.0}))
+    assert report_losses(study.ask(), LOSSES, limits={"later": 1.0}) > 0
+
+
+def test_the_natural_mixtures_limit_needs_a_natural_mixture() -> None:
+    study = optuna.create_study()
+    trial = study.ask()
+    with pytest.raises(ValueError, match="the limit of web is that of the natural mixture, and"):
+        report_losses(trial, LOSSES, limits={"web": "natural"})
+    suggest_mixture(trial, DOMAINS)
+    with pytest.raises(ValueError, match="the study has none"):
+        report_losses(trial, LOSSES, limits={"web": "natural"})
+    known = study.ask()
+    suggest_mixture(known, DOMAINS, natural={"web": 3, "code": 1})
+    assert report_losses(known, LOSSES, limits={"web": "natural"}) > 0
+
+
 @pytest.mark.parametrize("kind", NUMBERS)
 def test_every_number_may_be_of_numpy_or_torch(kind: str, tmp_path: Path) -> None:
     whole, real = NUMBERS[kind]
