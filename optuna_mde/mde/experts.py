@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from optuna_mde.mde.logprobs import ExpertFileError, load_logprobs
-from optuna_mde.mde.tokens import SMALLEST_RATIO, TokenTable, set_gradients, set_losses
+from optuna_mde.mde.logprobs import ExpertFileError
+from optuna_mde.mde.token_files import FileTokens, LogprobFile, UnusableFileError
+from optuna_mde.mde.tokens import Tokens, TokenTable, divided, set_gradients, set_losses
 
 
 class ExpertTable:
@@ -44,13 +44,20 @@ class ExpertTable:
         self.domains = tuple(domains)
         index = {domain: j for j, domain in enumerate(self.domains)}
         present = [d for d in self.domains if d in logprobs]
-        tables: dict[str, TokenTable] = {}
+        tables: dict[str, Tokens] = {}
         for name in dict.fromkeys(s for d in present for s in logprobs[d]):
             owners = [d for d in present if name in logprobs[d]]
             if len(owners) >= 2:
                 columns = [np.asarray(logprobs[d][name], dtype=np.float32) for d in owners]
                 tables[name] = _token_table(name, columns, owners, [index[d] for d in owners])
-        self._tables = tables
+        self._tables: Mapping[str, Tokens] = tables
+
+    @classmethod
+    def of(cls, domains: Sequence[str], tables: Mapping[str, Tokens]) -> ExpertTable:
+        """A table of sets whose tokens are given as such."""
+        table = cls(domains, {})
+        table._tables = dict(tables)
+        return table
 
     @property
     def sets(self) -> tuple[str, ...]:
@@ -58,9 +65,21 @@ class ExpertTable:
         return tuple(self._tables)
 
     @property
-    def tables(self) -> tuple[TokenTable, ...]:
+    def tables(self) -> tuple[Tokens, ...]:
         """The tokens of each set."""
         return tuple(self._tables.values())
+
+    def in_memory(self) -> ExpertTable:
+        """The same table, its tokens read once.
+
+        Raises:
+            UnusableFileError: if a file cannot be read, or holds no log-probabilities.
+        """
+        read = {
+            name: tokens.in_memory() if isinstance(tokens, FileTokens) else tokens
+            for name, tokens in self._tables.items()
+        }
+        return ExpertTable.of(self.domains, read)
 
     def losses(self, rates: np.ndarray) -> np.ndarray:
         """MDE losses over every token.
@@ -100,7 +119,21 @@ class ExpertTable:
 def load_table(
     domains: Sequence[str], files: Mapping[str, str]
 ) -> tuple[ExpertTable, dict[str, str]]:
-    """Read the experts' files into one table.
+    """`open_table`, with all tokens read into memory."""
+    refused: dict[str, str] = {}
+    while True:
+        usable = {domain: url for domain, url in files.items() if domain not in refused}
+        table, others = open_table(domains, usable)
+        try:
+            return table.in_memory(), refused | others
+        except UnusableFileError as error:
+            refused |= {d: str(error) for d, url in usable.items() if url == error.url}
+
+
+def open_table(
+    domains: Sequence[str], files: Mapping[str, str]
+) -> tuple[ExpertTable, dict[str, str]]:
+    """The experts' files as one table, whose tokens stay where they are.
 
     Args:
         domains: the K domains of the mixture.
@@ -108,33 +141,41 @@ def load_table(
 
     Returns:
         The table of all files that belong together, and the reason for each one left out. A file
-        belongs if its sets have the tokens and fingerprints that most files have.
+        belongs if its sets have the tokens and fingerprints that most files have. Reading a token
+        raises `UnusableFileError` where a file holds something else than log-probabilities.
     """
-    loaded: dict[str, dict[str, np.ndarray]] = {}
-    marks: dict[str, dict[str, Any]] = {}
+    found: dict[str, LogprobFile] = {}
     refused: dict[str, str] = {}
     for domain, url in files.items():
         try:
-            loaded[domain], metadata = load_logprobs(url)
-        except ExpertFileError as error:
+            found[domain] = LogprobFile.open(url)
+        except UnusableFileError as error:
             refused[domain] = str(error)
-            continue
-        marks[domain] = {
-            name: (len(values), metadata.get("tokenizer"), _fingerprints(metadata).get(name))
-            for name, values in loaded[domain].items()
-        }
-    for name in dict.fromkeys(s for sets in loaded.values() for s in sets):
-        owners = [d for d in loaded if name in loaded[d]]
-        votes = [marks[d][name] for d in owners]
-        usual = max(votes, key=votes.count)
-        for domain in owners:
-            if marks[domain][name] != usual:
-                del loaded[domain][name]
-                refused[domain] = (
-                    f"{files[domain]}: set {name!r} has other tokens, tokenizer or fingerprint "
-                    "than the other experts' files"
-                )
-    return ExpertTable(domains, loaded), refused
+    tables: dict[str, Tokens] = {}
+    ordered = [found[d] for d in domains if d in found]
+    for name in dict.fromkeys(s for file in ordered for s in file.sets):
+        marks = {d: _mark(file, name) for d, file in found.items() if name in file.sets}
+        usual = max(marks.values(), key=list(marks.values()).count)
+        for domain in [d for d, mark in marks.items() if mark != usual]:
+            refused[domain] = (
+                f"{files[domain]}: set {name!r} has other tokens, tokenizer or fingerprint "
+                "than the other experts' files"
+            )
+        owners = [d for d in domains if marks.get(d) == usual]
+        if len(owners) >= 2:
+            experts = np.array([tuple(domains).index(d) for d in owners])
+            tables[name] = FileTokens(name, tuple(found[d] for d in owners), experts)
+    return ExpertTable.of(domains, tables), refused
+
+
+def _mark(file: LogprobFile, name: str) -> tuple[object, ...]:
+    """What files that belong together share of a set."""
+    try:
+        sets = json.loads(file.metadata.get("sets", "{}"))
+    except (TypeError, ValueError):
+        sets = {}
+    fingerprint = sets.get(name) if isinstance(sets, dict) else None
+    return file.sets[name], file.metadata.get("tokenizer"), fingerprint
 
 
 def _token_table(
@@ -143,16 +184,8 @@ def _token_table(
     lengths = {d: len(c) for d, c in zip(owners, columns, strict=True)}
     if len(set(lengths.values())) > 1:
         raise ExpertFileError(f"set {name!r} has different numbers of tokens: {lengths}")
-    ratios = np.stack(columns, axis=1)
-    top = np.maximum(ratios.max(axis=1), np.float32(np.log(SMALLEST_RATIO)))
-    ratios -= top[:, None]
-    np.exp(ratios, out=ratios)
-    return TokenTable(ratios, float(top.mean(dtype=np.float64)), np.array(experts))
-
-
-def _fingerprints(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        sets = json.loads(metadata.get("sets", "{}"))
-    except (TypeError, ValueError):
-        return {}
-    return sets if isinstance(sets, dict) else {}
+    ratios = np.stack(columns)
+    top = divided(ratios)
+    return TokenTable(
+        np.ascontiguousarray(ratios.T), float(top.mean(dtype=np.float64)), np.array(experts)
+    )

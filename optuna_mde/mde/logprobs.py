@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -98,22 +101,24 @@ def _metadata(data: bytes) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def _is_local(url: str) -> bool:
+def is_local(url: str) -> bool:
+    """Whether a URL is a path of this machine."""
     return "://" not in url or url.startswith("file://")
 
 
-def _local_path(url: str) -> Path:
+def local_path(url: str) -> Path:
+    """The path that a local URL names."""
     return Path(url.removeprefix("file://"))
 
 
 def _write_bytes(url: str, data: bytes) -> None:
-    if not _is_local(url):
+    if not is_local(url):
         import fsspec
 
         with fsspec.open(url, "wb") as stream:
             stream.write(data)
         return
-    path = _local_path(url)
+    path = local_path(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not `mkstemp`, whose files nobody else on a shared file system may read.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
@@ -125,11 +130,39 @@ def _write_bytes(url: str, data: bytes) -> None:
         raise
 
 
-def _read_bytes(url: str) -> bytes:
-    if not _is_local(url):
-        import fsspec
+@contextlib.contextmanager
+def opened(url: str) -> Iterator[BinaryIO]:
+    """A file at any URL, open for reading at any place of it."""
+    if is_local(url):
+        with local_path(url).open("rb") as local:
+            yield local
+        return
+    import fsspec
 
-        with fsspec.open(url, "rb") as stream:
-            data: bytes = stream.read()
-        return data
-    return _local_path(url).read_bytes()
+    with fsspec.open(url, "rb") as remote:
+        try:
+            remote.seek(0)
+        except (OSError, ValueError):  # its length is unknown
+            yield io.BytesIO(remote.read())
+        else:
+            yield remote
+
+
+def copy_of(url: str) -> Path:
+    """A file that is not local, copied into the system's folder of temporary ones."""
+    from fsspec.core import url_to_fs
+
+    system, path = url_to_fs(url)
+    handle, name = tempfile.mkstemp(suffix=".safetensors")
+    os.close(handle)
+    try:
+        system.get_file(path, name)
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Path(name)
+
+
+def _read_bytes(url: str) -> bytes:
+    with opened(url) as stream:
+        return stream.read()

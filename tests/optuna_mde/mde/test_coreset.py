@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import optuna_mde.mde.coreset
 from optuna_mde.mde.coreset import MAX_RMS_ERROR, Coreset, reference_mixtures, temper
 from optuna_mde.mde.experts import ExpertTable
 
@@ -89,3 +90,27 @@ def test_tempering_keeps_corners_and_order() -> None:
     assert soft[2, 2] == 0.0
     assert rates[0, 0] > soft[0, 0] > soft[0, 1] > soft[0, 2] > rates[0, 2]
     assert temper(rates, 1.0) is rates
+
+
+def test_a_large_set_that_fails_its_check_keeps_few_tokens_and_says_how_far_it_is_off(
+    monkeypatch,
+) -> None:
+    full = table(20_000)
+    monkeypatch.setattr(optuna_mde.mde.coreset, "MAX_RMS_ERROR", 0.0)
+    coreset = Coreset(full)
+    assert coreset.n_tokens[0] < 1500
+    fresh = reference_mixtures(500, K, np.random.default_rng(99))
+    error = coreset.losses(torch.from_numpy(fresh)).numpy() - full.losses(fresh)
+    assert coreset.rms_error[0] == pytest.approx(np.sqrt(np.mean(error**2)), rel=0.3)
+
+
+def test_errors_are_stated_as_they_are_elsewhere() -> None:
+    """Stated over mixtures that did not choose the tokens: neither too low nor too high."""
+    ratios = []
+    for seed in range(6):
+        full = table(9_000, seed)
+        coreset = Coreset(full, seed)
+        fresh = reference_mixtures(500, K, np.random.default_rng(99))
+        error = coreset.losses(torch.from_numpy(fresh)).numpy() - full.losses(fresh)
+        ratios.append(coreset.rms_error[0] / np.sqrt(np.mean(error**2)))
+    assert 0.8 < np.mean(ratios) < 1.25
