@@ -38,6 +38,7 @@ from optuna.trial import TrialState
 from optuna_mde import MDESampler, recommend, report_losses, save_logprobs, suggest_mixture
 from optuna_mde.asks import proposal as proposals
 from optuna_mde.asks.proposal import Proposal, Proposer
+from optuna_mde.objective import ObjectiveError
 from optuna_mde.observations import Observations
 from optuna_mde.simplex.region import Region, sample
 
@@ -273,15 +274,23 @@ class Storm:
             logprobs = save_logprobs(self.folder / f"{trial.number}.st", arrays)
             logprobs = str(self.folder / "gone.st") if rng.random() < 0.05 else logprobs
         limits: Any = {"a": "natural" if rng.random() < 0.5 else 1.0}
-        try:
+        budget = 0.5 if corner and rng.random() < 0.1 else 1.0
+
+        def report(limits: Any) -> Any:
             return report_losses(
                 trial,
                 losses,
                 objective=self.groups,
-                limits=limits if self.constrained else None,
+                limits=limits,
                 logprobs=logprobs,
-                budget=0.5 if corner and rng.random() < 0.1 else 1.0,
+                budget=budget,
             )
+
+        try:
+            try:
+                return report(limits if self.constrained else None)
+            except ObjectiveError:  # there is no natural mixture
+                return report({"a": 1.0})
         except optuna.TrialPruned:
             self.study.tell(trial, state=TrialState.PRUNED)
             return None
