@@ -1,0 +1,63 @@
+"""The sentences beside the figures of a recommendation."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import optuna
+import pytest
+
+from optuna_mde import recommend
+from optuna_mde.answers.fitted import fit_study
+from optuna_mde.answers.notes import notes
+from tests.optuna_mde.recorded import add_run
+
+LEVELS = {0.1: 4.0, 0.2: 3.5, 0.3: 3.0, 0.32: 3.4, 0.5: 3.1, 0.7: 3.3, 0.72: 3.02, 0.9: 3.4}
+
+
+@pytest.mark.parametrize(
+    ("a", "repeats", "said"),
+    [
+        (0.3, (), None),  # the best run itself
+        (0.31, (), None),  # beside it, whatever its other neighbours
+        (0.73, (), None),  # one of two neighbours is as good as the best run
+        (0.52, (), r"nearest runs differ from it in up to 10 % of the mixture \(trial 4\)"),
+        (0.12, (), r"differ from it in up to 10 % of the mixture \(trials 0, 1\), .* by 0\.5000:"),
+        (0.1, (), r"mixture was run itself \(trial 0\), .* best run, trial 2, by 1\.0000:"),
+        (0.3, (3.6, 3.6), r"was run itself \(trials 2, 8, 9\), .* by 0\.4000:"),
+        (0.4, (), None),
+    ],
+)
+def test_a_mixture_whose_runs_were_clearly_worse_is_not_named_in_silence(
+    a: float, repeats: tuple[float, ...], said: str | None
+) -> None:
+    study = optuna.create_study()
+    for share, value in (*LEVELS.items(), *((a, value) for value in repeats)):
+        add_run(study, {"a": share, "b": 1 - share}, (value,))
+    fitted = fit_study(study)
+    fitted.__dict__["noise"] = lambda W=None: np.array([0.01])
+    found = " ".join(notes(fitted, np.array([a, 1 - a]), (), signal=True))
+    assert ("clearly worse than the best run" in found) == (said is not None)
+    assert said is None or re.search(said, found)
+
+
+def test_a_gain_that_may_be_none_is_said_in_words_a_person_can_read() -> None:
+    rng = np.random.default_rng(0)
+    study = optuna.create_study()
+    study.set_user_attr("natural", {"a": 0.5, "b": 0.5})
+    for a in np.linspace(0.0, 1.0, 11):
+        add_run(study, {"a": a, "b": 1 - a}, (float(3 + (a - 0.55) ** 2 + 0.02 * rng.normal()),))
+    answer = recommend(study)
+    assert answer.signal
+    note = next(note for note in answer.notes if "natural" in note)
+    assert note.startswith(
+        "It is not sure that the recommended mixture is better than the natural"
+    )
+    assert "includes no gain at all" in note
+    assert not any("of nothing" in note for note in answer.notes)
+    far = optuna.create_study()
+    far.set_user_attr("natural", {"a": 0.05, "b": 0.95})
+    for trial in study.trials:
+        far.add_trial(trial)
+    assert not any("not sure" in note for note in recommend(far).notes)
