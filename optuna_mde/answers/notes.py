@@ -11,6 +11,7 @@ from optuna_mde.answers.intervals import Z90, interval
 from optuna_mde.answers.optimum import excess
 from optuna_mde.answers.references import best_run, with_rates
 from optuna_mde.answers.rows import SAME, Row, full_runs, observed, widths
+from optuna_mde.answers.scarce import spoilt_expert
 from optuna_mde.objective import CONSTRAINT
 from optuna_mde.simplex.projection import Array
 
@@ -29,6 +30,7 @@ def notes(fitted: Fitted, best: Array, rows: Sequence[Row], signal: bool) -> tup
         _on_bounds(fitted, best, rows),
         _on_a_cheap_expert(rows),
         _on_missing_experts(fitted),
+        _on_a_spoilt_expert(fitted),
     ]
     return tuple(note for note in said if note is not None)
 
@@ -148,6 +150,24 @@ def _on_missing_experts(fitted: Fitted) -> str | None:
     return (
         f"No expert log-probabilities for {', '.join(missing)}: "
         "its share is predicted from the rates alone."
+    )
+
+
+def _on_a_spoilt_expert(fitted: Fitted) -> str | None:
+    found = spoilt_expert(fitted)
+    if found is None:
+        return None
+    name, less = found.domain, found.budget / 2.0
+    mend = "Pass in the file of an expert that trained for fewer steps."
+    if found.number >= 0:
+        mend = (
+            f"Train it for less, MDESampler(expert_budget={{{name!r}: {less:g}}}) or still less; "
+            f'exclude_trials(study, [{found.number}], "overtrained") has it trained again.'
+        )
+    return (
+        f"The expert of {name} spoils predictions: the more of {name} a mixture had, the better "
+        f"it did than the experts' files say, by {found.gap:.2f} nats per token at 100 %. An "
+        f"expert that has read its domain's text too often does that. {mend}"
     )
 
 
