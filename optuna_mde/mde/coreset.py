@@ -14,6 +14,7 @@ s, 250-450 / 300-610, .0007 / .0007. Exact solutions (Lawson and Hanson's NNLS) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -47,6 +48,12 @@ WHOLE = 8192
 
 _PIECE_ENTRIES = 250_000  # float32 entries of `[mixtures, tokens]`: 1 MB stay in a core's cache
 
+# All that a coreset depends on beside the experts' tokens; the number grows with the procedure.
+RECIPE = (
+    *(2, SCALES, POOL, LEAST_EQUATIONS, EQUATIONS_PER_DOMAIN),
+    *(CHECKED, _TOLERANCE, MAX_RMS_ERROR, WHOLE),
+)
+
 # (λ + ε)^α - ε^α instead of λ^α: zero at zero all the same, but with a finite slope there.
 TEMPER_FLOOR = 1e-3
 
@@ -59,6 +66,7 @@ class Coreset:
         seed: of the mixtures that are matched, and of the pool.
 
     Attributes:
+        tokens: M sets of weighted tokens.
         rms_error: `[M]` root mean square error in nats per token over mixtures that were not
             matched; 0 for a set that is kept whole. ``MAX_RMS_ERROR`` is aimed at.
     """
@@ -71,14 +79,31 @@ class Coreset:
             _condense(tokens, K, np.random.default_rng((seed, i)))
             for i, tokens in enumerate(table.tables)
         ]
-        self._tokens = [tokens for tokens, _ in built]
+        self.tokens = tuple(tokens for tokens, _ in built)
         self.rms_error = np.array([error for _, error in built])
         self._weighted: WeightedSets | None = None
+
+    @classmethod
+    def of(
+        cls,
+        domains: Sequence[str],
+        sets: Sequence[str],
+        tokens: Sequence[TokenTable],
+        rms_error: np.ndarray,
+    ) -> Coreset:
+        """A coreset that was made before."""
+        coreset = cls(ExpertTable(domains, {}))
+        coreset.sets, coreset.tokens, coreset.rms_error = tuple(sets), tuple(tokens), rms_error
+        return coreset
 
     @property
     def n_tokens(self) -> tuple[int, ...]:
         """Tokens that are kept of each set."""
-        return tuple(tokens.n_tokens for tokens in self._tokens)
+        return tuple(tokens.n_tokens for tokens in self.tokens)
+
+    def table(self) -> ExpertTable:
+        """The weighted tokens as an experts' table."""
+        return ExpertTable.of(self.domains, dict(zip(self.sets, self.tokens, strict=True)))
 
     def losses(self, rates: torch.Tensor) -> torch.Tensor:
         """MDE losses of mixtures.
@@ -90,7 +115,7 @@ class Coreset:
             `batch_shape x M`, nats per token.
         """
         if self._weighted is None:
-            self._weighted = WeightedSets(self._tokens)
+            self._weighted = WeightedSets(self.tokens)
         return self._weighted.losses(rates)
 
 

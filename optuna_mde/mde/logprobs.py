@@ -16,6 +16,14 @@ import numpy as np
 
 FORMAT_VERSION = "1"
 
+# What fsspec's file systems call the things that a file written anew has others of. (Their `ukey`
+# takes what lies at http for unchanging, and elsewhere holds times of access, too.)
+_FINGERPRINTS = (
+    *("ETag", "etag", "Content-MD5", "Digest", "md5Hash", "crc32c", "content_md5", "generation"),
+    *("Last-Modified", "LastModified", "last_modified", "updated", "mtime", "modified", "created"),
+    *("modificationTime", "VersionId", "size"),
+)
+
 
 class ExpertFileError(ValueError):
     """A log-probability file cannot be read, or does not belong to the others."""
@@ -109,6 +117,22 @@ def is_local(url: str) -> bool:
 def local_path(url: str) -> Path:
     """The path that a local URL names."""
     return Path(url.removeprefix("file://"))
+
+
+def version(url: str) -> str | None:
+    """What changes when the file is written anew; None where the file cannot be asked for it."""
+    try:
+        if is_local(url):
+            status = os.stat(local_path(url))
+            return f"{status.st_mtime_ns} {status.st_size} {status.st_ino}"
+        from fsspec.core import url_to_fs
+
+        files, path = url_to_fs(url)
+        files.invalidate_cache()
+        facts = files.info(path)
+    except Exception:  # every file system has its own
+        return None
+    return repr({key: facts[key] for key in _FINGERPRINTS if key in facts})
 
 
 def _write_bytes(url: str, data: bytes) -> None:

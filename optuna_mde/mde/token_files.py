@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import re
 import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from optuna_mde.mde.logprobs import ExpertFileError, copy_of, is_local, local_path, opened
+from optuna_mde.mde.logprobs import ExpertFileError, copy_of, is_local, local_path, opened, version
 from optuna_mde.mde.tokens import Block, TokenTable, divided
 
 # Of 8 experts 2 MB, enough for a disk to stream.
@@ -78,6 +80,14 @@ class LogprobFile:
         """What the writer said of the file."""
         found = self._content.get("__metadata__", {})
         return found if isinstance(found, dict) else {}
+
+    @cached_property
+    def mark(self) -> str | None:
+        """What tells this content of the file from any other; None where nothing does."""
+        written = version(self.url)
+        if written is None or re.fullmatch(r"\{('size': \d+)?\}", written):
+            return None
+        return f"{written} {hashlib.blake2b(self.header, digest_size=16).hexdigest()}"
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[BinaryIO]:

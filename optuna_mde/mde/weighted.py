@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ class _Group:
 class WeightedSets:
     """Mean losses of M sets over their weighted tokens."""
 
-    def __init__(self, tokens: list[TokenTable]) -> None:
+    def __init__(self, tokens: Sequence[TokenTable]) -> None:
         self._groups = _grouped(tokens)
 
     def losses(self, rates: torch.Tensor) -> torch.Tensor:
@@ -47,7 +48,7 @@ class WeightedSets:
         return torch.cat(parts, dim=-1)[..., order]
 
 
-def _grouped(tokens: list[TokenTable]) -> list[_Group]:
+def _grouped(tokens: Sequence[TokenTable]) -> list[_Group]:
     alike: dict[tuple[object, ...], list[int]] = {}
     for i, known in enumerate(tokens):
         alike.setdefault((known.ratios.dtype, *known.experts.tolist()), []).append(i)
@@ -58,7 +59,7 @@ def _grouped(tokens: list[TokenTable]) -> list[_Group]:
     ]
 
 
-def _group(tokens: list[TokenTable], sets: list[int]) -> _Group:
+def _group(tokens: Sequence[TokenTable], sets: list[int]) -> _Group:
     ratios = torch.from_numpy(np.concatenate([tokens[i].ratios for i in sets]))
     weights = torch.block_diag(*[torch.tensor(tokens[i].weights)[:, None] for i in sets])
     return _Group(
