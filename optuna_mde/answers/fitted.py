@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from optuna_mde.gp.surrogate import Surrogate
 
 
+# Mixtures that a recommendation looks at, of one goal and of several; and how often a run's or
+# another mixture's MDE loss is taken: three exponents, three times.
+_FINALISTS, _FRONTS, _LOOKS = 30, 450, 9
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A study's observations, and the surrogate fitted to them, twice."""
@@ -37,7 +42,7 @@ class Fitted:
     region: Region
     observations: Observations
     surrogate: Surrogate
-    """MDE losses over every token: what figures are taken from."""
+    """What figures are taken from: MDE losses over every token, where that takes seconds."""
     quick: Surrogate
     """The same on the coreset: cheap and with gradients, to maximise on."""
     names: tuple[str, ...]
@@ -99,6 +104,13 @@ class Fitted:
         return self.observations.objective.limits_on(self.observations.outputs)
 
     @property
+    def mde_error(self) -> float:
+        """Error of the MDE losses that figures stand on, nats per token: root mean square over
+        mixtures, of the set with the largest; 0 where they are those of every token."""
+        coreset = self.surrogate.features.coreset
+        return 0.0 if coreset is None else float(coreset.rms_error.max(initial=0.0))
+
+    @property
     def expert_domains(self) -> set[str]:
         """Domains whose experts have log-probabilities."""
         return {expert.domain for expert in self.observations.experts}
@@ -147,13 +159,16 @@ class Fitted:
 
 
 @gradients()
-def fit_study(study: optuna.Study, objective: ObjectiveLike = None) -> Fitted:
+def fit_study(
+    study: optuna.Study, objective: ObjectiveLike = None, mixtures: int | None = None
+) -> Fitted:
     """Fit the surrogate to what a study knows now.
 
     Args:
         study: an Optuna study.
         objective: another objective than the one the runs were told with: every validation set
             is modelled, so a new weighting needs no new run. The study's limits stay.
+        mixtures: how many will be looked at; None: those of a recommendation.
 
     Raises:
         ValueError: if no run has finished, the runs have no parameter in common, or the objective
@@ -190,7 +205,7 @@ def fit_study(study: optuna.Study, objective: ObjectiveLike = None) -> Fitted:
         space,
         region,
         observations,
-        _exact(quick, observations),
+        _exact(quick, observations, mixtures),
         quick,
         _names(study, observations, objective),
         maximised,
@@ -218,11 +233,16 @@ def _names(
     return tuple(metrics) if own and metrics else observations.objective.names
 
 
-def _exact(quick: Surrogate, observations: Observations) -> Surrogate:
+def _exact(quick: Surrogate, observations: Observations, mixtures: int | None) -> Surrogate:
     from optuna_mde.gp.exact import on_every_token
 
     loaded = expert_table(observations) if quick.features.coreset is not None else None
-    return quick if loaded is None else on_every_token(quick, loaded[0])
+    if loaded is None:
+        return quick
+    if mixtures is None:
+        mixtures = _FINALISTS if len(observations.objective.goals) < 2 else _FRONTS
+    table = loaded[0].every_token(_LOOKS * (len(observations.X) + mixtures))
+    return quick if table is None else on_every_token(quick, table)
 
 
 def place(space: Space, base: Array, mixture: Mapping[str, float]) -> Array:

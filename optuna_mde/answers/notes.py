@@ -31,6 +31,7 @@ def notes(fitted: Fitted, best: Array, rows: Sequence[Row], signal: bool) -> tup
         _on_a_cheap_expert(rows),
         _on_missing_experts(fitted),
         _on_a_spoilt_expert(fitted),
+        _on_weighted_tokens(fitted),
     ]
     return tuple(note for note in said if note is not None)
 
@@ -188,3 +189,12 @@ def _difference(fitted: Fitted, best: Array, other: Array) -> tuple[float, float
     C = covariance[0, 0]
     variance = float(C[0, 0] + C[1, 1] - 2.0 * C[0, 1])
     return float(mean[0, 1, 0] - mean[0, 0, 0]), max(variance, 0.0) ** 0.5
+
+
+def _on_weighted_tokens(fitted: Fitted) -> str | None:
+    if fitted.mde_error == 0.0:
+        return None
+    return (
+        f"MDE losses are those of a few hundred weighted tokens of each validation set, which are "
+        f"within {fitted.mde_error:.4f} nats (root mean square) of those of all its tokens."
+    )

@@ -127,12 +127,12 @@ class Proposer:
 
 def _by_mde(observations: Observations, region: Region, seed: int) -> Proposal:
     """The optimum of the MDE losses; a mixture next to it if that is known already."""
-    from optuna_mde.mde.optimum import minimise
+    from optuna_mde.mde.optimum import MIXTURES, minimise
 
     loaded = expert_table(observations)
     if loaded is None or observations.block is None:
         raise ValueError("no expert log-probabilities")
-    table, _ = loaded
+    table = loaded[0].every_token(MIXTURES) or loaded[1].table()
     weights = _mde_weights(observations, table.sets)
     x = (
         design(region, seed, len(observations.X))

@@ -39,6 +39,7 @@ FIT_RUNS = 128
 FIT_ENTRIES = 24 * FIT_RUNS**2  # of the outputs' covariances together
 REFIT_FROM = 60
 MODEL_RUNS = 400
+COARSE = 4e-3  # error of a coreset that is told, nats per token: twice what is aimed at
 
 _logger = logging.getLogger("optuna_mde")
 
@@ -112,13 +113,19 @@ def expert_table(observations: Observations) -> tuple[ExpertTable, Coreset] | No
 def _load(
     domains: tuple[str, ...], files: tuple[tuple[str, str, float], ...]
 ) -> tuple[ExpertTable, Coreset]:
-    from optuna_mde.mde.coreset import Coreset
-    from optuna_mde.mde.experts import load_table
+    from optuna_mde.mde.coreset_files import load_coreset
 
-    table, refused = load_table(domains, {domain: url for domain, url, _ in files})
+    table, coreset, refused = load_coreset(domains, {domain: url for domain, url, _ in files})
     for reason in refused.values():
         _logger.warning("An expert is left out of the MDE losses. %s", reason)
-    return table, Coreset(table)
+    for name, error in zip(coreset.sets, coreset.rms_error.tolist(), strict=True):
+        if error > COARSE:
+            _logger.warning(
+                "MDE losses of set %r are those of weighted tokens, which are %.4f nats (root "
+                "mean square) from those of all tokens.",
+                *(name, error),
+            )
+    return table, coreset
 
 
 def _build(

@@ -14,16 +14,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from optuna_mde.mde import coreset as making
 from optuna_mde.mde.coreset import Coreset
-from optuna_mde.mde.experts import ExpertTable
+from optuna_mde.mde.experts import ExpertTable, open_table
 from optuna_mde.mde.logprobs import is_local, local_path
-from optuna_mde.mde.token_files import FileTokens, LogprobFile
+from optuna_mde.mde.token_files import FileTokens, LogprobFile, UnusableFileError
 from optuna_mde.mde.tokens import TokenTable
 
 FOLDER = ".mde-coresets"
@@ -38,6 +38,20 @@ _BEAT, _ABANDONED = 2.0, 20.0  # seconds
 _LOOK = 0.2  # seconds between two looks of a process that waits
 
 _logger = logging.getLogger("optuna_mde")
+
+
+def load_coreset(
+    domains: Sequence[str], files: Mapping[str, str]
+) -> tuple[ExpertTable, Coreset, dict[str, str]]:
+    """`open_table` and its coreset, without the files whose tokens turn out to be none."""
+    refused: dict[str, str] = {}
+    while True:
+        usable = {domain: url for domain, url in files.items() if domain not in refused}
+        table, others = open_table(domains, usable)
+        try:
+            return table, coreset_of(table), refused | others
+        except UnusableFileError as error:
+            refused |= {d: str(error) for d, url in usable.items() if url == error.url}
 
 
 def coreset_of(table: ExpertTable) -> Coreset:

@@ -9,6 +9,7 @@ exact at the corners and convex in λ; ``∂L/∂λ_j = -mean_t p_j(x_t) / Σ_k 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,6 +17,12 @@ import numpy as np
 from optuna_mde.mde.logprobs import ExpertFileError
 from optuna_mde.mde.token_files import FileTokens, LogprobFile, UnusableFileError
 from optuna_mde.mde.tokens import Tokens, TokenTable, divided, set_gradients, set_losses
+
+# Of tokens, experts and mixtures: so many take 2 seconds (1.6 ns a token and mixture of 8
+# experts), which an answer may wait for. Reading a table takes as long as losses of so many.
+MOST_PRODUCTS, _READING = 8e9, 100
+
+_logger = logging.getLogger("optuna_mde")
 
 
 class ExpertTable:
@@ -80,6 +87,18 @@ class ExpertTable:
             for name, tokens in self._tables.items()
         }
         return ExpertTable.of(self.domains, read)
+
+    def every_token(self, mixtures: int) -> ExpertTable | None:
+        """The table in memory; None where losses of so many mixtures would take too long, or a
+        file cannot be read any more."""
+        entries = sum(tokens.n_tokens * len(tokens.experts) for tokens in self.tables)
+        if entries * (_READING + mixtures) > MOST_PRODUCTS:
+            return None
+        try:
+            return self.in_memory()
+        except UnusableFileError as error:
+            _logger.warning("MDE losses are those of weighted tokens. %s", error)
+            return None
 
     def losses(self, rates: np.ndarray) -> np.ndarray:
         """MDE losses over every token.

@@ -1,4 +1,4 @@
-"""The mixture with the lowest weighted MDE loss: a convex problem, solved on every token."""
+"""The mixture with the lowest weighted MDE loss: a convex problem."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from optuna_mde.mde.experts import ExpertTable
 from optuna_mde.simplex.projection import Array
 from optuna_mde.simplex.region import Region
 
+MIXTURES = 300  # losses and gradients that a minimum takes, all counted as losses
 _STEPS = 50
 _TOLERANCE = 1e-7  # nats per token, on the duality gap
 
@@ -20,13 +21,13 @@ def minimise(table: ExpertTable, weights: Array, region: Region, block: slice) -
     linear constraints.
 
     Args:
-        table: the experts' table.
+        table: the experts' table, or that of a coreset.
         weights: `[M]` weights of the table's sets.
         region: bounds and constraints.
         block: the mixture's columns of the region.
 
     Returns:
-        `[K]` rates. The loss is within 1e-6 nats per token of the optimum.
+        `[K]` rates. The loss is within 1e-6 nats per token of the table's optimum.
     """
     weights = np.asarray(weights, dtype=float) / np.sum(weights)
     K = block.stop - block.start

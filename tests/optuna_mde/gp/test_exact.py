@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import optuna_mde.mde.coreset
+import optuna_mde.mde.experts
 from optuna_mde import (
     MDESampler,
     predict,
@@ -19,10 +20,12 @@ from optuna_mde import (
     suggest_mixture,
 )
 from optuna_mde.answers.fitted import fit_study
+from optuna_mde.gp import modeller
 from optuna_mde.gp.calibration import of_predictions
 from optuna_mde.gp.fitting import fit
 from optuna_mde.gp.modeller import expert_table
 from optuna_mde.mde.coreset import Coreset
+from optuna_mde.mde.token_files import LogprobFile, UnusableFileError
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -85,3 +88,46 @@ def test_the_recommended_mixture_is_the_best_of_all_rows_on_every_token(study, m
     answer = recommend(study)
     assert answer.objective.mean <= min(row.objective.mean for row in answer.rows[1:])
     assert answer.objective.mean <= predict(study, mixtures).objective_mean.min()
+
+
+def test_figures_of_too_many_tokens_are_the_coresets_and_say_so(
+    study, mixtures, monkeypatch
+) -> None:
+    assert predict(study, mixtures).mde_error == 0.0
+    assert not any("weighted tokens" in note for note in recommend(study).notes)
+    monkeypatch.setattr(optuna_mde.mde.experts, "MOST_PRODUCTS", 1e6)
+    fitted, answer, prediction = fit_study(study), recommend(study), predict(study, mixtures)
+    assert fitted.surrogate is fitted.quick
+    assert 1e-5 < prediction.mde_error == fitted.mde_error < 4e-3
+    assert fitted.mde_error == fitted.quick.features.coreset.rms_error.max()
+    said = f"within {fitted.mde_error:.4f} nats"
+    assert any(said in note for note in answer.notes)
+
+
+def test_few_mixtures_stand_on_every_token_where_many_do_not(study, mixtures, monkeypatch) -> None:
+    monkeypatch.setattr(optuna_mde.mde.experts, "MOST_PRODUCTS", 1500 * 5 * 4 * (100 + 9 * 20))
+    assert predict(study, mixtures[:1]).mde_error == 0.0
+    assert predict(study, mixtures).mde_error > 0.0
+
+
+def test_a_file_that_is_lost_meanwhile_leaves_the_coresets_figures(
+    study, mixtures, monkeypatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise UnusableFileError("here", "gone")
+
+    fit_study(study)
+    monkeypatch.setattr(LogprobFile, "read", lost)
+    assert predict(study, mixtures).mde_error > 0.0
+
+
+def test_a_coreset_that_is_far_off_is_named(study, monkeypatch, caplog) -> None:
+    observations = fit_study(study).observations
+    modeller._load.cache_clear()
+    monkeypatch.setattr(modeller, "COARSE", 1e-9)
+    expert_table(observations)
+    expert_table(observations)
+    said = [r.getMessage() for r in caplog.records if "weighted tokens" in r.getMessage()]
+    assert len(said) == len(observations.outputs)
+    assert any("'unseen'" in message for message in said)
+    modeller._load.cache_clear()

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from optuna_mde.mde.coreset import Coreset
+from optuna_mde.mde.experts import ExpertTable
 from optuna_mde.mde.optimum import minimise
 from optuna_mde.simplex.region import Region
 
@@ -45,3 +47,19 @@ def test_linear_constraints_are_kept(world) -> None:
     linear = region(A=np.array([[1.0, -3.0, 0.0, 0.0]]), b=np.zeros(1))
     rates = minimise(world.table, np.full(5, 0.2), linear, BLOCK)
     assert linear.contains(rates)
+
+
+def test_a_coresets_optimum_is_as_good_as_its_losses() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(-3.0, 2.0, 40_000)
+    experts = {
+        f"d{j}": {s: np.minimum(base + rng.normal(0.2 * j, 1.0, len(base)), -1e-3) for s in "ab"}
+        for j in range(4)
+    }
+    table = ExpertTable(list(experts), experts)
+    coreset = Coreset(table)
+    w = np.array([0.5, 0.5])
+    exact = minimise(table, w, region(), BLOCK)
+    rough = minimise(coreset.table(), w, region(), BLOCK)
+    excess = w @ (table.losses(rough) - table.losses(exact))
+    assert 0.0 <= excess + 1e-9 < coreset.rms_error.max() / 2
