@@ -10,8 +10,8 @@ of MDE do. Notation: ``r`` `[n]` a run's objective minus that of MDE, ``λ`` `[n
 b of a file that is worse than its domain stands apart from the others, and below them.
 
 In planted worlds, 50 studies each, it stood apart at 14 runs in all where a file had been worsened
-by .6 nats and in 35 where it was sure of the wrong tokens; where MDE was right, whatever its level,
-slope and noise, in 3 of 1400 studies of 10 to 25 runs.
+by .6 nats and in 35 where it was sure of the wrong tokens; where MDE was right, whatever its
+level, slope and noise, in 3 of 1400 studies of 10 to 25 runs.
 """
 
 from __future__ import annotations

@@ -42,14 +42,15 @@ def experiment(*overrides: str) -> Experiment:
 @pytest.mark.parametrize(
     ("overrides", "steps"),
     [
-        ([], {"code": 20, "prose": 20, "numbers": 20}),
-        (["experts.budget=0.5"], {"code": 10, "prose": 10, "numbers": 10}),
-        (["experts.max_epochs=2"], {"code": 20, "prose": 20, "numbers": 15}),
-        (["experts.budget=0.5", "experts.max_epochs=1"], {"code": 10, "prose": 10, "numbers": 7}),
-        (["training.max_steps=200"], {"code": 200, "prose": 200, "numbers": 31}),
+        ([], {"code": 10, "prose": 10, "numbers": 10}),
+        (["experts.budget=1"], {"code": 20, "prose": 20, "numbers": 20}),
+        (["experts.budget=0.25"], {"code": 5, "prose": 5, "numbers": 5}),
+        (["experts.budget=1", "experts.max_epochs=2"], {"code": 20, "prose": 20, "numbers": 15}),
+        (["experts.max_epochs=1"], {"code": 10, "prose": 10, "numbers": 7}),
+        (["training.max_steps=200"], {"code": 100, "prose": 100, "numbers": 31}),
         (
             ["training.max_steps=200", "experts.max_epochs=null"],
-            dict.fromkeys(("code", "prose", "numbers"), 200),
+            dict.fromkeys(("code", "prose", "numbers"), 100),
         ),
         (["experts.budget=0.001"], {"code": 1, "prose": 1, "numbers": 1}),
     ],
@@ -87,7 +88,7 @@ def make_scarce(folder: Path) -> None:
 def test_a_study_with_cheap_experts(workplace: Path) -> None:
     make_scarce(workplace)
     folder, said = StudyFolder(workplace / "runs/tiny"), StringIO()
-    settings = ["experts.budget=0.5", "experts.max_epochs=0.5", "corpus.validation_tokens=64"]
+    settings = ["experts.max_epochs=0.5", "corpus.validation_tokens=64"]
     definition = definitions.read("tiny.yaml", [*settings, "launch.workers=1"])
     create(folder)
     with folder.owned():

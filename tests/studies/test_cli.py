@@ -60,7 +60,7 @@ def test_validate_says_what_would_run(run, workplace):
     assert code == 0
     assert out == (
         "tiny.yaml: right. 3 domains, 6 trials (3 experts, then 3 mixtures, the natural and the "
-        "uniform one among them) of 20 steps, into runs/tiny\n"
+        "uniform one among them) of 20 steps (experts 50\u202f% of a run), into runs/tiny\n"
     )
     assert not (workplace / "runs").exists()
     _, out, _ = run("validate", "tiny.yaml", "--set", "experts.budget=0.125")

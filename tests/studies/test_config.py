@@ -8,8 +8,6 @@ import pytest
 from optuna_mde_studies import definitions
 from optuna_mde_studies.definitions import DefinitionError
 
-from optuna_mde.trials.notes import EXPERT_BUDGET
-
 VALID = """\
 name: tiny
 corpus:
@@ -51,7 +49,7 @@ def test_a_definition_is_read_with_its_defaults(write):
     assert config.optimizer.lr == 0.003  # YAML reads 3e-3 as text
     assert config.launch.workers == "auto"
     assert config.confirm.seeds == 3
-    assert (config.experts.budget, config.experts.max_epochs) == (EXPERT_BUDGET, 4)
+    assert (config.experts.budget, config.experts.max_epochs) == (0.5, 4)
     assert config.goals.values({"books": 3.0, "news": 6.0}) == pytest.approx((4.0,))
 
 

@@ -24,7 +24,9 @@ def stamps(folder: Path) -> dict[str, int]:
 def test_the_study_is_an_ordinary_optuna_study(tiny_run):
     study = study_of(tiny_run)
     trials = study.trials
-    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    assert [trial.state for trial in trials] == (
+        [TrialState.PRUNED] * 3 + [TrialState.COMPLETE] * 3  # experts train half a run
+    )
     assert [trial.number for trial in trials] == list(range(6))
     mixtures = [
         {name.removeprefix("mix/"): rate for name, rate in trial.params.items()}
@@ -45,7 +47,8 @@ def test_every_run_is_a_folder_of_its_own_and_told_as_it_came_out(tiny_run):
         result = json.loads((root / trial.user_attrs["run"] / "result.json").read_text())
         assert trial.user_attrs["losses"] == pytest.approx(result["losses"])
         losses = result["losses"]
-        assert trial.value == pytest.approx((losses["code"] + 2 * losses["news"]) / 3)
+        if trial.number >= 3:
+            assert trial.value == pytest.approx((losses["code"] + 2 * losses["news"]) / 3)
         assert set(losses) == {"code", "prose", "numbers", "news"}
     seeds = {trial.user_attrs["spec"]["training"]["seed"] for trial in study.trials}
     assert seeds == {0}
