@@ -80,6 +80,34 @@ def paired_differences(
     )
 
 
+@dataclass(frozen=True)
+class FreshRun:
+    """What a run of the recommended mixture with yet another seed is to reach."""
+
+    mean: float
+    """Mean over the fresh seeds so far."""
+    low: float
+    high: float
+
+
+def fresh_run(values: Mapping[str, Sequence[float]], level: float = 0.9) -> FreshRun:
+    """Interval of one more run of the first mixture, with a seed that no run has used.
+
+    The variance between seeds is pooled over the mixtures. These share their seeds, so that it is
+    credited no more degrees of freedom than one of them has.
+
+    Args:
+        values: mixture -> one objective value a seed.
+        level: coverage of the interval.
+    """
+    Y = np.array(list(values.values()), dtype=float)  # [m, s]
+    s = Y.shape[1]
+    half = float(student_t.ppf(0.5 + level / 2, s - 1))
+    half *= float(np.sqrt(Y.var(axis=1, ddof=1).mean() * (1 + 1 / s)))
+    mean = float(Y[0].mean())
+    return FreshRun(mean, mean - half, mean + half)
+
+
 class Confirmation(BaseModel):
     """Runs with fresh seeds, as they are kept beside the study."""
 
@@ -118,6 +146,10 @@ class Confirmation(BaseModel):
         return {
             goal: paired_differences(values) for goal, values in self.values(objective).items()
         }
+
+    def fresh_runs(self, objective: Objective) -> dict[str, FreshRun]:
+        """Goal -> what a run of the recommended mixture with another seed is to reach."""
+        return {goal: fresh_run(values) for goal, values in self.values(objective).items()}
 
 
 def distinct(mixtures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

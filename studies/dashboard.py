@@ -90,12 +90,17 @@ def _note(
 ) -> str:
     rates, _ = wording.recommended(found, recommendation)
     held = confirmed is None or confirmed.held
-    said = [wording.gain_in_words(found, recommendation), confirmed.verdict if confirmed else ""]
+    said = [
+        wording.gain_in_words(found, recommendation),
+        wording.seeds_in_words(recommendation, confirmed),
+        confirmed.verdict if confirmed else "",
+    ]
     title = wording.headline(recommendation, rates, held=held)
+    names = [_plain(wording.marked(row, row.name)) for row in recommendation.rows]
     lines = [
         f"**{_plain(title)}.** {_plain(' '.join(filter(None, said)))}",
         "",
-        f"| % | {' | '.join(f'&emsp;{_plain(row.name)}' for row in recommendation.rows)} |",
+        f"| % | {' | '.join(f'&emsp;{name}' for name in names)} |",
         f"|---|{'---:|' * len(recommendation.rows)}",
     ]
     for domain in rates:

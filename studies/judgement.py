@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.confirm import verdict
@@ -10,7 +10,7 @@ from optuna_mde_studies.confirm import verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from optuna_mde_studies.confirm import Confirmation, Difference
+    from optuna_mde_studies.confirm import Confirmation, Difference, FreshRun
     from optuna_mde_studies.evidence import Evidence
 
     from optuna_mde.answers.answer import Recommendation
@@ -26,6 +26,8 @@ class Judgement:
     confirmation: Confirmation
     differences: Mapping[str, Sequence[Difference]]
     """Goal -> confirmed mixture minus each of the others."""
+    fresh_runs: Mapping[str, FreshRun]
+    """Goal -> what a run of the confirmed mixture with another seed is to reach."""
     is_current: bool
     """False where the mixture that was confirmed is no longer the recommended one."""
 
@@ -47,6 +49,12 @@ class Judgement:
         return said[0] if self.is_current and len(said) == 1 else ""
 
     @property
+    def fresh_run(self) -> FreshRun | None:
+        """What the recommended mixture is to reach with another seed; None as for `verdict`."""
+        found = list(self.fresh_runs.values())
+        return found[0] if self.is_current and len(found) == 1 else None
+
+    @property
     def held(self) -> bool:
         """Whether the recommended mixture was not found to be worse than another."""
         (found, *others) = self.differences.values()
@@ -60,10 +68,11 @@ def judge(
     if confirmation is None or evidence.goals is None:
         return None
     differences = confirmation.differences(evidence.goals)
-    found = Judgement(confirmation, differences, is_current=True)
+    fresh_runs = confirmation.fresh_runs(evidence.goals)
+    found = Judgement(confirmation, differences, fresh_runs, is_current=True)
     if recommendation is None or _same(found.mixture, recommendation.mixture):
         return found
-    return Judgement(confirmation, differences, is_current=False)
+    return replace(found, is_current=False)
 
 
 def _same(one: Mapping[str, float], other: Mapping[str, float]) -> bool:

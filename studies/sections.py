@@ -17,9 +17,11 @@ from optuna_mde_studies.wording import (
     gain_in_words,
     headline,
     in_words,
+    marked,
     objective_in_words,
     percent,
     recommended,
+    seeds_in_words,
     sentence,
     share_of_a_run,
 )
@@ -68,7 +70,7 @@ def answer(
     """The recommended mixture: a sentence, a table and what to paste into a configuration."""
     rates, beside = recommended(evidence, recommendation)
     held = judgement is None or judgement.held
-    leads = [gain_in_words(evidence, recommendation)]
+    leads = [gain_in_words(evidence, recommendation), seeds_in_words(recommendation, judgement)]
     if not (recommendation.signal and held):
         leads[0] = f"It would be {in_words(rates)}. {leads[0]}"
     if judgement and judgement.verdict:
@@ -122,7 +124,7 @@ def comparison(evidence: Evidence, recommendation: Recommendation) -> str:
     for i, row in enumerate(recommendation.rows):
         lines.append(
             [
-                escape(row.name),
+                escape(marked(row, row.name)),
                 *(f"{goal.mean:.3f}" for goal in (row.goals if goals else ())),
                 f"{row.objective.mean:.3f}",
                 f"{row.objective.low:.3f} to {row.objective.high:.3f}",
@@ -131,7 +133,9 @@ def comparison(evidence: Evidence, recommendation: Recommendation) -> str:
                 signed(row.objective.mean - best) if i else "",
             ]
         )
-    predicted = "mean of objectives" if goals else "predicted"
+    predicted = "predicted"
+    if goals:  # plain values have units of their own, and no mean
+        predicted = "mean of objectives" if evidence.goals else escape(goals[0])
     head = ["mixture", *map(escape, goals), predicted, "90 % interval", "observed", "trial"]
     head.append("minus recommended")
     return "<h2>Beside the alternatives</h2>" + _table(head, lines, text=1, first=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 from optuna_mde_studies.confirm import Confirmation, verdict
 from optuna_mde_studies.progress import rates
+from optuna_mde_studies.wording import marked
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -37,6 +38,7 @@ def outcome(recommendation: Recommendation, objective: Objective) -> Iterator[Re
             "" if row.trial is None else str(row.trial),
         )
     yield table
+    yield Text(recommendation.on_seeds)
     yield _rates(recommendation)
     if recommendation.pareto:
         yield _front(recommendation, objective)
@@ -61,6 +63,11 @@ def confirmed(confirmation: Confirmation, objective: Objective) -> Iterator[Rend
             else:
                 table.add_row(Text(name), mean, f"{d.mean:+.4f}", f"[{d.low:+.4f}, {d.high:+.4f}]")
         yield table
+        found = confirmation.fresh_runs(objective)[goal]
+        yield Text(
+            f"A run of the recommended mixture with another seed is expected between "
+            f"{found.low:.4f} and {found.high:.4f} (90 %)."
+        )
         yield Text(verdict(differences, seeds), style="bold")
 
 
@@ -104,9 +111,9 @@ def _rates(recommendation: Recommendation) -> Table:
 
 
 def label(row: Row) -> str:
-    """The row's name; an expert says of what."""
+    """The row's name; an expert says of what, a row that breaks a limit says so."""
     of = next((domain for domain, rate in row.mixture.items() if rate == 1.0), None)
-    return f"{row.name} ({of})" if of and row.name == "best expert" else row.name
+    return marked(row, f"{row.name} ({of})" if of and row.name == "best expert" else row.name)
 
 
 def goals(objective: Objective) -> str:

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from optuna_mde_studies.evidence import Evidence
+    from optuna_mde_studies.judgement import Judgement
 
     from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.answers.rows import Row
     from optuna_mde.objective import Objective
 
 NARROW = "\u202f"
@@ -99,6 +101,23 @@ def gain_in_words(evidence: Evidence, recommendation: Recommendation) -> str:
             way = "below" if gain < 0 else "above"
             return f"{text}, {abs(gain):.3f} {way} the {row.name} mixture."
     return f"{text}."
+
+
+def seeds_in_words(recommendation: Recommendation, judgement: Judgement | None = None) -> str:
+    """Which training seed the predicted interval is for, and what is known of another one."""
+    found = judgement.fresh_run if judgement else None
+    if judgement is None or found is None:
+        return recommendation.on_seeds
+    return (
+        f"That is for the training seed that the runs of the search share. With "
+        f"{len(judgement.confirmation.seeds)} fresh seeds it reached {found.mean:.3f} on average; "
+        f"another one is expected between {found.low:.3f} and {found.high:.3f} (90 %)."
+    )
+
+
+def marked(row: Row, name: str) -> str:
+    """A row's name, marked where the row breaks a limit."""
+    return f"{name}, breaks {listed(row.breaks)}" if row.breaks else name
 
 
 def percent(rate: float) -> str:

@@ -8,6 +8,7 @@ from optuna_mde_studies.confirm import (
     Confirmation,
     Difference,
     distinct,
+    fresh_run,
     fresh_seeds,
     paired_differences,
     verdict,
@@ -48,6 +49,18 @@ def test_the_variance_is_pooled_over_all_pairs():
         mean = np.mean(values[names[0]]) - np.mean(values[name])
         assert difference.mean == pytest.approx(mean)
         assert (difference.low, difference.high) == pytest.approx((mean - half, mean + half))
+
+
+def test_another_seed_lies_in_its_interval_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    inside = []
+    for _ in range(2000):
+        *known, fresh = zip(*simulated(rng, [3.0, 3.1, 3.4], 4, 0.1).values(), strict=True)
+        values = {str(i): list(column) for i, column in enumerate(zip(*known, strict=True))}
+        found = fresh_run(values)
+        assert found.mean == pytest.approx(np.mean(values["0"]))
+        inside.append(found.low <= fresh[0] <= found.high)
+    assert 0.88 <= np.mean(inside) <= 0.94
 
 
 def test_intervals_cover_as_often_as_they_say():

@@ -69,6 +69,8 @@ def test_the_output_says_what_happens_and_ends_with_the_tables(tiny_run):
     assert "confirming: recommended, natural, uniform, best expert (" in output
     assert "to minimise, nats per token: 0.33 code + 0.67 news" in output
     assert "2 fresh seeds" in output
+    assert "Intervals are for the training seed that these runs share" in output
+    assert "A run of the recommended mixture with another seed is expected between" in output
     assert "report: runs/tiny/report.html" in output
 
 

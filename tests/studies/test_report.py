@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import optuna
@@ -128,6 +129,27 @@ def test_the_confirmation_is_told(finished, invented, page):
     for difference in differences:
         assert f">{difference.mean:+.3f}<" in text
         assert f"{difference.low:+.3f} to {difference.high:+.3f}" in text
+
+
+def test_it_is_said_which_seed_the_headline_is_for(finished, invented, page, tmp_path):
+    study, recommendation = finished
+    text = page.read_text("utf-8")
+    objective = report.evidence.read(study).goals
+    (found,) = invented.confirmation(recommendation).fresh_runs(objective).values()
+    assert "training seed that the runs of the search share" in text
+    assert f"3 fresh seeds it reached {found.mean:.3f} on average" in text
+    assert f"between {found.low:.3f} and {found.high:.3f} (90 %)" in text
+    alone = report.write(study, tmp_path, recommendation=recommendation)
+    assert recommendation.on_seeds in alone.read_text("utf-8")
+
+
+def test_rows_that_break_a_limit_are_marked(finished, tmp_path):
+    study, recommendation = finished
+    first, *others = recommendation.rows
+    marked = replace(recommendation, rows=(first, replace(others[0], breaks=("docs",))))
+    path = report.write(study, tmp_path, recommendation=marked)
+    names = [line[0] for line in Page(path.read_text("utf-8")).tables[1][1:]]
+    assert names == ["recommended", "natural, breaks docs"]
 
 
 def test_a_confirmation_of_an_earlier_recommendation_is_not_taken_for_this_ones(
