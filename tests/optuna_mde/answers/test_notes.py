@@ -11,7 +11,7 @@ import pytest
 from optuna_mde import recommend
 from optuna_mde.answers.fitted import fit_study
 from optuna_mde.answers.notes import notes
-from tests.optuna_mde.recorded import add_run
+from tests.optuna_mde.recorded import add_run, inner, study_of_runs
 
 LEVELS = {0.1: 4.0, 0.2: 3.5, 0.3: 3.0, 0.32: 3.4, 0.5: 3.1, 0.7: 3.3, 0.72: 3.02, 0.9: 3.4}
 
@@ -61,3 +61,14 @@ def test_a_gain_that_may_be_none_is_said_in_words_a_person_can_read() -> None:
     for trial in study.trials:
         far.add_trial(trial)
     assert not any("not sure" in note for note in recommend(far).notes)
+
+
+def test_domains_whose_experts_left_no_file_are_named(world, tmp_path) -> None:
+    rates = inner(6)
+    study = study_of_runs(world, tmp_path, rates, world.observed(rates, 1))
+    assert not any("No expert log-probabilities" in note for note in recommend(study).notes)
+    (tmp_path / "code").unlink(missing_ok=True)
+    (tmp_path / "code.safetensors").unlink(missing_ok=True)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        found = recommend(study).notes
+    assert any("No expert log-probabilities for code:" in note for note in found)

@@ -12,7 +12,7 @@ import torch
 from optuna_mde import predict, recommend
 from optuna_mde.answers.fitted import Fitted, fit_study
 from optuna_mde.answers.held_out import widening
-from optuna_mde.answers.trust import Trust, judge
+from optuna_mde.answers.trust import Trust, _verdict, judge
 from tests.optuna_mde.recorded import inner, study_of_runs
 
 CODE = {"code": 1.0}
@@ -72,6 +72,25 @@ def test_a_rank_that_says_nothing_is_not_good(world, folder) -> None:
     found = judge(fitted)
     assert (found.spearman, found.coverage) == (pytest.approx(-1.0), 1.0)
     assert found.statement.startswith("poor: ")
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "verdict"),
+    [
+        (0.8, 9.0, "good"),
+        (0.79, 2.1, "fair"),
+        (0.2, 2.0, "good"),
+        (0.2, 2.1, "fair"),
+        (0.5, 9.0, "fair"),
+        (0.49, 4.0, "fair"),
+        (0.49, 4.1, "poor"),
+        (None, 2.0, "good"),
+        (None, 4.1, "poor"),
+    ],
+)
+def test_ranks_and_errors_are_weighed(rank: float | None, error: float, verdict: str) -> None:
+    """Errors in units of the noise of a run."""
+    assert _verdict(rank, 0.01 * error, 0.01, inside=10, n=10) == verdict
 
 
 def test_the_statement_says_where_it_was_judged(world, folder) -> None:

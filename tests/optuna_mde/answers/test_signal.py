@@ -1,0 +1,32 @@
+"""Whether runs tell mixtures apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import optuna
+
+from optuna_mde.answers.fitted import fit_study
+from optuna_mde.answers.signal import has_signal
+from tests.optuna_mde.recorded import add_run, inner, study_of_runs
+
+
+def test_expected_losses_must_span_two_sd_of_a_run(world, tmp_path) -> None:
+    rates = inner(8)
+    fitted = fit_study(study_of_runs(world, tmp_path, rates, world.observed(rates, 1)))
+    mean, _ = fitted.goals(fitted.observations.X)
+    span = float(np.ptp(mean))
+    assert has_signal(fitted, span / 2.1)
+    assert not has_signal(fitted, span / 1.9)
+
+
+def test_without_experts_unseen_runs_must_be_predicted_as_well() -> None:
+    """Losses that have nothing to do with the mixtures, and a model that believes them."""
+    study = optuna.create_study()
+    values = np.random.default_rng(0).normal(3.0, 0.1, 14)
+    for a, value in zip(np.random.default_rng(1).permutation(14) / 13, values, strict=True):
+        add_run(study, {"a": a, "b": 1 - a}, (float(value),))
+    assert not has_signal(fit_study(study), 1e-6)
+    smooth = optuna.create_study()
+    for a in np.arange(14) / 13:
+        add_run(smooth, {"a": a, "b": 1 - a}, (float(3 + (a - 0.4) ** 2),))
+    assert has_signal(fit_study(smooth), 1e-6)
