@@ -9,8 +9,10 @@ import optuna
 import pytest
 
 from optuna_mde import predict, recommend, suggest_mixture
-from optuna_mde.objective import ObjectiveError
-from tests.optuna_mde.recorded import inner, study_of_runs
+from optuna_mde.answers.fitted import fit_study
+from optuna_mde.answers.rows import run_row
+from optuna_mde.objective import Objective, ObjectiveError
+from tests.optuna_mde.recorded import add_run, inner, study_of_runs
 
 POOL = inner(4000, seed=5, concentration=0.7)
 
@@ -75,6 +77,43 @@ def test_limits_that_nothing_keeps_are_exceeded_least_and_said(
     said = next(note for note in answer.notes if "No mixture is expected to keep" in note)
     assert f"{excess:.4f} above {limit:g}" in said
     assert answer.rows[0].breaks == ("code",)
+
+
+@pytest.mark.parametrize("reach", [0.4, 0.6, 0.8])
+def test_doubt_has_no_say_where_limits_cannot_be_kept(reach: float) -> None:
+    """Runs up to a rate only; farther out the loss is expected to be lower, and in more doubt."""
+    rng = np.random.default_rng(2)
+    study = optuna.create_study()
+    objective = Objective.parse("goal").to_json()
+    for a in np.linspace(0.0, reach, 9):
+        told = {"goal": 3.0 + (a - 0.2) ** 2, "code": 3.0 - 0.1 * a + 0.03 * rng.normal()}
+        mixture = {"a": a, "b": 1.0 - a}
+        add_run(
+            study, mixture, (told["goal"],), losses=told, objective=objective, limits={"code": 2.0}
+        )
+    found = predict(study, [{"a": a, "b": 1.0 - a} for a in np.linspace(0.0, 1.0, 201)])
+    least = found.mean[:, found.sets.index("code")].argmin()
+    assert found.sd[least, found.sets.index("code")] > 1.1 * found.sd.min(axis=0)[1]
+    assert recommend(study).mixture["a"] == pytest.approx(least / 200, abs=0.02)
+
+
+def test_a_run_is_marked_by_what_was_observed(world, folder) -> None:
+    """A loss that is above the limit by bad luck, and one below it by good luck."""
+    code = world.sets.index("code")
+    rates = inner(14)
+    rates = rates[world.true_losses(rates)[:, code].argsort()]
+    rates[[1, 7]] = rates[[7, 1]]  # the best of them, and one in the middle
+    losses = world.true_losses(rates)
+    limit = float(losses[1, code]) - 0.02
+    losses[0, code] += limit + 1.0
+    losses[1, code] = limit - 0.005
+    study = study_of_runs(world, folder, rates, losses, limits={"code": limit})
+    fitted = fit_study(study)
+    for i, breaks in ((0, ("code",)), (1, ())):
+        expected = fitted.outputs(rates[[i]])[0][0, fitted.observations.outputs.index("code")]
+        assert (expected > limit) != bool(breaks)
+        run = next(t for t in fitted.trials if t.number == 4 + i)
+        assert run_row(fitted, "run", run).breaks == breaks
 
 
 def test_runs_that_break_a_limit_are_marked(world, folder) -> None:
