@@ -26,6 +26,11 @@ SAME = 1e-3
 # Workers that ask at once are kept this far apart: the improvement left beside a pending run is
 # often next to nothing everywhere, and its maximum then huddles.
 APART = 0.1
+# Where the runs deny MDE, mixtures are spread over the simplex until there are so many more of
+# them than domains that lie farther apart than this (`python -m benchmarks.worlds`).
+_PLACES, _NEIGHBOURS = 3, 0.25
+
+DESIGN = "design"
 
 _logger = logging.getLogger("optuna_mde")
 
@@ -77,12 +82,12 @@ class Proposer:
                     continue
                 return Proposal(
                     proposal.x,
-                    phase,
+                    DESIGN if proposal.phase == DESIGN else phase,
                     proposal.predicted_mean,
                     proposal.predicted_sd,
                     cause,
                 )
-        return Proposal(design(region, seed, len(observations.X)), "design", cause=cause)
+        return Proposal(design(region, seed, len(observations.X)), DESIGN, cause=cause)
 
     def _by_surrogate(
         self, observations: Observations, region: Region, seed: int, *, fit: bool
@@ -104,6 +109,9 @@ class Proposer:
             if not _is_seen(greedy.x, seen):
                 mean, sd = surrogate.goals(tensor(greedy.x[None]), W)
                 return Proposal(greedy.x, "model", float(mean), float(sd))
+        if surrogate.denies_mde and _places(observations) < len(observations.domains) + _PLACES:
+            # A study whose runs deny its experts needs the design of one that has none.
+            return Proposal(_fresh(region, seen, seed, len(seen)), DESIGN)
         with torch.no_grad():
             means = believing.means(tensor(inside)) @ W.mT
         anchors = inside[np.argsort(means.mean(dim=1).numpy(), kind="stable")]
@@ -156,6 +164,17 @@ def _mde_weights(observations: Observations, sets: tuple[str, ...]) -> Array:
     known = dict(zip(observations.outputs, W, strict=True))
     weights = np.array([known.get(name, 0.0) for name in sets])
     return weights if weights.sum() > 0 else np.full(len(sets), 1.0 / len(sets))
+
+
+def _places(observations: Observations) -> int:
+    """How many mixtures inside the simplex were run, or will be, that are no neighbours."""
+    inner = ~(observations.corner | (observations.budget < 1.0))
+    places: list[Array] = []
+    for x in np.concatenate([observations.X[inner], observations.pending]):
+        rates = x[observations.block]
+        if all(np.abs(rates - other).sum() > _NEIGHBOURS for other in places):
+            places.append(rates)
+    return len(places)
 
 
 def _only_experts(observations: Observations) -> bool:
