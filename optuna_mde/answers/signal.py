@@ -6,8 +6,10 @@ import numpy as np
 
 from optuna_mde.answers.fitted import Fitted
 from optuna_mde.answers.held_out import FEWEST, leave_one_out
+from optuna_mde.simplex.projection import Array
 
 _FLAT = 2.0  # range of expected goals, in noise sd, below which a study is flat
+_SURE = 0.99  # of noise alone, so many studies must be said to have no signal
 _NO_SKILL = 0.7  # share of the runs' variance that leave-one-out must leave unexplained at most
 
 
@@ -25,7 +27,23 @@ def has_signal(fitted: Fitted, noise: float) -> bool:
     if mean.max() - mean.min() <= _FLAT * noise:
         return False
     (held,) = leave_one_out(fitted, fitted.overall, experts=True)
+    if _is_noise(held.observed, noise):
+        return False
     if fitted.surrogate.features.coreset is not None or len(held.observed) < FEWEST:
         return True
     error = np.mean((held.observed - held.mean) ** 2)
     return bool(error < _NO_SKILL * np.var(held.observed, ddof=1))
+
+
+def _is_noise(observed: Array, noise: float) -> bool:
+    """Whether runs `[n]` differ by no more than as many runs of one mixture would.
+
+    An expert's loss is its MDE loss, noise included: the range of what is expected at the corners
+    is never below that of as many runs.
+    """
+    from scipy.stats import chi2
+
+    if len(observed) < FEWEST:
+        return False
+    degrees = len(observed) - 1
+    return bool(degrees * np.var(observed, ddof=1) <= noise**2 * chi2.ppf(_SURE, degrees))

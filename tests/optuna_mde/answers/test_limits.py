@@ -103,8 +103,8 @@ def test_a_run_is_marked_by_what_was_observed(world, folder) -> None:
     rates = inner(14)
     rates = rates[world.true_losses(rates)[:, code].argsort()]
     rates[[1, 7]] = rates[[7, 1]]  # the best of them, and one in the middle
-    losses = world.true_losses(rates)
-    limit = float(losses[1, code]) - 0.02
+    losses = world.observed(rates, 1)
+    limit = float(world.true_losses(rates)[1, code]) - 0.02
     losses[0, code] += limit + 1.0
     losses[1, code] = limit - 0.005
     study = study_of_runs(world, folder, rates, losses, limits={"code": limit})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import optuna
+from scipy.stats import chi2
 
 from optuna_mde.answers.fitted import fit_study
 from optuna_mde.answers.signal import has_signal
@@ -15,8 +16,18 @@ def test_expected_losses_must_span_two_sd_of_a_run(world, tmp_path) -> None:
     fitted = fit_study(study_of_runs(world, tmp_path, rates, world.observed(rates, 1)))
     mean, _ = fitted.goals(fitted.observations.X)
     span = float(np.ptp(mean))
-    assert has_signal(fitted, span / 2.1)
     assert not has_signal(fitted, span / 1.9)
+    assert has_signal(fitted, span / 5.0)
+
+
+def test_runs_that_differ_as_repeats_do_have_no_signal(world, tmp_path) -> None:
+    """Noise of so many sd that 99 of 100 studies of one mixture would differ less."""
+    rates = inner(8)
+    fitted = fit_study(study_of_runs(world, tmp_path, rates, world.observed(rates, 1)))
+    observed = fitted.observations.Y.mean(axis=1)
+    just = float(np.sqrt(observed.var(ddof=1) * 11 / chi2.ppf(0.99, 11)))
+    assert has_signal(fitted, 0.95 * just)
+    assert not has_signal(fitted, 1.05 * just)
 
 
 def test_without_experts_unseen_runs_must_be_predicted_as_well() -> None:
