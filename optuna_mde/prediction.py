@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optuna_mde.answers.fitted import Fitted, fit_study, place
+from optuna_mde.answers.fitted import fit_study, place
 from optuna_mde.answers.held_out import widening
 from optuna_mde.gp import calibration
 from optuna_mde.gp.torch_state import gradients
@@ -71,7 +71,7 @@ def predict(
     mean, sd = fitted.outputs(X)
     goal_mean, goal_sd = fitted.goals(X)
     goal_noise = fitted.noise()
-    factor = _factor(fitted)
+    factor = calibration.of_answers(fitted.surrogate.features)
     sd = sd * widening(fitted, np.eye(sd.shape[1]), factor)
     goal_sd = goal_sd * widening(fitted, fitted.weights, factor)
     mean, goal_mean = mean * fitted.signs, goal_mean * fitted.goal_signs
@@ -87,10 +87,3 @@ def predict(
         objective_noise_sd=float(goal_noise[0]) if one else goal_noise,
         mde_error=fitted.mde_error,
     )
-
-
-def _factor(fitted: Fitted) -> float:
-    """Factor of the posterior's sd, before what leave-one-out shows of this study."""
-    surrogate, experts = fitted.surrogate, fitted.observations.fullest.values()
-    budgets = [e.budget for e in experts] if surrogate.features.coreset is not None else []
-    return calibration.of_predictions(budgets, int((~surrogate.runs.corner).sum()))

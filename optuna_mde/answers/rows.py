@@ -147,7 +147,7 @@ def observed(fitted: Fitted, trial: Record, w: Array) -> float | None:
 
 def widths(fitted: Fitted, W: Array) -> Array:
     """Factors `[G]` of the sd of weighted sums in rows."""
-    return widening(fitted, W, calibration.of_rows(fitted.surrogate.features))
+    return widening(fitted, W, calibration.of_answers(fitted.surrogate.features))
 
 
 def _mean(fitted: Fitted, runs: Sequence[Record], w: Array, sign: float) -> float | None:

@@ -73,7 +73,7 @@ class Trust:
 
 def judge(fitted: Fitted) -> Trust:
     """Judge the surrogate of a study by each of its goals."""
-    factor = calibration.of_rows(fitted.surrogate.features)
+    factor = calibration.of_answers(fitted.surrogate.features)
     held = leave_one_out(fitted, fitted.weights, factor=factor)
     n = max(len(one.mean) for one in held)
     failed = f"the model could not be fitted ({fitted.failure})" if fitted.failure else ""

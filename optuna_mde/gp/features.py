@@ -105,6 +105,11 @@ class Features:
         return len(self.coreset.sets) if self.coreset is not None else 0
 
     @property
+    def n_experts(self) -> int:
+        """Columns of `experts`."""
+        return 0 if self.block is None else self.block.stop - self.block.start
+
+    @property
     def scale(self) -> Tensor:
         """`[M]` spread of each output's MDE loss over mixtures of every kind; NaN without one."""
         return self._per_output(self._scale)
@@ -166,6 +171,10 @@ class Features:
         if self.coreset is None:
             return X.new_ones(*X.shape[:-1], 1)
         return (GROWTH * (self._concentration(X) - BALANCED)).exp()
+
+    def experts(self, X: Tensor) -> Tensor:
+        """Rates `[..., K]` by which the experts' own seed noise enters; `[..., 0]` without any."""
+        return X[..., :0] if self.block is None else X[..., self.block]
 
     def _concentration(self, X: Tensor) -> Tensor:
         """Σλ² `[..., 1]` of the mixture that has experts: 1 at a corner."""

@@ -1,7 +1,6 @@
-"""Fitting the surrogate: standard units, diverged runs, hyper-parameters.
+"""Fitting the surrogate: evidence in standard units, what outputs share, hyper-parameters.
 
-Notation as in `surrogate`. Targets are in standard units, ``(Y - prior - centre) / scale`` with Y
-as it is modelled (`warp`).
+Notation as in `surrogate`.
 """
 
 from __future__ import annotations
@@ -16,120 +15,150 @@ from gpytorch.constraints import GreaterThan
 from gpytorch.distributions import MultivariateNormal
 from gpytorch.likelihoods import FixedNoiseGaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
-from gpytorch.priors import MultivariateNormalPrior
 from linear_operator import LinearOperator
 from linear_operator.operators import DiagLinearOperator
 from linear_operator.utils.cholesky import psd_safe_cholesky
 from torch import Tensor
 
+from optuna_mde.gp import calibration
+from optuna_mde.gp.accidents import pulled_in, weakly
 from optuna_mde.gp.features import Features
 from optuna_mde.gp.kernel import ResidualKernel
-from optuna_mde.gp.priors import SHARED, SHARED_MEAN, SHARED_TOLERANCE, columns_of, noise_of
-from optuna_mde.gp.surrogate import ABSENT, Evidence, Runs, Surrogate, known_to_mde, stack_inputs
-from optuna_mde.gp.warp import Warp, far_above
+from optuna_mde.gp.priors import (
+    SHARED,
+    SHARED_MEAN,
+    SHARED_TOLERANCE,
+    WITH_MDE,
+    columns_of,
+    noise_of,
+)
+from optuna_mde.gp.process import ABSENT, Evidence, Process
+from optuna_mde.gp.shared import SharedSlopes, shared_slopes
+from optuna_mde.gp.surrogate import (
+    Hyperparameters,
+    Runs,
+    Surrogate,
+    known_to_mde,
+    residual_correlation,
+    stack_inputs,
+)
+from optuna_mde.gp.tails import HeavyTailed
+from optuna_mde.gp.units import StandardUnits
+from optuna_mde.gp.warp import far_above
 
 _NOISE_FLOOR = 1e-6
 
-_ACCIDENT = 1.0  # an error of MDE, in spreads over mixtures, that only a broken run makes
-
-# 20, 30, 60 predict alike (two recordings, 12 to 32 runs, 4 splits); 60 cost half as much again.
+# 20, 30, 60 predict alike (`python -m benchmarks.prediction`); 60 cost half as much again.
 _FIT_STEPS = 25
 
-# Natural logarithms between which a fit may look for the residual's sd, in standard units: a line
-# search that leaps to e^230 finds no covariance that can be factorised, and the fit would be lost.
-_OUTPUTSCALES = (-6.0, 5.0)
+# Natural logarithms between which a fit may look for scales, in standard units: a line search that
+# leaps to e^230 finds no covariance that can be factorised, and the fit would be lost.
+_SCALES = (-6.0, 5.0)
+
+
+_NOISE_OF_THE_REST = 0.1  # as a climb starts: at .02 and .5 it goes wrong in some of the worlds
 
 
 def fit(
-    features: Features, runs: Runs, start: dict[str, Tensor] | None = None, steps: int = _FIT_STEPS
+    features: Features,
+    runs: Runs,
+    start: Hyperparameters | None = None,
+    steps: int = _FIT_STEPS,
 ) -> Surrogate:
     """Fit the surrogate.
 
     Args:
         features: the lift of inputs.
         runs: finished runs; may be empty where every output has an MDE loss.
-        start: hyper-parameters of another fit to start from.
+        start: what another fit has learned, to start from.
         steps: L-BFGS-B steps at most; 0 keeps the starting hyper-parameters.
 
     Raises:
         botorch.exceptions.errors.ModelFittingError: if the fit comes upon a covariance that is not
             positive definite.
     """
-    warp = Warp.of(runs.Y, ~features.has_mde)
-    # -inf is no better than NaN
-    modelled = replace(runs, Y=warp.latent(torch.where(runs.Y.isneginf(), torch.nan, runs.Y)))
-    centre, scale = standards(features, modelled)
-    shared = _shared_slopes(features, modelled, scale) if start is None else start["shared"]
-    inputs, prior = stack_inputs(features, runs.X, shared)
-    prior = prior + centre
-    targets, extra = winsorise(features, (modelled.Y - prior) / scale)  # [n, M]
+    Y, diverged = pulled_in(runs.Y)
+    units = StandardUnits.of(features, Y)
+    if start is None:
+        shared = _shared_slopes(features, replace(runs, Y=Y), units, diverged)
+    else:
+        shared = start.shared
+    inputs, prior = stack_inputs(features, runs.X, shared, runs.corner)
+    evidence = _evidence(features, inputs, units, Y, prior, diverged)
+    kernel = ResidualKernel(columns_of(features, shared))
+    prior_of_noise = noise_of(features)
+    noise = prior_of_noise.median.exp()
+    if shared is not None and start is None and steps > 0:
+        noise = _begin(kernel, noise, shared.rest)
+    if start is not None:
+        with torch.no_grad():
+            kernel.log_lengthscale.copy_(start.lengthscale)
+            kernel.log_outputscale.copy_(start.outputscale)
+            kernel.log_slopescale.copy_(start.slopescale)
+        noise = start.noise.clone()
+    if steps > 0 and len(runs.X) >= 2:
+        untold = torch.where(known_to_mde(features, runs), ABSENT, evidence.extra)
+        others = replace(evidence, extra=untold)
+        noise = _fit_hyperparameters(kernel, noise, prior_of_noise, others, steps)
+    kernel.requires_grad_(False)
+    kernel.expert_noise = noise
+    process = Process(kernel, noise, evidence)
+    present = evidence.present.double().sum(dim=-1)
+    widening = calibration.of_the_posterior(features, present)
+    correlation = residual_correlation(features, runs, process, widening)
+    return Surrogate(features, runs, prior, units, process, shared, widening, correlation)
+
+
+def _begin(kernel: ResidualKernel, noise: Tensor, rest: float) -> Tensor:
+    """Noise `[M]` and residuals to start a climb from: the residual has most of what is left.
+
+    From the prior's medians, when these are far below, a climb ends where no noise is; with half
+    of the rest as noise it ends, after few runs, where nothing else is.
+    """
+    with torch.no_grad():
+        kernel.log_outputscale.clamp_min_(math.log(rest) - 0.5 * math.log(2.0))
+    return noise.clamp_min(_NOISE_OF_THE_REST * rest**2)
+
+
+def _evidence(
+    features: Features,
+    inputs: Tensor,
+    units: StandardUnits,
+    Y: Tensor,
+    prior: Tensor,
+    diverged: Tensor,
+) -> Evidence:
+    targets, extra = winsorise(features, units.standard(Y, prior))  # [n, M]
+    extra = extra + weakly(targets, diverged)
+    there = units.unit(units.losses(targets, prior))
+    share = (units.central / there).square()
     present = targets.isfinite()
-    slopes = [warp.slope(warp.losses(level)) for level in (centre, prior + targets * scale)]
-    share = (slopes[0] / slopes[1]).square()
-    evidence = Evidence(
+    return Evidence(
         inputs,
         torch.where(present, targets, 0.0).mT.contiguous(),
         torch.where(present, share, 1.0).mT.contiguous(),
         torch.where(present, extra, ABSENT).mT.contiguous(),
     )
-    kernel = ResidualKernel(columns_of(features))
-    median_noise, spread_of_noise = noise_of(features)
-    noise = median_noise
-    if start is not None:
-        with torch.no_grad():
-            kernel.log_lengthscale.copy_(start["log_lengthscale"])
-            kernel.log_outputscale.copy_(start["log_outputscale"])
-        noise = start["noise"].clone()
-    if steps > 0 and len(runs.X) >= 2:
-        # GPyTorch adds a prior to the likelihood of each output: all of them together once.
-        prior_of_noise = MultivariateNormalPrior(
-            median_noise.log(), len(median_noise) * spread_of_noise
-        )
-        untold = torch.where(known_to_mde(features, runs), ABSENT, evidence.extra)
-        others = replace(evidence, extra=untold)
-        noise = _fit_hyperparameters(kernel, noise, prior_of_noise, others, steps)
-    kernel.requires_grad_(False)
-    return Surrogate(features, runs, evidence, kernel, noise, shared, prior, centre, scale, warp)
 
 
-def _shared_slopes(features: Features, runs: Runs, scale: Tensor) -> Tensor:
-    """Coefficients `[L]` that all outputs have in common, nats per token.
-
-    What dilution costs, or how far MDE is off, is much the same for every validation set: with six
-    runs the outputs together say it, where each alone cannot. A ridge regression over runs and
-    outputs; each output departs from it within `priors.WITH_MDE`.
-    """
+def _shared_slopes(
+    features: Features, runs: Runs, units: StandardUnits, diverged: Tensor
+) -> SharedSlopes | None:
+    """What all outputs have in common of the coefficients; None without MDE losses."""
+    if features.coreset is None:
+        return None
     _, phi, prior = features.lift(runs.X)
-    targets, doubt = winsorise(features, (runs.Y - prior) / scale)
-    used = targets.isfinite() & (doubt == 0.0) & features.has_mde
+    targets, doubt = winsorise(features, units.standard(runs.Y, prior))
+    used = targets.isfinite() & (doubt == 0.0) & features.has_mde & ~diverged.unsqueeze(-1)
+    per = (features.units / units.scale.unsqueeze(-1)).nan_to_num(nan=0.0)
+    own = torch.tensor(WITH_MDE, dtype=torch.float64)
+    own_sd = torch.where(per > 0, own / per.clamp_min(1e-12), 0.0)
     mean, sd = torch.tensor([SHARED_MEAN, SHARED], dtype=torch.float64)
-    A = (phi * features.units / scale.unsqueeze(-1))[used] / SHARED_TOLERANCE  # [r, L]
-    rest = targets[used] / SHARED_TOLERANCE - A @ mean
-    return mean + torch.linalg.solve(A.mT @ A + torch.diag(sd**-2), A.mT @ rest)
-
-
-def standards(features: Features, runs: Runs) -> tuple[Tensor, Tensor]:
-    """Centre and scale `[M]` of each output's residual: MDE's own spread, else the data's."""
-    M = len(features.outputs)
-    centre = torch.zeros(M, dtype=torch.float64)
-    scale = features.scale.clone()
-    for i in range(M):
-        if features.has_mde[i]:
-            continue
-        values = runs.Y[:, i][runs.Y[:, i].isfinite()]
-        if len(values) == 0:
-            scale[i] = 1.0
-            continue
-        centre[i] = values.median()
-        low, high = torch.quantile(values, torch.tensor([0.16, 0.84], dtype=torch.float64))
-        # Half the central range resists diverged runs; the sd serves where the range is empty.
-        spread = float(high - low) / 2.0 or float(values.std(correction=0))
-        scale[i] = spread if spread > 0 else 1.0
-    return centre, scale
+    return shared_slopes(phi * per, targets, used.double(), mean, sd, own_sd, SHARED_TOLERANCE)
 
 
 def winsorise(features: Features, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Pull diverged runs in: one loss of 11 nats would cost every prediction a factor of twenty.
+    """Pull in single losses that are far above those of the other runs.
 
     Args:
         features: tell which outputs have an MDE loss.
@@ -142,17 +171,14 @@ def winsorise(features: Features, targets: Tensor) -> tuple[Tensor, Tensor]:
     doubt = torch.zeros_like(targets)
     for i in range(targets.shape[1]):
         column = targets[:, i]
+        values = column[column.isfinite()]
+        if len(values) == 0:
+            targets[:, i] = torch.nan
+            continue
+        middle, high = values.median(), far_above(values, least=1.0)
         if features.has_mde[i]:
-            # MDE is never wrong by this share of the whole spread: such a loss is an accident,
-            # which may tell of its neighbourhood, but weakly.
-            high = torch.tensor(_ACCIDENT, dtype=torch.float64)
-            doubt[:, i] = torch.where(column > high, _ACCIDENT**2, 0.0)
-        else:
-            values = column[column.isfinite()]
-            if len(values) == 0:
-                targets[:, i] = torch.nan
-                continue
-            high = far_above(values, least=1.0)
+            # It may tell of its neighbourhood, but weakly.
+            doubt[:, i] = torch.where(column > high, (high - middle).square(), 0.0)
         targets[:, i] = torch.where(column.isnan(), column, column.clamp_max(high))
     return targets, doubt
 
@@ -160,7 +186,7 @@ def winsorise(features: Features, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _fit_hyperparameters(
     kernel: ResidualKernel,
     noise: Tensor,
-    prior_of_noise: MultivariateNormalPrior,
+    prior_of_noise: HeavyTailed,
     evidence: Evidence,
     steps: int,
 ) -> Tensor:
@@ -193,7 +219,10 @@ def _fit_hyperparameters(
         # slopes of the sum, in which what they have in common counts for more than in the values.
         closure=get_loss_closure_with_grads(marginal, parameters),
         optimizer_kwargs={
-            "bounds": {"model.covar_module.log_outputscale": _OUTPUTSCALES},
+            "bounds": {
+                "model.covar_module.log_outputscale": _SCALES,
+                "model.covar_module.log_slopescale": _SCALES,
+            },
             "options": {"maxiter": steps},
         },
         # However the climb ends, it has not gone down; and BoTorch starts a second attempt from a

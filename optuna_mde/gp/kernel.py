@@ -1,10 +1,14 @@
 """The covariance of what MDE leaves unexplained, and the priors of its hyper-parameters.
 
-Notation: a batch of B Gaussian processes over inputs ``Z = [z, φ, a]`` `B x n x (D + L + 1)`:
-``z`` are the columns that distances are taken in, ``φ`` regressors with Gaussian coefficients,
-``a`` the relative sd of the residual there:
+Notation: a batch of B Gaussian processes over inputs ``Z = [z, φ, e, a]`` `B x n x C`, C = D + L +
+K + 1: ``z`` are the columns that distances are taken in, ``φ`` regressors with Gaussian
+coefficients, ``e`` the experts' rates, ``a`` the relative sd of the residual there:
 
-``k(Z, Z') = Σ_l s_l² φ_l φ_l' + o² a a' Matérn_5/2(|z - z'| / ℓ) + ρ² Matérn_5/2(|z - z'| / r)``
+``k(Z, Z') = φᵀ (ω² S² + R Rᵀ) φ' + σ² eᵀe' + o² a a' M(|z - z'| / ℓ) + ρ² M(|z - z'| / r)``
+
+with M the Matérn correlation, ν = 5/2. ``S`` (diagonal) and ω are an output's own departures from
+what all share, ``R Rᵀ`` the doubt that is left of what they share, σ² the noise of an expert's
+seed, which its MDE loss holds.
 
 Columns of ``z`` fall into blocks that share one length-scale. Integrating the
 coefficients out (rather than fitting them) keeps their uncertainty in the
@@ -21,7 +25,7 @@ from typing import Any
 
 import torch
 from gpytorch.kernels import Kernel
-from gpytorch.priors import NormalPrior
+from gpytorch.priors import NormalPrior, Prior
 from torch import Tensor, nn
 
 
@@ -34,8 +38,12 @@ class Columns:
         lengthscale: `B x J` prior medians, one for each block.
         lengthscale_spread: `B x J` sd of the logarithm of each length-scale.
         outputscale: `[B]` prior median of the residual's sd where ``a`` is 1, in standard units.
-        outputscale_spread: sd of its logarithm.
-        slope: `B x L` prior sd of the regressors' coefficients; 0 switches one off.
+        outputscale_prior: of its logarithm.
+        slope: `B x L` usual sd of the regressors' coefficients; 0 switches one off.
+        slope_prior: of the logarithm of a factor `[B]` of them.
+        shared: `B x L x L` root R of the covariance of what all outputs share of the coefficients.
+        experts: number K of the experts' columns.
+        expert_noise: `[B]` prior medians of σ².
         rough: sd ρ of the rough part, in standardised units; 0 switches it off.
         rough_lengthscale: its length-scale r, the same for all columns.
     """
@@ -44,8 +52,12 @@ class Columns:
     lengthscale: Tensor
     lengthscale_spread: Tensor
     outputscale: Tensor
-    outputscale_spread: float
+    outputscale_prior: Prior
     slope: Tensor
+    slope_prior: Prior
+    shared: Tensor
+    experts: int
+    expert_noise: Tensor
     rough: float
     rough_lengthscale: float
 
@@ -67,6 +79,7 @@ class ResidualKernel(Kernel):
     def __init__(self, columns: Columns) -> None:
         super().__init__(batch_shape=columns.outputscale.shape)
         self.columns = columns
+        self.expert_noise = columns.expert_noise
         self.register_parameter("log_lengthscale", nn.Parameter(columns.lengthscale.log().clone()))
         self.register_parameter(
             "log_outputscale", nn.Parameter(columns.outputscale.log().unsqueeze(-1))
@@ -76,17 +89,20 @@ class ResidualKernel(Kernel):
             NormalPrior(columns.lengthscale.log(), columns.lengthscale_spread),
             "log_lengthscale",
         )
+        self.register_parameter(
+            "log_slopescale", nn.Parameter(torch.zeros_like(columns.outputscale).unsqueeze(-1))
+        )
         self.register_prior(
             "outputscale_prior",
-            NormalPrior(
-                columns.outputscale.log().unsqueeze(-1),
-                torch.full_like(columns.outputscale, columns.outputscale_spread).unsqueeze(-1),
-            ),
-            "log_outputscale",
+            columns.outputscale_prior,
+            lambda kernel: kernel.log_outputscale.squeeze(-1),
+        )
+        self.register_prior(
+            "slope_prior", columns.slope_prior, lambda kernel: kernel.log_slopescale.squeeze(-1)
         )
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: object) -> Tensor:
-        """Covariance `... x B x n1 x n2` of inputs `... x B x n x (D + L + 1)`."""
+        """Covariance `... x B x n1 x n2` of inputs `... x B x n x C`."""
         first = self.scale(x1)
         second = first if x2 is x1 else self.scale(x2)
         if diag:
@@ -98,13 +114,16 @@ class ResidualKernel(Kernel):
         return self.covariance(first, second)
 
     def scale(self, x: Tensor) -> Scaled:
-        """Inputs `... x B x n x (D + L + 1)` in units of the hyper-parameters."""
-        D = self.columns.n_distance
+        """Inputs `... x B x n x C` in units of the hyper-parameters."""
+        D, L = self.columns.n_distance, self.columns.slope.shape[-1]
         scale = math.sqrt(5.0) * torch.exp(-self.log_lengthscale)[..., self.columns.block]
         z = x[..., :D] * scale.unsqueeze(-2)
         raw = x[..., :1, :, :D] * (math.sqrt(5.0) / self.columns.rough_lengthscale)
-        phi = x[..., D:-1] * self.columns.slope.unsqueeze(-2)
-        return Scaled(z, raw, phi, x[..., -1] * self.log_outputscale.exp())
+        phi, seeds = x[..., D : D + L], x[..., D + L : -1]
+        own = phi * (self.columns.slope * self.log_slopescale.exp()).unsqueeze(-2)
+        seeds = seeds * self.expert_noise.sqrt()[:, None, None]
+        linear = torch.cat([own, phi @ self.columns.shared, seeds], dim=-1)
+        return Scaled(z, raw, linear, x[..., -1] * self.log_outputscale.exp())
 
     def covariance(self, first: Scaled, second: Scaled) -> Tensor:
         """Covariance `... x B x n1 x n2` of scaled inputs."""
@@ -128,7 +147,7 @@ class Scaled:
     Args:
         z: `... x B x n x D` distance columns in units of ``ℓ / sqrt 5``.
         raw: `... x 1 x n x D` the same in units of ``r / sqrt 5``; all processes have one.
-        phi: `... x B x n x L` regressors times the sd of their coefficients.
+        phi: `... x B x n x (2 L + K)` linear columns times the sd of their coefficients.
         residual: `... x B x n` sd of the residual.
     """
 

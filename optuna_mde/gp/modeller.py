@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from optuna_mde.gp.features import Features
-    from optuna_mde.gp.surrogate import Runs, Surrogate
+    from optuna_mde.gp.surrogate import Hyperparameters, Runs, Surrogate
     from optuna_mde.mde.coreset import Coreset
     from optuna_mde.mde.experts import ExpertTable
     from optuna_mde.observations import Observations
@@ -87,7 +87,7 @@ class _Fitted:
     """Hyper-parameters, and what they were fitted on: the same runs need no second fit."""
 
     key: bytes
-    state: dict[str, torch.Tensor]
+    state: Hyperparameters
 
 
 def expert_table(observations: Observations) -> tuple[ExpertTable, Coreset] | None:

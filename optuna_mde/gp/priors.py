@@ -52,6 +52,8 @@ from torch import Tensor
 
 from optuna_mde.gp.features import Features
 from optuna_mde.gp.kernel import Columns
+from optuna_mde.gp.shared import SharedSlopes
+from optuna_mde.gp.tails import HeavyTailed, Tails
 
 # Coefficients of offset, MDE level, dilution, bend, gap, curve and steepness: mean and sd of what
 # all outputs share, in nats per token; sd of an output's own around that, in standard units.
@@ -63,7 +65,8 @@ WITHOUT_MDE = (1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 FAR = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)  # an output that no expert kept
 
 RESIDUAL_WITH_MDE, RESIDUAL_WITHOUT = 0.1, 1.0  # with MDE: that of a balanced mixture
-RESIDUAL_SPREAD = 0.7
+RESIDUAL = Tails(above=0.5, below=0.2, own=0.5)
+DEPARTURE = Tails(above=0.4, below=0.2, own=0.4)  # of ω, by which WITH_MDE and FAR are taken
 
 LENGTHSCALE, SPREAD = 0.7, 0.5  # of all rates together, beside MDE losses; of other parameters
 MDE_LENGTHSCALE = 1.5  # times the root of the number of sets
@@ -93,11 +96,11 @@ ROUGH, ROUGH_LENGTHSCALE = 0.15, 0.3
 # and 1.0 / .73 / .63 / .88; 1e-2 and .5: .0337 / .0215 / .0163 / .0143 and 1.0 / .90 / .71 / .77.
 # A flat study of one output is known for one after 7 runs, not 11 to 18. Higher medians take a
 # steep, quiet one for noise up to 12 runs. Predictions of mixtures at random hardly change.
-NOISE_WITH_MDE, OWN_NOISE_WITH_MDE = 2e-3, 0.5
-NOISE_WITHOUT, OWN_NOISE_WITHOUT, COMMON_NOISE = 8e-3, 0.4, 0.8
+NOISE_WITH_MDE, NOISE_TAILS_WITH_MDE = 2e-3, Tails(above=1.0, below=0.2, own=0.5)
+NOISE_WITHOUT, NOISE_TAILS_WITHOUT = 8e-3, Tails(above=0.8, below=0.8, own=0.4)
 
 
-def columns_of(features: Features) -> Columns:
+def columns_of(features: Features, shared: SharedSlopes | None) -> Columns:
     """Columns and priors of the M processes.
 
     With experts the rates share one length-scale, since what is left to explain is small; without
@@ -115,27 +118,42 @@ def columns_of(features: Features) -> Columns:
     else:
         median[:first], spread[:first] = DOMAIN_LENGTHSCALE, DOMAIN_SPREAD
     M = len(features.outputs)
-    outputscale = RESIDUAL_WITH_MDE if mde else RESIDUAL_WITHOUT
+    strain = 0.0 if shared is None else shared.strain
+    residual = (RESIDUAL_WITH_MDE if mde else RESIDUAL_WITHOUT) * max(1.0, strain)
+    outputscale = torch.full((M,), residual, dtype=torch.float64)
     return Columns(
         block=torch.tensor(blocks, dtype=torch.long),
         lengthscale=median.expand(M, -1).clone(),
         lengthscale_spread=spread.expand(M, -1).clone(),
-        outputscale=torch.full((M,), outputscale, dtype=torch.float64),
-        outputscale_spread=RESIDUAL_SPREAD,
+        outputscale=outputscale,
+        outputscale_prior=HeavyTailed(outputscale.log(), RESIDUAL),
         slope=_slopes(features),
+        slope_prior=HeavyTailed(torch.zeros_like(outputscale), DEPARTURE),
+        shared=_shared_roots(features, shared),
+        experts=features.n_experts,
+        expert_noise=noise_of(features).median.exp(),
         rough=0.0 if mde else ROUGH,
         rough_lengthscale=ROUGH_LENGTHSCALE,
     )
 
 
-def noise_of(features: Features) -> tuple[Tensor, Tensor]:
-    """`[M]` prior medians of the noise variances in standard units, and the covariance `[M, M]` of
-    their logarithms."""
-    with_mde = (NOISE_WITH_MDE, OWN_NOISE_WITH_MDE, 0.0)
-    without = (NOISE_WITHOUT, OWN_NOISE_WITHOUT, COMMON_NOISE)
-    rows = [with_mde if known else without for known in features.has_mde.tolist()]
-    median, own, common = torch.tensor(rows, dtype=torch.float64).T
-    return median, torch.diag(own.square()) + torch.outer(common, common)
+def noise_of(features: Features) -> HeavyTailed:
+    """Prior of the logarithms `[M]` of the noise variances in standard units."""
+    if features.coreset is None:
+        median, tails = NOISE_WITHOUT, NOISE_TAILS_WITHOUT
+    else:
+        median, tails = NOISE_WITH_MDE, NOISE_TAILS_WITH_MDE
+    medians = torch.full((len(features.outputs),), median, dtype=torch.float64)
+    return HeavyTailed(medians.log(), tails)
+
+
+def _shared_roots(features: Features, shared: SharedSlopes | None) -> Tensor:
+    """`M x L x L` root of the covariance of what is shared, in standard units of each output."""
+    units = features.units
+    if shared is None:
+        return torch.zeros(*units.shape, units.shape[-1], dtype=torch.float64)
+    per = (units / features.scale.unsqueeze(-1)).nan_to_num(nan=0.0)
+    return per.unsqueeze(-1) * shared.root
 
 
 def _slopes(features: Features) -> Tensor:

@@ -21,7 +21,7 @@ from optuna_mde import (
 )
 from optuna_mde.answers.fitted import fit_study
 from optuna_mde.gp import modeller
-from optuna_mde.gp.calibration import of_predictions
+from optuna_mde.gp.calibration import of_answers
 from optuna_mde.gp.fitting import fit
 from optuna_mde.gp.modeller import expert_table
 from optuna_mde.mde.coreset import Coreset
@@ -75,7 +75,7 @@ def test_predictions_and_recommendations_use_the_exact_table(
         rough = quick.posterior(X)[0].numpy()
     prediction = predict(study, asked)
     np.testing.assert_allclose(prediction.mean, mean, atol=1e-8)
-    width = of_predictions([1.0] * len(world.domains), beside=6)
+    width = of_answers(quick.features)
     wider = prediction.sd / (width * sd)  # by what leave-one-out shows of each set
     np.testing.assert_allclose(wider, np.broadcast_to(wider[0], wider.shape), rtol=1e-5)
     assert (wider[0] > 1.0 - 1e-6).all()

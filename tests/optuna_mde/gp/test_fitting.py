@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import gpytorch
@@ -16,11 +15,9 @@ from torch.distributions import MultivariateNormal
 
 from benchmarks.tables import Recording
 from optuna_mde.gp.features import Features
-from optuna_mde.gp.fitting import DenseMarginalLogLikelihood, fit, log_density, standards
-from optuna_mde.gp.kernel import ResidualKernel
+from optuna_mde.gp.fitting import DenseMarginalLogLikelihood, fit, log_density
 from optuna_mde.gp.priors import columns_of, noise_of
-from optuna_mde.gp.surrogate import Runs, stack_inputs
-from optuna_mde.gp.warp import Warp
+from optuna_mde.gp.surrogate import Runs
 from tests.optuna_mde.fits import features_of, runs_of
 
 ENVIRONMENT = Path(__file__).parents[3] / "benchmarks" / "data" / "environment"
@@ -70,27 +67,18 @@ def test_noise_is_fitted_to_all_outputs_together(world) -> None:
     """A step of all noise variances at once, either way, lowers the posterior of all outputs."""
     runs = runs_of(world, 20)
     features = features_of(world, experts=False)
-    state = fit(features, runs).state()
-    kernel = ResidualKernel(columns_of(features))
-    for parameter in ("log_lengthscale", "log_outputscale"):
-        getattr(kernel, parameter).data.copy_(state[parameter])
-    inputs, _ = stack_inputs(features, runs.X, state["shared"])
-    warp = Warp.of(runs.Y, ~features.has_mde)
-    modelled = warp.latent(runs.Y)
-    centre, scale = standards(features, replace(runs, Y=modelled))
-    share = (warp.slope(warp.losses(centre)) / warp.slope(runs.Y)).square().mT
-    median, spread = noise_of(features)
+    surrogate = fit(features, runs)
+    process, prior = surrogate.process, noise_of(features)
+    covariance = process.kernel.forward(process.evidence.inputs, process.evidence.inputs)
 
     def log_posterior(log_noise: torch.Tensor) -> float:
-        with torch.no_grad():
-            noise = torch.diag_embed(log_noise.exp().unsqueeze(-1) * share)
-            covariance = kernel.forward(inputs, inputs) + noise
-            density = log_density(((modelled - centre) / scale).mT, covariance).sum()
-            return float(density + MultivariateNormal(median.log(), spread).log_prob(log_noise))
+        noise = torch.diag_embed(process.evidence.noise(log_noise.exp()))
+        density = log_density(process.evidence.targets, covariance + noise).sum()
+        return float(density + prior.log_prob(log_noise).sum())
 
-    fitted = log_posterior(state["noise"].log())
+    fitted = log_posterior(process.noise.log())
     for step in (-0.1, 0.1):
-        assert log_posterior(state["noise"].log() + step) < fitted
+        assert log_posterior(process.noise.log() + step) < fitted
 
 
 def test_a_line_search_that_leaps_does_not_cost_the_fit() -> None:
@@ -102,5 +90,5 @@ def test_a_line_search_that_leaps_does_not_cost_the_fit() -> None:
     K = len(recording.domains)
     features = Features(K, [slice(0, K)], recording.sets)
     surrogate = fit(features, Runs(X, Y, torch.zeros(8, dtype=torch.bool)))
-    before = columns_of(features).lengthscale.log()
-    assert (surrogate.state()["log_lengthscale"] - before).abs().max() > 0.5
+    before = columns_of(features, None).lengthscale.log()
+    assert (surrogate.state().lengthscale - before).abs().max() > 0.5

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from gpytorch.kernels import MaternKernel
 
 from optuna_mde.gp.kernel import Columns, ResidualKernel
+from optuna_mde.gp.tails import HeavyTailed, Tails
 from tests.optuna_mde.fits import features_of
 
-D, L = 3, 2
+D, L, K = 3, 2, 2
 COLUMNS = Columns(
     block=torch.tensor([0, 0, 1]),
     lengthscale=torch.tensor([[0.7, 1.5], [0.4, 2.0]]).double(),
     lengthscale_spread=torch.full((2, 2), 0.5).double(),
     outputscale=torch.tensor([0.3, 0.8]).double(),
-    outputscale_spread=0.7,
+    outputscale_prior=HeavyTailed(torch.zeros(2).double(), Tails(0.5, 0.2, 0.5)),
     slope=torch.tensor([[1.0, 0.5], [0.2, 0.0]]).double(),
+    slope_prior=HeavyTailed(torch.zeros(2).double(), Tails(0.5, 0.2, 0.5)),
+    shared=torch.tensor([[[0.3, 0.0], [0.1, 0.2]], [[0.0, 0.0], [0.0, 0.0]]]).double(),
+    experts=K,
+    expert_noise=torch.tensor([0.04, 0.09]).double(),
     rough=0.2,
     rough_lengthscale=0.3,
 )
@@ -31,15 +38,19 @@ def matern(first: torch.Tensor, second: torch.Tensor, lengthscale: torch.Tensor)
 def test_covariance_is_the_formula() -> None:
     kernel = ResidualKernel(COLUMNS).requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
-    first, second = (torch.rand(2, n, D + L + 1, generator=generator).double() for n in (4, 5))
+    kernel.log_slopescale.fill_(math.log(2.0))
+    first, second = (torch.rand(2, n, D + L + K + 1, generator=generator).double() for n in (4, 5))
     for x in (first, second):
         x[1, :, :D] = x[0, :, :D]  # all processes see the same rates
     found = kernel.forward(first, second)
     own = kernel.forward(first, first, diag=True)
     for b in range(2):
-        (z, phi, a), (y, psi, c) = (x[b].split([D, L, 1], dim=-1) for x in (first, second))
+        parts = [D, L, K, 1]
+        (z, phi, e, a), (y, psi, f, c) = (x[b].split(parts, dim=-1) for x in (first, second))
         lengthscale = COLUMNS.lengthscale[b][COLUMNS.block]
-        expected = (phi * COLUMNS.slope[b].square()) @ psi.mT
+        doubt = COLUMNS.shared[b] @ COLUMNS.shared[b].mT
+        expected = phi @ (torch.diag((2.0 * COLUMNS.slope[b]).square()) + doubt) @ psi.mT
+        expected = expected + COLUMNS.expert_noise[b] * e @ f.mT
         expected = expected + COLUMNS.outputscale[b] ** 2 * (a @ c.mT) * matern(z, y, lengthscale)
         expected = expected + 0.2**2 * matern(z, y, torch.tensor(0.3).double())
         torch.testing.assert_close(found[b], expected)
