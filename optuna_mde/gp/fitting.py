@@ -48,8 +48,9 @@ from optuna_mde.gp.warp import far_above
 
 _NOISE_FLOOR = 1e-6
 
-# 20, 30, 60 predict alike (`python -m benchmarks.prediction`); 60 cost half as much again.
-_FIT_STEPS = 25
+# With MDE losses 10, 15 and 25 steps predict alike, without them 20, 30 and 60
+# (`python -m benchmarks.prediction`, `benchmarks.worlds`).
+_STEPS_WITH_MDE, _STEPS_WITHOUT = 12, 25
 
 # Natural logarithms between which a fit may look for scales, in standard units: a line search that
 # leaps to e^230 finds no covariance that can be factorised, and the fit would be lost.
@@ -63,7 +64,7 @@ def fit(
     features: Features,
     runs: Runs,
     start: Hyperparameters | None = None,
-    steps: int = _FIT_STEPS,
+    steps: int | None = None,
 ) -> Surrogate:
     """Fit the surrogate.
 
@@ -71,12 +72,15 @@ def fit(
         features: the lift of inputs.
         runs: finished runs; may be empty where every output has an MDE loss.
         start: what another fit has learned, to start from.
-        steps: L-BFGS-B steps at most; 0 keeps the starting hyper-parameters.
+        steps: L-BFGS-B steps at most, by default as many as are of use; 0 keeps the starting
+            hyper-parameters.
 
     Raises:
         botorch.exceptions.errors.ModelFittingError: if the fit comes upon a covariance that is not
             positive definite.
     """
+    if steps is None:
+        steps = _STEPS_WITHOUT if features.coreset is None else _STEPS_WITH_MDE
     Y, diverged = pulled_in(runs.Y)
     units = StandardUnits.of(features, Y)
     if start is None:
