@@ -31,12 +31,8 @@ class LogKnowledgeGradient(GoalAcquisition):
     The knowledge gradient [Frazier2009]_ of two alternatives, the candidate and the best of the
     ``incumbents``: told the run, which has the lower mean, and by how much? Seed noise, and what
     the candidate shares with the incumbent, are discounted. An improvement as if losses were told
-    without noise goes on asking beside the incumbent, where no run tells points apart: on two
-    recordings (6 searches on each of 8 emulated objectives) its mean regret at 12 / 16 / 24 / 32
-    runs was .0249 / .0192 / .0161 / .0149 nats, that of the knowledge gradient .0239 / .0187 /
-    .0146 / .0135; without experts .0417 / .0254 / .0190 / .0145 and .0415 / .0275 / .0177 / .0131.
-    Over the best mean anywhere, told or not, it was .0238 / .0178 / .0139 / .0127, but then the
-    mixture to be recommended is hardly ever run, and a study's best trial is a worse one.
+    without noise goes on asking beside the incumbent, where no run tells points apart; over the
+    best mean anywhere, told or not, the mixture to be recommended is hardly ever run.
 
     Args:
         surrogate, W, limits: as in `GoalAcquisition`, for one goal.
@@ -95,13 +91,8 @@ class CautiousLoss(GoalAcquisition):
     """Minus the expected goal and a charge for doubt. For recommendations.
 
     The charge is half an sd where nothing is known, and less in proportion where the sd `σ` is
-    below the spread of what is known: ``σ/2 · min(1, σ/spread)``. After 8 runs without experts the
-    lowest mean often lies where no run is. Median regrets there of 48 searches (6 on each of 8
-    emulated objectives; nats x 1000), without a charge, with this one and with half an sd always:
-    82, 75, 144, 202 / 50, 49, 80, 91 / 40, 48, 70, 99 where the optimum is inside, 31, 44, 215,
-    157 / 98, 101, 305, 258 / 85, 100, 302, 252 where it is near a corner; the mean of all was
-    149 / 148 / 147. At 12 runs half an sd cost .004 +- .002 on one of the recordings, this charge
-    less than .001; with experts half an sd cost .010 and .006 before any run beside them.
+    below the spread of what is known: ``σ/2 · min(1, σ/spread)``. After few runs without
+    experts the lowest mean often lies where no run is (`python -m benchmarks.search`).
 
     Limits are kept by the upper ends of the losses' 90 % intervals where that can be had, by their
     means at a higher price, so that a large sd is no merit where they cannot be kept.

@@ -16,11 +16,7 @@ from optuna_mde.simplex.projection import Array
 
 FEWEST = 4  # runs, below which nothing is judged
 
-# Runs' worth of belief that intervals are right as they are. In 10 planted worlds of a kind, runs
-# drawn from Dirichlet(1), 90 % intervals of its mixtures held without and with what this widens,
-# at 8 and 20 runs: MDE right .96 -> .97 and .91 -> .92; useless inside .09 -> .55 and .09 -> .82;
-# domains that interact .01 -> .55 and .01 -> .89; right for half of the sets .17 -> .64 and .15 ->
-# .76; flat .54 -> .68 and .60 -> .78 (a surrogate whose residuals had fixed priors).
+# Runs' worth of belief that intervals are right as they are (`python -m benchmarks.worlds`).
 _PRIOR_RUNS = 10.0
 _FAR = 3.0  # robust sd of z beyond which a run is a broken one, and counts as lying there
 

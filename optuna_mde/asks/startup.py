@@ -2,8 +2,8 @@
 
 Workers do not talk to each other. A trial publishes its proposal before anything else, and takes
 the r-th target that no trial holds, r being the number of lower-numbered running trials that
-have not published yet: these will take the targets before it. (Taking simply the first free one
-gave two workers the same expert in 3 of 3 runs with four processes on SQLite.)
+have not published yet: these will take the targets before it: by the first free one, two
+workers would train the same expert.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ TRIES = 2  # a target whose runs failed this often is missing, and the study goe
 SAME_MIXTURE = 1e-6  # largest difference of a rate between a target and the run that holds it
 
 # Finished runs before the model of a study without experts' log-probabilities. Plain parameters:
-# what Optuna's GPSampler takes. Mixtures: with 7 domains a GP on the rates halves its error from
-# 6 to 13 runs, so one run more than there are domains; beyond 20 the model chooses better.
+# what Optuna's GPSampler takes. Mixtures: one run more than there are domains; beyond 20 the model
+# chooses better (`python -m benchmarks.prediction`).
 PLAIN_STARTUP = 10
 LEAST_MIXTURE_STARTUP, MOST_MIXTURE_STARTUP = 6, 20
 
@@ -113,11 +113,8 @@ class Startup:
     def _baselines(self, experts: Sequence[Target]) -> list[tuple[str, Array]]:
         """The natural mixture, and the uniform one when nothing is better to run.
 
-        With all experts there, proposals are at first: 6 searches on each of 8 emulated objectives
-        had a mean regret of .0239 / .0187 nats at 12 / 16 runs after both baselines, .0208 / .0161
-        after the natural one. Later a run far from the others keeps predictions right elsewhere:
-        with the demo's six runs beside experts near one optimum, the error over the whole simplex
-        was .027 and .031 nats (two studies), with the uniform one among them .026, .020 and .019.
+        With all experts there, proposals are of more use at first; later a run far from the others
+        keeps predictions right elsewhere (`python -m benchmarks.search`).
         """
         every = (UNIFORM, uniform(np.zeros(self.group.size), np.ones(self.group.size)))
         if self.group.natural is None:

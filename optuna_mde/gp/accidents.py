@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 # Above the highest of the others by this many times their whole range. A mixture that leaves a
-# set without its domain is far above the others too, but on that set alone, or among such ones.
+# set without its domain is far above the others too, but on that set alone, or among such ones
+# (`python -m benchmarks.worlds`).
 _BEYOND = 2.5
 _MOST = 0.25  # share of the runs that may be accidents
 _FEWEST = 5  # others, below which nothing is known of what runs do

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 # sqrt(1 + (_DOUBT / n)²), n being at least _FEWEST (`python -m benchmarks.prediction`).
 _DOUBT, _FEWEST = 18.0, 8
 
-# With MDE losses, noise-free values of emulated runs need 1.0 to 1.3 times the posterior's sd for
-# single sets and .8 to 1.2 times for their mean, whatever the experts' share of a run and the
-# number of runs (`python -m benchmarks.calibration`).
+# Times the posterior's sd, as noise-free values of emulated runs need it beside MDE losses
+# (`python -m benchmarks.calibration`).
 _TOLD = 1.2
 
 

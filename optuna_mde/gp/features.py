@@ -21,36 +21,25 @@ from optuna_mde.mde.coreset import Coreset, reference_mixtures, temper
 
 # With experts, distances are taken in sqrt(λ + ε) - sqrt(ε): the Hellinger geometry models losses
 # better than raw rates, but its infinite slope at 0 makes a face look far from a rate of 2 %; the
-# search then distrusts faces.
+# search then distrusts faces (`python -m benchmarks.search`).
 ROOT_FLOOR = 2e-3
 
 # Without them between the root and log(1 + λ/ε), both 1 at a rate of 1: what the first tokens of a
-# domain bring has to be learned from the runs, and it follows their logarithm (see `priors`); of
-# larger rates a logarithm sees too little. Rank correlation of the mean of all sets (5 splits)
-# with ε = 2e-2, 5e-3 and 1e-3 and a half of the logarithm, with 1e-3 and .35, with 5e-4 and .3 of
-# it: on two recordings at 12 / 32 runs .937 / .987, .945 / .984, .946 / .982, .948 / .984, .950 /
-# .984 and .960 / .987, .967 / .987, .967 / .984, .970 / .986, .971 / .986; on RegMix's at 16 / 64
-# .880 / .979, .935 / .982, .950 / .984, .947 / .984, .949 / .985. Searches are level (48 of them).
+# domain bring has to be learned from the runs, and it follows their logarithm; of larger rates a
+# logarithm sees too little (`python -m benchmarks.prediction`).
 LOG_FLOOR, LOG_SHARE = 5e-4, 0.3
 
-# The prior mean is MDE at weights ∝ λ^α. Which α is best depends on the runs (.75 beat 1 on runs
-# of 540 steps, 1 beat .75 on runs of 180; .9 was within .002 nats of the better one on both).
-# How far a set wants another α is learned through the difference of two exponents.
+# The prior mean is MDE at weights ∝ λ^α. Which α is best depends on the runs; how far a set wants
+# another one is learned through the difference of two (`python -m benchmarks.prediction`).
 PRIOR_EXPONENT = 0.9
 FLAT_EXPONENT, SHARP_EXPONENT = 0.5, 1.0
 
-# Slopes of two learning curves, nats per e-fold of tokens, see `Features._curve`.
+# Slopes of two learning curves, nats per e-fold of tokens, see `Features._curve`
+# (`python -m benchmarks.prediction`).
 SLOPES = (0.5, 1.0)
 
 # What the regressors leave unexplained is larger the more one domain dominates: its sd is taken as
-# exp(c (Σλ² - .3)) times that of a balanced mixture. Over all mixtures of two recordings c is 2.3
-# and 2.2 by maximum likelihood, 2.5 and 2.2 with experts at half a budget. Mean regret of searches
-# (6 on each of 8 emulated objectives) at 8 / 12 / 16 / 24 / 32 runs, nats x 1000, with c = 0 and a
-# residual of .14, 1.5 and .1, 2 and .08: full experts 25.1 / 21.2 / 18.8 / 14.6 / 13.8, 26.2 /
-# 19.2 / 17.7 / 14.6 / 12.5, 26.1 / 19.5 / 17.3 / 14.7 / 14.0; half ones 23.9 / 21.5 / 18.6 / 16.0
-# / 13.3, 19.8 / 17.9 / 15.6 / 13.5 / 12.6, 19.0 / 18.0 / 15.8 / 14.1 / 13.2. It is smaller where a
-# set's MDE loss is low, too, but searches that believe it stop at the optimum of the experts
-# (`benchmarks`).
+# exp(1.5 (Σλ² - .3)) times that of a balanced mixture (`python -m benchmarks.search`).
 GROWTH, BALANCED = 1.5, 0.3
 
 N_REGRESSORS = 7  # offset, level, dilution, bend, gap, curve, steepness
@@ -122,7 +111,8 @@ class Features:
 
     @cached_property
     def units(self) -> Tensor:
-        """`M x L` nats per token that one unit of a regressor stands for; 0 without MDE loss."""
+        """`M x L` what one unit of `lift`'s regressors stands for: 1 of offset and dilution, whose
+        coefficients are in nats per token, else nats per token; 0 without MDE loss."""
         if self.coreset is None:
             return torch.zeros(len(self.outputs), N_REGRESSORS, dtype=torch.float64)
         ones = torch.ones_like(self._scale)

@@ -48,8 +48,7 @@ from optuna_mde.gp.warp import far_above
 
 _NOISE_FLOOR = 1e-6
 
-# With MDE losses 10, 15 and 25 steps predict alike, without them 20, 30 and 60
-# (`python -m benchmarks.prediction`, `benchmarks.worlds`).
+# L-BFGS-B steps: more predict alike (`python -m benchmarks.prediction`, `benchmarks.worlds`).
 _STEPS_WITH_MDE, _STEPS_WITHOUT = 12, 25
 
 # Natural logarithms between which a fit may look for scales, in standard units: a line search that
@@ -57,7 +56,7 @@ _STEPS_WITH_MDE, _STEPS_WITHOUT = 12, 25
 _SCALES = (-6.0, 5.0)
 
 
-_NOISE_OF_THE_REST = 0.1  # as a climb starts: at .02 and .5 it goes wrong in some of the worlds
+_NOISE_OF_THE_REST = 0.1  # as a climb starts (`python -m benchmarks.worlds`)
 
 
 def fit(
@@ -258,8 +257,7 @@ class SeedNoise(FixedNoiseGaussianLikelihood):
 class DenseMarginalLogLikelihood(ExactMarginalLogLikelihood):
     """GPyTorch's, by one Cholesky factor of a dense covariance.
 
-    At a hundred runs most of GPyTorch's time goes into its lazy operators and their derivatives:
-    .71 and .42 s for a fit of 11 outputs to 96 runs, with the same hyper-parameters to 1e-9.
+    At a hundred runs most of GPyTorch's time goes into its lazy operators and their derivatives.
     """
 
     def forward(

@@ -5,12 +5,7 @@ worker, restarted at any time, fits the same one. Cost is bounded by three means
 come from at most `FIT_RUNS` runs, and fewer of more than 24 outputs (`FIT_ENTRIES`); beyond
 `REFIT_FROM` runs they are fitted anew only when the number of runs has grown by a tenth; the
 posterior stands on at most `MODEL_RUNS` runs.
-
-What fewer runs cost: on two recordings of 7 and 8 domains, hyper-parameters from 64 runs of 140
-and 90 predicted as well as those from 128 and 90 with MDE (error of the objective -0.3 ± 1.2 and
-+0.2 ± 0.6 %, intervals .889 and .883 for .898 and .894), and 1 ± 1 and 5 ± 4 % worse without
-(.81 and .80 for .84 and .83). 64 domains, 68 sets and 200 synthetic runs, 80 runs instead of 128:
-.0035 and .0034 nats.
+What fewer runs cost is in benchmarks/ablations.md.
 """
 
 from __future__ import annotations

@@ -20,16 +20,16 @@ from torch import Tensor
 from optuna_mde.gp.tails import log_t
 
 # Steps of the grid, and how far the logarithm of each may be from 0 (τ, ω) or that of the usual
-# tolerance (σ), as a Student t with few degrees of freedom: tails that reach "not at all".
+# tolerance (σ), as a Student t with few degrees of freedom: tails that reach "not at all"
+# (`python -m benchmarks.worlds`).
 _FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _TOLERANCES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # few runs must not take it for nothing
 _DEPARTURE, _FREEDOM = 0.7, 3.0
 
 # Strain: the largest of how far the coefficients that bend the losses (all but offset and level,
 # which another size or length of the runs may move) take the runs from what is usual, over its
-# prior sd and in units of `_FAR`, and of ω and σ in units of `_USUAL`. Over recorded histories of
-# one to 16 runs it is at most .8, in worlds where MDE is right at most 1, and in the others up to
-# 13 (`python -m benchmarks.worlds`).
+# prior sd and in units of `_FAR`, and of ω and σ in units of `_USUAL`. At most 1
+# where MDE is right (`python -m benchmarks.worlds`).
 _BENDING = slice(2, None)
 _FAR, _USUAL = 3.0, 2.0
 
@@ -39,7 +39,7 @@ class SharedSlopes:
     """Coefficients that the outputs share.
 
     Args:
-        mean: `[L]` in nats per token (see `Features.units`).
+        mean: `[L]`, of offset and dilution in nats per token, of the others dimensionless.
         root: `[L, L]` whose product with its transpose is their covariance, same units.
         own: ω, how far an output departs from them, beside what is usual.
         rest: σ, in standard units: what no regressor explains, noise among it.
@@ -64,11 +64,11 @@ def shared_slopes(
     """Learn what is shared.
 
     Args:
-        phi: `n x M x L` regressors, in standard units of each output per nat of a coefficient.
+        phi: `n x M x L` regressors, in standard units of each output per unit of a coefficient.
         targets: `n x M` in standard units.
         weights: `n x M` 1 where a target counts, else 0.
         prior_mean: `[L]` m and
-        prior_sd: `[L]` S, nats per token.
+        prior_sd: `[L]` S, in the units of the coefficients.
         own_sd: `M x L` D's root, in the units of the coefficients; 0 where an output has none.
         tolerance: the usual σ, standard units.
     """

@@ -14,20 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Of the range of an output's losses, how far the floor lies below the lowest. Rank correlation of
-# the mean of all sets without a warp, and with .2, .5 and 1 (5 splits): on two recordings at 12 /
-# 32 runs .934 / .982, .945 / .983, .945 / .983, .938 / .983 and .948 / .981, .966 / .986, .965 /
-# .986, .962 / .984, on RegMix's at 16 / 32 / 64 .905 / .950 / .978, .943 / .967 / .982, .933 /
-# .964 / .981, .925 / .961 / .980. Mean regret of searches (6 on each of 8 emulated objectives) at
-# 8 / 12 / 16 / 24 / 32 runs, nats x 1000: 142 / 34 / 24 / 19 / 12, 128 / 29 / 24 / 21 / 17, 127 /
-# 26 / 20 / 18 / 14, 126 / 28 / 23 / 18 / 14.
+# Of the range of an output's losses, how far the floor lies below the lowest
+# (`python -m benchmarks.prediction`, `benchmarks.search`).
 _MARGIN = 0.5
 
 # Half spreads above the median beyond which a loss counts no further. In nats, mixtures that leave
-# a set without its domain are far: at 4 they were cut as well, without any limit they cost the
-# rest. Error of the mean of all sets at 12 / 32 / 64 runs on two recordings (3 splits) with 4, 6
-# and none: .200 / .083 / .062, .197 / .075 / .045 and .263 / .168 / .183; .215 / .141 / .117, .192
-# / .117 / .095 and .200 / .111 / .093.
+# a set without its domain are far (`python -m benchmarks.prediction`).
 _FAR = 6.0
 
 

@@ -4,12 +4,6 @@ The MDE loss of a set is a mean over its tokens. Demand that a weighted sum over
 nearly equals the mean over *all* tokens at E chosen mixtures, with few non-negative weights: such
 a sum reproduces the loss between those mixtures too. The work that follows then costs the same
 whatever the number of validation tokens.
-
-On two recordings of 7 and 8 experts (11 and 12 sets of 8,192 tokens; CPU seconds in all, tokens of
-a set, rms error over 300 new mixtures) equations met to 1e-3 took 2.7 / 2.8 s, 120-180 / 8,192 (a
-set is kept whole when its check fails) and .0013 / .0011 nats; to 5e-4 1.7 / 3.6 s, 160-230 /
-210-300, .0011 / .0010; to 2.5e-4 1.7 / 4.2 s, 180-320 / 260-430, .0009 / .0007; to 1e-4 2.6 / 5.9
-s, 250-450 / 300-610, .0007 / .0007. Exact solutions (Lawson and Hanson's NNLS) took 24 / 50 s.
 """
 
 from __future__ import annotations
@@ -36,7 +30,7 @@ SCALES = (1, 2, 4)
 POOL = 2048
 LEAST_EQUATIONS, EQUATIONS_PER_DOMAIN = 512, 12
 CHECKED = 200  # mixtures of each check, see `reference_mixtures`
-_TOLERANCE = 2.5e-4  # rms of what the equations may miss, nats per token
+_TOLERANCE = 2.5e-4  # rms that equations may miss, nats (`python -m benchmarks.mde_throughput`)
 
 # Root mean square error that is aimed at, nats per token, over mixtures that were not among the
 # equations. Seeds move the loss of a run by ten times as much.
@@ -146,7 +140,7 @@ def _condense(tokens: Tokens, K: int, rng: np.random.Generator) -> tuple[TokenTa
     """Weighted tokens of one set, and their root mean square error.
 
     Mixtures that are not matched choose among the tries, and others state the error: that of the
-    chosen one over the choosing ones is too low (by up to a half on two recordings).
+    chosen one over the choosing ones is too low.
     """
     T, first = tokens.n_tokens, max(LEAST_EQUATIONS, EQUATIONS_PER_DOMAIN * K)
     check, others = (reference_mixtures(CHECKED, K, rng) for _ in range(2))
