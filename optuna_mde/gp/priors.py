@@ -38,9 +38,8 @@ DOMAIN_LENGTHSCALE, DOMAIN_SPREAD = 8.0, 1.5  # of each domain, without experts
 # intervals shrink (`python -m benchmarks.prediction`).
 ROUGH, ROUGH_LENGTHSCALE = 0.15, 0.3
 
-# Seed noise: median variance, and how far its logarithm may be from that. Without experts it may be
-# told from a smooth function by all outputs together alone (`python -m benchmarks.search`,
-# `benchmarks.worlds`).
+# Seed noise: median variance, and how far its logarithm may be from that. Without experts only all
+# outputs together tell it from a smooth function (`python -m benchmarks.search`).
 NOISE_WITH_MDE, NOISE_TAILS_WITH_MDE = 2e-3, Tails(above=1.0, below=0.2, own=0.5)
 NOISE_WITHOUT, NOISE_TAILS_WITHOUT = 8e-3, Tails(above=0.8, below=0.8, own=0.4)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -166,3 +168,39 @@ def test_whatever_a_study_writes_is_documented(tiny_run):
     written |= {path.name for path in (folder / "corpus").iterdir()}
     missing = [name for name in sorted(written) if not re.search(rf"`{name}[`/]", text)]
     assert not missing
+
+
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")]
+
+
+def anchors(page: Path) -> set[str]:
+    """Names of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), target
+        assert not anchor or anchor in anchors(other), target
+
+
+def constants() -> Iterator[tuple[str, str, str]]:
+    """Module, name and value of every constant on the page of the model."""
+    text = (ROOT / "docs/model.md").read_text(encoding="utf-8").partition("## 13.")[2]
+    module = ""
+    for first, values in re.findall(r"^\| ([*`].+?) \| (.*?) \|", text, re.MULTILINE):
+        names = re.findall(r"`(\w+)`", first)
+        module = module if names else first.strip("*")
+        yield from ((module, *pair) for pair in zip(names, values.split(", "), strict=bool(names)))
+
+
+@pytest.mark.parametrize(("module", "name", "written"), list(constants()))
+def test_constants_of_the_model_are_those_of_the_code(module, name, written):
+    value = vars(importlib.import_module(f"optuna_mde.{module}"))[name]
+    value = dataclasses.astuple(value) if dataclasses.is_dataclass(value) else value
+    numbers = value if isinstance(value, tuple) else (value,)
+    assert tuple(map(float, written.split(" / "))) == numbers
