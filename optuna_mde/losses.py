@@ -16,9 +16,9 @@ from optuna_mde.objective import CONSTRAINT, Objective, ObjectiveError, Objectiv
 from optuna_mde.observations import VALUE
 from optuna_mde.scalars import as_float, is_number, real, whole
 from optuna_mde.trials import records
-from optuna_mde.trials.history import natural_loss
 from optuna_mde.trials.layout import study_space
 from optuna_mde.trials.notes import excluded, read_notes, set_excluded
+from optuna_mde.trials.targets import natural_loss
 
 Limit = float | Literal["natural"]
 

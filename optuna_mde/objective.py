@@ -22,7 +22,7 @@ ObjectiveLike = (
 
 MEAN = "mean"
 _NORMALISED = 1e-12  # weights whose sum misses 1 by no more were normalised before
-CONSTRAINT = "constraint:"  # outputs of this name are limits of the user's own, not losses
+CONSTRAINT = "constraint:"  # public names of outputs that are a user's own constraints start so
 
 
 class ObjectiveError(ValueError):
@@ -80,20 +80,19 @@ class Objective:
         """Weights of the goals over ``outputs``.
 
         Args:
-            outputs: names of the M model outputs.
+            outputs: names of the M losses (or plain values); no constraints.
 
         Returns:
-            A `G x M` array; rows sum to 1. A goal over the plain mean counts every loss.
+            A `G x M` array; rows sum to 1.
 
         Raises:
             ObjectiveError: if a goal names a set that is not among the outputs.
         """
         W = np.zeros((len(self.goals), len(outputs)))
         column = {name: j for j, name in enumerate(outputs)}
-        losses = [j for j, name in enumerate(outputs) if not name.startswith(CONSTRAINT)]
         for g, (name, weights) in enumerate(self.goals):
             if not weights:
-                W[g, losses] = 1.0 / max(len(losses), 1)
+                W[g] = 1.0 / max(len(outputs), 1)
             for set_name, weight in weights:
                 if set_name not in column:
                     raise ObjectiveError(

@@ -12,7 +12,7 @@ from optuna_mde.answers.fitted import fit_study, place
 from optuna_mde.answers.held_out import widening
 from optuna_mde.gp import calibration
 from optuna_mde.gp.torch_state import gradients
-from optuna_mde.objective import CONSTRAINT, ObjectiveLike
+from optuna_mde.objective import ObjectiveLike
 from optuna_mde.simplex.projection import Array
 
 if TYPE_CHECKING:
@@ -74,11 +74,11 @@ def predict(
     factor = calibration.of_answers(fitted.surrogate.features)
     sd = sd * widening(fitted, np.eye(sd.shape[1]), factor)
     goal_sd = goal_sd * widening(fitted, fitted.weights, factor)
-    mean, goal_mean = mean * fitted.signs, goal_mean * fitted.goal_signs
-    losses = [j for j, n in enumerate(fitted.observations.outputs) if not n.startswith(CONSTRAINT)]
+    observations, losses = fitted.observations, list(fitted.observations.losses)
+    mean, goal_mean = mean * observations.signs, goal_mean * observations.goal_signs
     one = goal_mean.shape[1] == 1
     return Prediction(
-        sets=tuple(fitted.observations.outputs[j] for j in losses),
+        sets=tuple(observations.outputs[j] for j in losses),
         mean=mean[:, losses],
         sd=sd[:, losses],
         noise_sd=fitted.surrogate.noise_sd.numpy()[losses],

@@ -12,7 +12,7 @@ import numpy as np
 from optuna_mde.gp.modeller import Modeller, expert_table
 from optuna_mde.gp.torch_state import gradients
 from optuna_mde.objective import Objective, ObjectiveError, ObjectiveLike
-from optuna_mde.observations import Observations, is_plain
+from optuna_mde.observations import Observations
 from optuna_mde.scalars import real
 from optuna_mde.simplex.projection import Array, MixtureError
 from optuna_mde.simplex.region import Region
@@ -47,32 +47,28 @@ class Fitted:
     """The same on the coreset: cheap and with gradients, to maximise on."""
     names: tuple[str, ...]
     """Names `[G]` of the goals."""
-    maximised: tuple[bool, ...] = ()
-    """For plain objective values: which were maximised, so have their sign turned."""
     failure: str | None = None
     """Why the fit failed, whose hyper-parameters are then those of the prior."""
 
-    @cached_property
+    @property
     def signs(self) -> Array:
         """-1 for outputs `[M]` that were maximised, and are modelled with their sign turned."""
-        signs = np.ones(len(self.observations.outputs))
-        signs[: len(self.maximised)][list(self.maximised)] = -1.0
-        return signs
+        return self.observations.signs
 
-    @cached_property
+    @property
     def goal_signs(self) -> Array:
         """The same `[G]` of the goals; outputs of both directions are never in one goal."""
-        return np.where((self.weights * self.signs).sum(axis=1) < 0, -1.0, 1.0)
+        return self.observations.goal_signs
 
     @property
     def is_unlike(self) -> bool:
         """Whether there are several goals in units of their own: no mean of them has a meaning."""
-        return len(self.weights) > 1 and is_plain(self.observations)
+        return len(self.weights) > 1 and self.observations.is_plain
 
     @cached_property
     def weights(self) -> Array:
         """Weights `[G, M]` of the goals."""
-        return self.observations.objective.weights(self.observations.outputs)
+        return self.observations.weights
 
     @cached_property
     def overall(self) -> Array:
@@ -96,7 +92,7 @@ class Fitted:
     @property
     def shown_sign(self) -> float:
         """-1 where the number that rows show was maximised."""
-        return float(self.goal_signs[0])
+        return float(self.observations.goal_signs[0])
 
     @property
     def limits(self) -> list[tuple[int, float]]:
@@ -116,8 +112,8 @@ class Fitted:
         return {expert.domain for expert in self.observations.experts}
 
     def told(self, trial: Record) -> tuple[Array, Array]:
-        """Inputs `[d]` and losses `[M]` of a trial of the observations."""
-        row = int(np.flatnonzero(self.observations.numbers == trial.number)[0])
+        """Inputs `[d]` and losses `[M]` at the end of a run of the observations."""
+        row = int(np.flatnonzero(self.observations.numbers == trial.number)[-1])
         return self.observations.X[row], self.observations.Y[row]
 
     @cached_property
@@ -189,10 +185,8 @@ def fit_study(
             f"study {study.study_name!r} has no mixture, nor a parameter that all of its finished "
             f"runs have in the same range, so that there is nothing to predict from"
         )
-    observations.objective.weights(observations.outputs)
     region = space.region()
-    maximised = records.is_maximised(study) if is_plain(observations) else ()
-    _check_directions(observations, maximised)
+    _check_directions(observations)
     modeller, failure = Modeller(), None
     try:
         quick = modeller.surrogate(observations, region.blocks)
@@ -208,16 +202,14 @@ def fit_study(
         _exact(quick, observations, mixtures),
         quick,
         _names(study, observations, objective),
-        maximised,
         failure,
     )
 
 
-def _check_directions(observations: Observations, maximised: Sequence[bool]) -> None:
+def _check_directions(observations: Observations) -> None:
     """Values that are maximised and others that are minimised have no mean."""
-    weights = observations.objective.weights(observations.outputs)[:, : len(maximised)]
-    up = np.array(maximised, dtype=bool)
-    for name, row in zip(observations.objective.names, weights, strict=True):
+    up = observations.signs < 0
+    for name, row in zip(observations.objective.names, observations.weights, strict=True):
         if row[up].any() and row[~up].any():
             raise ObjectiveError(
                 f"objective {name!r} weighs values that are maximised with others that are "
@@ -229,7 +221,7 @@ def _names(
     study: optuna.Study, observations: Observations, objective: ObjectiveLike
 ) -> tuple[str, ...]:
     metrics = study.metric_names
-    own = objective is None and is_plain(observations) and metrics
+    own = objective is None and observations.is_plain and metrics
     return tuple(metrics) if own and metrics else observations.objective.names
 
 

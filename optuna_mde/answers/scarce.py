@@ -92,7 +92,7 @@ def _errors(fitted: Fitted) -> tuple[Array, Array] | None:
     w = fitted.overall[0, told]
     if w.sum() <= 0.0:
         return None
-    runs = ~observations.corner & (observations.budget >= 1.0)
+    runs = observations.mixed
     rates, Y = observations.X[runs][:, observations.block], observations.Y[runs][:, told]
     with torch.no_grad():
         mde = coreset.losses(torch.from_numpy(np.ascontiguousarray(rates))).numpy()

@@ -135,7 +135,7 @@ def _where(fitted: Fitted) -> str:
     observations = fitted.observations
     if observations.block is None:
         return ""
-    runs = observations.X[~observations.corner & (observations.budget >= 1.0)]
+    runs = observations.X[observations.mixed]
     goals, _ = fitted.goals(runs, fitted.overall)
     rates = runs[:, observations.block]
     away = np.abs(rates - rates[goals[:, 0].argmin()]).sum(axis=1) / 2.0

@@ -27,7 +27,7 @@ from optuna_mde.asks.startup import (
     startup_runs,
 )
 from optuna_mde.gp.torch_state import gradients
-from optuna_mde.observations import Observations, is_plain
+from optuna_mde.observations import Observations
 from optuna_mde.simplex.projection import MixtureError
 from optuna_mde.simplex.region import design
 from optuna_mde.trials import history, records
@@ -224,8 +224,8 @@ class Ask:
             )
         proposal = self._foresee(memory, chance, observations, self.fixed, own)
         mean = proposal.predicted_mean
-        if mean is not None and is_plain(observations):
-            mean = -mean if records.is_maximised(self.study)[0] else mean
+        if mean is not None:
+            mean *= float(observations.goal_signs[0])
         params = self.space.decode(proposal.x)
         return Draft(params, proposal.phase, mean=mean, sd=proposal.predicted_sd)
 

@@ -99,11 +99,12 @@ class Proposer:
 
         rng = np.random.default_rng(seed)
         surrogate = self._modeller.surrogate(observations, region.blocks, fit=fit)
-        W = tensor(observations.objective.weights(observations.outputs))
+        W = tensor(observations.weights)
         seen = np.concatenate([observations.X, observations.pending])
         inside = region.snap(seen)
         believing = surrogate.believe(tensor(observations.pending))
-        if _only_experts(observations) and len(W) == 1 and surrogate.features.has_mde.any():
+        only_experts = not observations.mixed.any()
+        if only_experts and len(W) == 1 and surrogate.features.has_mde.any():
             # Nothing but experts: the MDE optimum is the best guess, and it is convex.
             greedy = _by_mde(observations, region, seed)
             if not _is_seen(greedy.x, seen):
@@ -160,7 +161,7 @@ def _by_mde(observations: Observations, region: Region, seed: int) -> Proposal:
 
 def _mde_weights(observations: Observations, sets: tuple[str, ...]) -> Array:
     """Weights over the sets that have an MDE loss, all goals taken together."""
-    W = observations.objective.weights(observations.outputs).mean(axis=0)
+    W = observations.weights.mean(axis=0)
     known = dict(zip(observations.outputs, W, strict=True))
     weights = np.array([known.get(name, 0.0) for name in sets])
     return weights if weights.sum() > 0 else np.full(len(sets), 1.0 / len(sets))
@@ -168,17 +169,12 @@ def _mde_weights(observations: Observations, sets: tuple[str, ...]) -> Array:
 
 def _places(observations: Observations) -> int:
     """How many mixtures inside the simplex were run, or will be, that are no neighbours."""
-    inner = ~(observations.corner | (observations.budget < 1.0))
     places: list[Array] = []
-    for x in np.concatenate([observations.X[inner], observations.pending]):
+    for x in np.concatenate([observations.X[observations.mixed], observations.pending]):
         rates = x[observations.block]
         if all(np.abs(rates - other).sum() > _NEIGHBOURS for other in places):
             places.append(rates)
     return len(places)
-
-
-def _only_experts(observations: Observations) -> bool:
-    return bool(np.all(observations.corner | (observations.budget < 1.0)))
 
 
 def _is_seen(x: Array, seen: Array, distance: float = SAME) -> bool:

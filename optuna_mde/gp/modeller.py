@@ -68,7 +68,7 @@ class Modeller:
             observations.Y,
             observations.numbers,
             observations.corner,
-            observations.budget,
+            observations.full,
         )
         key = _digest(arrays, (*_layout(observations, blocks), fit))
         if key != self._key or self._surrogate is None:
@@ -135,7 +135,7 @@ def _build(
     loaded = expert_table(observations)
     with manual_seed(0):
         features = Features(
-            observations.space_dim,
+            len(observations.columns),
             blocks,
             observations.outputs,
             observations.block,
@@ -161,8 +161,7 @@ def _runs(observations: Observations) -> Runs:
 
     from optuna_mde.gp.surrogate import Runs
 
-    # Cheap experts are features, not observations.
-    full = observations.budget >= 1.0
+    full = observations.full
     order = np.flatnonzero(full)[np.argsort(observations.numbers[full], kind="stable")]
     corner = observations.corner.astype(bool) & _has_expert(observations)
     return Runs(

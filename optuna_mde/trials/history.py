@@ -1,7 +1,8 @@
 """Trials -> observations: inputs, losses, pending runs and experts. Gaps are handled here.
 
-A run that lacks an output leaves that output; a run that cannot be placed in the space, failed,
-was pruned or is excluded leaves altogether. Numeric rooms see arrays and names, never a trial.
+A run that lacks an output leaves that output; one that cannot be placed in the space, failed, was
+pruned or is excluded leaves altogether, and `Observations.left_out` says why. Numeric rooms see
+arrays and names, never a trial.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-from optuna_mde.objective import CONSTRAINT, Objective, ObjectiveError
-from optuna_mde.observations import VALUE, ExpertFile, Observations
+from optuna_mde.observations import ExpertFile, Observations
 from optuna_mde.simplex.projection import Array
 from optuna_mde.trials import records
 from optuna_mde.trials.groups import Group
@@ -25,10 +25,10 @@ from optuna_mde.trials.layout import Common
 from optuna_mde.trials.notes import Notes, read_notes
 from optuna_mde.trials.records import Record
 from optuna_mde.trials.space import Space
+from optuna_mde.trials.targets import outputs_of
 
 LOST_FACTOR = 10.0  # running for this many times the longest finished run counts as lost ...
 LOST_SECONDS = 60.0  # ... but never sooner than this: toy runs end within milliseconds
-NATURAL_TOLERANCE = 1e-6  # recorded rates of the natural mixture are often rounded
 
 
 @dataclass
@@ -70,42 +70,30 @@ def read(
         cache.layout, cache.rows = layout, {}
     kept = [t for t in trials if t.number not in notes.excluded]
     _warn_of_strange(kept, space)
-    runs = [t for t in kept if _is_observation(t)]
-    placed = [(t, x) for t in runs if (x := _row(t, space, cache)) is not None]
+    runs, left_out = _runs(trials, notes, space, cache)
     group = space.groups[0] if space.groups else None
-    reporting = any(t.losses for t, _ in placed)
-    if reporting:
-        placed = [(t, x) for t, x in placed if t.losses]
-    told = [t for t, _ in placed]
-    goals = _objective(told, notes)
-    if not told and goals.sets:  # the sampler's own objective, ahead of any run
-        outputs, Y = goals.sets, np.zeros((0, len(goals.sets)))
-    elif reporting:
-        outputs, Y = _losses(told)
-    else:
-        outputs, Y = _values(told, records.is_maximised(study))
-        goals = _value_goals(len(outputs))
-    outputs, Y = _with_constraints(told, outputs, Y)
-    X = np.array([x for _, x in placed]).reshape(len(placed), space.dim)
-    alive = [t for t in trials if not t.finished and t.number != number]
-    lost = lost_trials(trials)
-    encoded = [space.encode(t.params, _mixtures(t, space)) for t in alive if t.number not in lost]
-    waiting = [x for x in encoded if x is not None]
-    pending = np.array(waiting).reshape(len(waiting), space.dim)
+    told = [trial for trial, _ in runs]
+    targets, Y, objective = outputs_of(told, notes, group, records.is_maximised(study))
+    corner = [group is not None and trial.corner(group) is not None for trial in told]
+    left_out |= {t.number: _unlearned(t, c) for t, c in zip(told, corner, strict=True)}
+    pending = _pending(trials, number, space)
     return Observations(
-        space_dim=space.dim,
-        X=X,
+        columns=space.labels,
+        X=np.array([x for _, x in runs]).reshape(len(runs), space.dim),
         Y=Y,
-        outputs=outputs,
-        numbers=np.array([t.number for t in told], dtype=np.int64),
-        corner=np.array([group is not None and t.corner(group) is not None for t in told], bool),
-        budget=np.array([t.budget for t in told], dtype=float),
-        pending=pending,
+        targets=targets,
+        numbers=np.array([trial.number for trial in told], dtype=np.int64),
+        corner=np.array(corner, dtype=bool),
+        budget=np.array([trial.budget for trial in told], dtype=float),
+        schedule=np.ones(len(told)),
+        tokens=np.array([trial.tokens for trial in told], dtype=float),
+        parameters=np.array([trial.parameters for trial in told], dtype=float),
+        pending=np.array(pending).reshape(len(pending), space.dim),
         experts=expert_files(notes, group, kept) if group else (),
         block=space.block(group) if group else None,
         domains=group.domains if group else (),
-        objective=Objective(_reported_goals(goals, outputs), _limits(told, group, goals, outputs)),
-        n_told=len(told),
+        objective=objective,
+        left_out={number: why for number, why in sorted(left_out.items()) if why},
     )
 
 
@@ -144,11 +132,74 @@ def lost_trials(trials: Sequence[Record]) -> set[int]:
     }
 
 
-def _is_observation(trial: Record) -> bool:
-    """A finished run with figures; a cheap expert ends pruned, with its losses."""
-    if trial.state == TrialState.PRUNED:
-        return trial.budget < 1.0 and bool(trial.losses)
-    return trial.state == TrialState.COMPLETE
+def _runs(
+    trials: Sequence[Record], notes: Notes, space: Space, cache: Cache
+) -> tuple[list[tuple[Record, Array]], dict[int, str]]:
+    """Finished runs with their inputs `[d]`, and why the other finished trials are none."""
+    runs: list[tuple[Record, Array]] = []
+    left_out: dict[int, str] = {}
+    for trial in trials:
+        if not trial.finished:
+            continue
+        why = _excluded(trial, notes)
+        x = None if why else _row(trial, space, cache)
+        if x is None:
+            left_out[trial.number] = why or _unplaced(trial, space)
+        else:
+            runs.append((trial, x))
+    if any(trial.losses for trial, _ in runs):
+        silent = [trial.number for trial, _ in runs if not trial.losses]
+        left_out |= dict.fromkeys(silent, "reports no losses, as others do")
+        runs = [(trial, x) for trial, x in runs if trial.losses]
+    return runs, left_out
+
+
+def _excluded(trial: Record, notes: Notes) -> str:
+    """Why a finished trial has no figures to learn from; empty if it has."""
+    if trial.number in notes.excluded:
+        return f"excluded: {notes.excluded[trial.number]}"
+    if trial.state == TrialState.FAIL:
+        return "failed"
+    if trial.state == TrialState.PRUNED and trial.budget >= 1.0:
+        return "pruned"
+    if trial.state == TrialState.PRUNED and not trial.losses:
+        return "pruned without losses"
+    return ""
+
+
+def _unplaced(trial: Record, space: Space) -> str:
+    """Why a trial has no place in the columns."""
+    for group in space.groups:
+        mixture = trial.mixture(group.prefix)
+        if mixture is None:
+            return f"has no mixture {group.prefix}"
+        if trial.rates(group) is None:
+            unknown = [d for d, rate in mixture.items() if d not in group.domains and rate > 0]
+            return f"trains {', '.join(unknown)}, which the mixture does not have"
+    for name in space.distributions:
+        if name not in trial.params:
+            return f"has no parameter {name}"
+    values = [f"{name} = {trial.params[name]!r}" for name in space.distributions]
+    return f"has a value outside the present choices: {', '.join(values)}"
+
+
+def _unlearned(trial: Record, corner: bool) -> str:
+    """Why the model learns nothing from a run that is in the table; empty if it does.
+
+    An expert on a share of a run is told by its log-probabilities.
+    """
+    if trial.budget >= 1.0 or (corner and trial.logprobs):
+        return ""
+    what = "an expert without log-probabilities" if corner else "a run"
+    return f"{what} on {trial.budget:g} of a full run"
+
+
+def _pending(trials: Sequence[Record], number: int | None, space: Space) -> list[Array]:
+    """Inputs of the trials that are still to finish, beside the one that is proposed for."""
+    lost = lost_trials(trials)
+    alive = [t for t in trials if not t.finished and t.number != number and t.number not in lost]
+    encoded = (space.encode(t.params, _mixtures(t, space)) for t in alive)
+    return [x for x in encoded if x is not None]
 
 
 def _warn_of_strange(trials: Sequence[Record], space: Space) -> None:
@@ -171,102 +222,6 @@ def _row(trial: Record, space: Space, cache: Cache) -> Array | None:
 def _mixtures(trial: Record, space: Space) -> dict[str, dict[str, float]]:
     found = {group.prefix: trial.mixture(group.prefix) for group in space.groups}
     return {prefix: mixture for prefix, mixture in found.items() if mixture is not None}
-
-
-def _losses(told: Sequence[Record]) -> tuple[tuple[str, ...], Array]:
-    names = tuple(dict.fromkeys(name for t in told for name in t.losses))
-    rows = [[t.losses.get(name, np.nan) for name in names] for t in told]
-    return names, np.array(rows, dtype=float).reshape(len(told), len(names))
-
-
-def _values(told: Sequence[Record], maximised: Sequence[bool]) -> tuple[tuple[str, ...], Array]:
-    names = tuple(f"{VALUE}{i}" for i in range(len(maximised)))
-    rows = [t.values if t.values is not None else (np.nan,) * len(names) for t in told]
-    Y = np.array(rows, dtype=float).reshape(len(told), len(names))
-    return names, np.where(maximised, -Y, Y)
-
-
-def _value_goals(n: int) -> Objective:
-    names = [f"{VALUE}{i}" for i in range(n)]
-    return Objective(tuple((name, ((name, 1.0),)) for name in names))
-
-
-def _with_constraints(
-    told: Sequence[Record], outputs: tuple[str, ...], Y: Array
-) -> tuple[tuple[str, ...], Array]:
-    """Append the values of `trial.set_constraint`, feasible at or below 0, as outputs."""
-    keys = tuple(dict.fromkeys(key for t in told for key in t.constraints))
-    rows = [[t.constraints.get(key, np.nan) for key in keys] for t in told]
-    extra = np.array(rows, dtype=float).reshape(len(told), len(keys))
-    return (*outputs, *(CONSTRAINT + key for key in keys)), np.hstack([Y, extra])
-
-
-def _objective(told: Sequence[Record], notes: Notes) -> Objective:
-    """The objective of the latest run that carries one: a study may change its mind."""
-    texts = [(f"of trial {trial.number}", trial.objective) for trial in reversed(told)]
-    for origin, text in (*texts, ("of the sampler's options", notes.objective)):
-        if text is not None:
-            try:
-                return Objective.from_json(text)
-            except ObjectiveError as error:
-                warnings.warn(f"the objective {origin} is left out: {error}", stacklevel=2)
-    return Objective()
-
-
-def _reported_goals(
-    objective: Objective, outputs: Sequence[str]
-) -> tuple[tuple[str, tuple[tuple[str, float], ...]], ...]:
-    """Goals with explicit weights over outputs that exist; constraints are no part of a mean."""
-    sets = [name for name in outputs if not name.startswith(CONSTRAINT)]
-    goals = []
-    for name, weights in objective.goals:
-        kept = {s: w for s, w in weights if s in sets} or dict.fromkeys(sets, 1.0)
-        missing = [s for s, _ in weights if s not in sets]
-        if missing and sets:
-            warnings.warn(
-                f"objective {name!r} weighs {', '.join(missing)}, which no run reports; it goes "
-                f"on with {', '.join(kept)}",
-                stacklevel=2,
-            )
-        total = sum(kept.values())
-        goals.append((name, tuple((s, w / total) for s, w in kept.items())))
-    return tuple(goals)
-
-
-def _limits(
-    told: Sequence[Record], group: Group | None, objective: Objective, outputs: Sequence[str]
-) -> tuple[tuple[str, float], ...]:
-    """Upper limits on outputs; "natural" is the mean loss of the runs of the natural mixture."""
-    limits = dict(objective.limits)
-    asked = next((t.limits for t in reversed(told) if t.limits), {})
-    for name, limit in asked.items():
-        value = natural_loss(told, group, name) if limit == "natural" else float(limit)
-        if value is not None:
-            limits[name] = value
-    limits |= {name: 0.0 for name in outputs if name.startswith(CONSTRAINT)}
-    return tuple((name, limit) for name, limit in limits.items() if name in outputs)
-
-
-def natural_loss(told: Sequence[Record], group: Group | None, name: str) -> float | None:
-    """Mean loss on a validation set over the runs of the natural mixture; None without one.
-
-    Where the bounds exclude it, the runs of the nearest allowed mixture stand for it: that is
-    what the start-up runs as the natural one.
-    """
-    if group is None or group.natural is None:
-        return None
-    natural = np.array(group.natural)
-    for target in (natural, group.region().snap(natural)[0]):
-        values = [
-            trial.losses.get(name, np.nan)
-            for trial in told
-            if (rates := trial.rates(group)) is not None
-            and np.abs(rates - target).max() <= NATURAL_TOLERANCE
-        ]
-        finite = [value for value in values if np.isfinite(value)]
-        if finite:
-            return float(np.mean(finite))
-    return None
 
 
 def _exists(url: str, file: ExpertFile) -> bool:

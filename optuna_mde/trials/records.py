@@ -89,6 +89,8 @@ class Record:
     budget: float
     logprobs: str | None
     constraints: dict[str, float]
+    tokens: float | None = None
+    parameters: float | None = None
     _mixtures: dict[str, dict[str, float] | None] = field(default_factory=dict, compare=False)
     _rates: dict[object, Array | None] = field(default_factory=dict, compare=False)
 
@@ -199,6 +201,8 @@ def read_trial(trial: FrozenTrial) -> Record:
         budget=budget if budget is not None and 0.0 < budget <= 1.0 else 1.0,
         logprobs=logprobs if isinstance(logprobs, str) and logprobs else None,
         constraints=dict(trial.constraints),
+        tokens=number(user.get("tokens")),
+        parameters=number(user.get("parameters")),
     )
 
 

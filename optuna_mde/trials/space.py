@@ -43,6 +43,17 @@ class Space:
             _width(d) for d in self.distributions.values()
         )
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the columns: parameters, and ``name=choice`` for one-hot columns."""
+        names = [name for group in self.groups for name in group.names]
+        for name, distribution in self.distributions.items():
+            if isinstance(distribution, CategoricalDistribution):
+                names += [f"{name}={choice}" for choice in distribution.choices]
+            else:
+                names.append(name)
+        return tuple(names)
+
     def block(self, group: Group) -> slice:
         """Columns of a mixture."""
         start = 0

@@ -1,6 +1,10 @@
-"""What a surrogate of the small world is fitted to."""
+"""What a surrogate of the small world is fitted to, and tables of observations."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +13,10 @@ from optuna_mde.gp.features import Features
 from optuna_mde.gp.fitting import fit
 from optuna_mde.gp.surrogate import Runs, Surrogate
 from optuna_mde.mde.coreset import Coreset
+from optuna_mde.objective import Objective
+from optuna_mde.observations import Observations, Output
+
+ROWS = ("X", "Y", "numbers", "corner", "budget", "schedule", "tokens", "parameters")
 
 
 def runs_of(world, n: int, seed: int = 0) -> Runs:
@@ -34,3 +42,33 @@ def fitted_to_rates(X: np.ndarray, Y: np.ndarray) -> Surrogate:
     runs = Runs(torch.from_numpy(X), torch.from_numpy(Y), torch.zeros(len(X), dtype=torch.bool))
     names = [f"set {i}" for i in range(Y.shape[1])]
     return fit(Features(X.shape[1], [slice(0, X.shape[1])], names), runs)
+
+
+def observed(
+    X: np.ndarray, Y: np.ndarray, sets: Sequence[str], domains: Sequence[str], **fields: Any
+) -> Observations:
+    """Full runs of mixtures `[n, K]`, none of which counts as an expert."""
+    n, K = X.shape
+    plain = Observations(
+        columns=tuple(f"mix/{domain}" for domain in domains),
+        X=X,
+        Y=Y,
+        targets=tuple(map(Output, sets)),
+        numbers=np.arange(n),
+        corner=np.zeros(n, dtype=bool),
+        budget=np.ones(n),
+        schedule=np.ones(n),
+        tokens=np.full(n, np.nan),
+        parameters=np.full(n, np.nan),
+        pending=np.zeros((0, K)),
+        experts=(),
+        block=slice(0, K),
+        domains=tuple(domains),
+        objective=Objective(),
+    )
+    return replace(plain, **fields)
+
+
+def rows(observations: Observations, index: Any) -> Observations:
+    """The observations with these rows alone."""
+    return replace(observations, **{name: getattr(observations, name)[index] for name in ROWS})

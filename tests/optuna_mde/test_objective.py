@@ -68,11 +68,6 @@ def test_limits_survive_the_round_trip_and_name_their_sets() -> None:
     assert objective.sets == ("code", "books")
 
 
-def test_constraints_do_not_count_in_the_mean() -> None:
-    weights = Objective.parse().weights(["books", "constraint:memory", "code"])
-    np.testing.assert_allclose(weights, [[0.5, 0.0, 0.5]])
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -16,6 +16,7 @@ from optuna_mde.mde.logprobs import save_logprobs
 from optuna_mde.objective import Objective
 from optuna_mde.observations import ExpertFile, Observations
 from optuna_mde.simplex.region import Region
+from tests.optuna_mde.fits import observed
 
 BLOCK = slice(0, 4)
 
@@ -36,20 +37,15 @@ def region(upper: float = 1.0) -> Region:
 def history(world, n: int, experts=(), seed: int = 0, pending=None) -> Observations:
     inner = np.random.default_rng(seed).dirichlet(np.ones(4), n)
     X = np.concatenate([np.eye(4), inner])
-    return Observations(
-        space_dim=4,
-        X=X,
-        Y=world.observed(X, seed),
-        outputs=world.sets,
-        numbers=np.arange(len(X)),
+    return observed(
+        X,
+        world.observed(X, seed),
+        world.sets,
+        world.domains,
         corner=np.arange(len(X)) < 4,
-        budget=np.ones(len(X)),
         pending=np.zeros((0, 4)) if pending is None else pending,
         experts=tuple(experts),
-        block=BLOCK,
-        domains=world.domains,
         objective=Objective.parse({"books": 1, "unseen": 1}),
-        n_told=len(X),
     )
 
 
@@ -157,17 +153,10 @@ def test_a_cheap_expert_is_a_feature_and_no_observation(world, expert_files) -> 
 
 def test_a_corner_is_reached_where_it_is_best(world) -> None:
     """A single domain that serves its own set best: exact zeros must be proposed."""
-    told = replace(history(world, 10), objective=Objective.parse({"web": 1}), outputs=("web",))
-    X = told.X[4:]
+    X = history(world, 10).X[4:]
     for seed in range(6):
-        now = replace(
-            told,
-            X=X,
-            Y=3.0 - X[:, [0]],  # better and better towards the first corner
-            numbers=np.arange(len(X)),
-            corner=np.zeros(len(X), dtype=bool),
-            budget=np.ones(len(X)),
-        )
+        Y = 3.0 - X[:, [0]]  # better and better towards the first corner
+        now = observed(X, Y, ("web",), world.domains, objective=Objective.parse({"web": 1}))
         x = Proposer().propose(now, region(), seed=seed).x
         X = np.concatenate([X, x[None]])
         if x[0] == 1.0:

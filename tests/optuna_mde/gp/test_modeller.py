@@ -13,29 +13,16 @@ from optuna_mde.gp.features import Features
 from optuna_mde.gp.modeller import Modeller
 from optuna_mde.mde.coreset import Coreset
 from optuna_mde.mde.experts import ExpertTable
-from optuna_mde.objective import Objective
-from optuna_mde.observations import Observations
+from optuna_mde.observations import Observations, Output
+from tests.optuna_mde.fits import observed, rows
 
 BLOCKS = (slice(0, 3),)
 
 
 def history(n: int, seed: int = 0) -> Observations:
     X = np.random.default_rng(seed).dirichlet(np.ones(3), n)
-    return Observations(
-        space_dim=3,
-        X=X,
-        Y=np.stack([((X - 0.3) ** 2).sum(axis=1), X[:, 0]], axis=1),
-        outputs=("a", "b"),
-        numbers=np.arange(n),
-        corner=np.zeros(n, dtype=bool),
-        budget=np.ones(n),
-        pending=np.zeros((0, 3)),
-        experts=(),
-        block=BLOCKS[0],
-        domains=("x", "y", "z"),
-        objective=Objective(),
-        n_told=n,
-    )
+    Y = np.stack([((X - 0.3) ** 2).sum(axis=1), X[:, 0]], axis=1)
+    return observed(X, Y, ("a", "b"), ("x", "y", "z"))
 
 
 def test_a_history_is_fitted_once(monkeypatch) -> None:
@@ -65,7 +52,7 @@ def test_many_runs_are_modelled_by_a_stated_subset() -> None:
 def test_order_of_arrival_does_not_matter() -> None:
     told = history(12)
     order = np.random.default_rng(3).permutation(12)
-    shuffled = replace(told, X=told.X[order], Y=told.Y[order], numbers=told.numbers[order])
+    shuffled = rows(told, order)
     X = torch.from_numpy(history(5, seed=9).X)
     first, second = (Modeller().surrogate(h, BLOCKS).posterior(X) for h in (told, shuffled))
     assert torch.equal(first[0], second[0])
@@ -89,20 +76,10 @@ def test_hyper_parameters_of_the_same_runs_are_fitted_once(monkeypatch) -> None:
     )
     modeller, runs = Modeller(), history(90)
 
-    def first(n: int) -> Observations:
-        return replace(
-            runs,
-            X=runs.X[:n],
-            Y=runs.Y[:n],
-            numbers=runs.numbers[:n],
-            corner=runs.corner[:n],
-            budget=runs.budget[:n],
-        )
-
     X = torch.from_numpy(history(5, seed=9).X)
     for n in range(67, 75):  # milestones at 66 and 72
-        kept = modeller.surrogate(first(n), BLOCKS).posterior(X)
-        fresh = Modeller().surrogate(first(n), BLOCKS).posterior(X)
+        kept = modeller.surrogate(rows(runs, slice(0, n)), BLOCKS).posterior(X)
+        fresh = Modeller().surrogate(rows(runs, slice(0, n)), BLOCKS).posterior(X)
         torch.testing.assert_close(kept, fresh, rtol=0, atol=0)
     assert len(fits) == 8 + len({model._milestone(n) for n in range(67, 75)})
 
@@ -111,9 +88,9 @@ def test_many_outputs_are_fitted_on_fewer_runs() -> None:
     def fitted(n_outputs: int) -> int:
         told = history(200)
         Y = np.repeat(told.Y[:, :1], n_outputs, axis=1)
-        outputs = tuple(f"s{i}" for i in range(n_outputs))
-        features = Features(3, BLOCKS, outputs)
-        return len(model._head(model._runs(replace(told, Y=Y, outputs=outputs)), features).X)
+        targets = tuple(Output(f"s{i}") for i in range(n_outputs))
+        told = replace(told, Y=Y, targets=targets)
+        return len(model._head(model._runs(told), Features(3, BLOCKS, told.outputs)).X)
 
     assert fitted(11) == model.FIT_RUNS
     assert fitted(68) ** 2 * 68 <= model.FIT_ENTRIES

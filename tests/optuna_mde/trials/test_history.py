@@ -13,11 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_mde import MDESampler, exclude_trials, report_losses, save_logprobs, suggest_mixture
 from optuna_mde.objective import Objective
-from optuna_mde.observations import Observations
+from optuna_mde.observations import Kind, Observations
 from optuna_mde.trials.groups import Group
-from optuna_mde.trials.history import lost_trials, natural_loss, read
+from optuna_mde.trials.history import lost_trials, read
 from optuna_mde.trials.layout import study_space
 from optuna_mde.trials.records import read_trial
+from optuna_mde.trials.space import Space
+from optuna_mde.trials.targets import natural_loss
 
 DOMAINS = ["web", "code", "books"]
 UNIT = FloatDistribution(0.0, 1.0)
@@ -63,7 +65,7 @@ def test_losses_are_outputs_with_gaps() -> None:
     expected = [[1.0, np.nan], [np.nan, 2.0], [np.inf, 3.0]]
     assert np.array_equal(history.Y, expected, equal_nan=True)
     assert history.objective == Objective((("mean", (("a", 0.5), ("b", 0.5))),))
-    assert history.n_told == 3
+    assert history.numbers.tolist() == [0, 1, 2]
 
 
 def test_plain_values_are_minimised_outputs() -> None:
@@ -111,6 +113,85 @@ def test_an_objective_of_other_hands_is_left_out_and_named() -> None:
     with pytest.warns(UserWarning, match="objective of trial 1 is left out: .*weight of 'a'"):
         history = history_of(study)
     assert history.objective.weights(history.outputs).tolist() == [[0.75, 0.25]]
+
+
+def test_every_finished_trial_that_teaches_nothing_is_named(tmp_path: Path) -> None:
+    def short(rates: tuple[float, ...], **attrs: Any) -> FrozenTrial:
+        attrs = {"budget": 0.5, **attrs}
+        return run(rates, {"a": 2.0}, state=TrialState.PRUNED, user_attrs=attrs)
+
+    url = save_logprobs(tmp_path / "web", {"a": np.log([0.5, 0.5])})
+    trials = [
+        run(state=TrialState.FAIL),
+        run(state=TrialState.PRUNED, value=1.0),
+        run(state=TrialState.PRUNED, user_attrs={"budget": 0.5}),
+        run((0.9, 0.9, 0.9)),
+        run((0.5, 0.5), domains=["web", "wiki"]),
+        run((0.2, 0.4, 0.4)),
+        run((0.2, 0.3, 0.5)),
+        short((0.2, 0.4, 0.4)),
+        short((0.0, 1.0, 0.0)),
+        short((1.0, 0.0, 0.0), logprobs=url),
+        run(losses={"a": 1.0}),
+    ]
+    study = study_of(*trials)
+    exclude_trials(study, [5], "wrong data")
+    history = history_of(study)
+    assert history.left_out == {
+        0: "failed",
+        1: "pruned",
+        2: "pruned without losses",
+        3: "has no mixture mix/",
+        4: "trains wiki, which the mixture does not have",
+        5: "excluded: wrong data",
+        6: "reports no losses, as others do",
+        7: "a run on 0.5 of a full run",
+        8: "an expert without log-probabilities on 0.5 of a full run",
+    }
+    # shorter runs are in the table, and no model takes them for full ones
+    assert history.numbers.tolist() == [7, 8, 9, 10]
+    assert history.corner.tolist() == [False, True, True, False]
+    assert history.full.tolist() == [False, False, False, True]
+
+
+def test_a_run_that_lacks_a_parameter_of_the_space_is_named() -> None:
+    lr = {"lr": FloatDistribution(0.0, 1.0)}
+    choice = {"kind": CategoricalDistribution(["x", "y"])}
+    study = optuna.create_study()
+    study.add_trial(optuna.create_trial(params={"lr": 0.5}, distributions=lr, value=1.0))
+    gone = {"kind": CategoricalDistribution(["z"])}
+    study.add_trial(optuna.create_trial(params={"kind": "z"}, distributions=gone, value=1.0))
+    assert read(study, Space((), lr)).left_out == {1: "has no parameter lr"}
+    left_out = read(study, Space((), choice)).left_out
+    assert left_out[1] == "has a value outside the present choices: kind = 'z'"
+
+
+def test_rows_say_how_long_and_how_large_their_runs_were() -> None:
+    sized = run(losses={"a": 1.0}, user_attrs={"tokens": 10**9, "parameters": 3e6})
+    history = history_of(study_of(sized, run(losses={"a": 1.0}, user_attrs={"tokens": "many"})))
+    assert history.columns == ("mix/web", "mix/code", "mix/books")
+    assert np.array_equal(history.tokens, [1e9, np.nan], equal_nan=True)
+    assert np.array_equal(history.parameters, [3e6, np.nan], equal_nan=True)
+    assert history.schedule.tolist() == [1.0, 1.0]
+
+
+def test_goals_know_which_values_are_maximised() -> None:
+    trials = [run(values=[1.0, 5.0])]
+    history = history_of(study_of(*trials, directions=["minimize", "maximize"]))
+    assert history.signs.tolist() == [1.0, -1.0]
+    assert history.goal_signs.tolist() == [1.0, -1.0]
+    both = replace(history, objective=Objective.parse({"value 0": 1, "value 1": 1}))
+    assert both.goal_signs.tolist() == [1.0]  # of unlike directions: as it is minimised
+    assert history_of(study_of(run(losses={"a": 1.0}))).goal_signs.tolist() == [1.0]
+
+
+def test_constraints_do_not_count_in_the_mean() -> None:
+    trials = [run(losses={"a": 1.0, "b": 2.0}, constraints={"latency": -0.5})]
+    history = history_of(study_of(*trials))
+    assert history.outputs == ("a", "b", "constraint:latency")
+    assert [target.kind for target in history.targets] == [Kind.LOSS, Kind.LOSS, Kind.CONSTRAINT]
+    assert replace(history, objective=Objective()).weights.tolist() == [[0.5, 0.5, 0.0]]
+    assert history.losses == (0, 1)
 
 
 def test_cheap_experts_bring_their_losses() -> None:
@@ -257,7 +338,7 @@ def test_an_empty_study_has_an_empty_history() -> None:
     history = history_of(study_of())
     assert history.X.shape == (0, 3)
     assert history.Y.shape == (0, 1)
-    assert history.n_told == 0
+    assert history.numbers.shape == (0,)
 
 
 def test_the_nearest_allowed_mixture_stands_for_a_natural_one_out_of_bounds() -> None:
