@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from optuna_mde.gp.modeller import Modeller, expert_table
+from optuna_mde.gp.modeller import Modeller
 from optuna_mde.gp.torch_state import gradients
 from optuna_mde.objective import Objective, ObjectiveError, ObjectiveLike
 from optuna_mde.observations import Observations
@@ -26,11 +27,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from optuna_mde.gp.surrogate import Surrogate
+    from optuna_mde.mde.loading import Experts, Reader
 
 
 # Mixtures that a recommendation looks at, of one goal and of several; and how often a run's or
 # another mixture's MDE loss is taken: three exponents, three times.
 _FINALISTS, _FRONTS, _LOOKS = 30, 450, 9
+
+
+# Of every study that was asked: questions in a row read the experts' files once.
+_readers: WeakKeyDictionary[optuna.Study, Reader] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Fitted:
     """What figures are taken from: MDE losses over every token, where that takes seconds."""
     quick: Surrogate
     """The same on the coreset: cheap and with gradients, to maximise on."""
+    experts: Experts | None
+    """What the experts' files say, and which of them were left out."""
     names: tuple[str, ...]
     """Names `[G]` of the goals."""
     failure: str | None = None
@@ -170,6 +178,9 @@ def fit_study(
         ValueError: if no run has finished, the runs have no parameter in common, or the objective
             names a set that no run reports.
     """
+    from optuna_mde.gp.exact import on_every_token
+    from optuna_mde.mde.loading import Reader
+
     trials = records.read_trials(study)
     space = study_space(study, trials=trials)
     observations = history.read(study, space, trials=trials)
@@ -187,20 +198,27 @@ def fit_study(
         )
     region = space.region()
     _check_directions(observations)
-    modeller, failure = Modeller(), None
+    modeller, failure = Modeller(_readers.setdefault(study, Reader())), None
     try:
         quick = modeller.surrogate(observations, region.blocks)
     except Exception as error:
         # A fit that fails leaves the prior's hyper-parameters, as in a proposal.
         quick = modeller.surrogate(observations, region.blocks, fit=False)
         failure = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    experts = modeller.experts(observations)
+    if mixtures is None:
+        mixtures = _FINALISTS if len(observations.objective.goals) < 2 else _FRONTS
+    looks = _LOOKS * (len(observations.X) + mixtures)
+    table = experts.table.every_token(looks) if experts is not None else None
+    surrogate = quick if table is None else on_every_token(quick, table)
     return Fitted(
         trials,
         space,
         region,
         observations,
-        _exact(quick, observations, mixtures),
+        surrogate,
         quick,
+        experts,
         _names(study, observations, objective),
         failure,
     )
@@ -223,18 +241,6 @@ def _names(
     metrics = study.metric_names
     own = objective is None and observations.is_plain and metrics
     return tuple(metrics) if own and metrics else observations.objective.names
-
-
-def _exact(quick: Surrogate, observations: Observations, mixtures: int | None) -> Surrogate:
-    from optuna_mde.gp.exact import on_every_token
-
-    loaded = expert_table(observations) if quick.features.coreset is not None else None
-    if loaded is None:
-        return quick
-    if mixtures is None:
-        mixtures = _FINALISTS if len(observations.objective.goals) < 2 else _FRONTS
-    table = loaded[0].every_token(_LOOKS * (len(observations.X) + mixtures))
-    return quick if table is None else on_every_token(quick, table)
 
 
 def place(space: Space, base: Array, mixture: Mapping[str, float]) -> Array:

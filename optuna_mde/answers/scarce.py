@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from optuna_mde.answers.fitted import Fitted
-from optuna_mde.gp.modeller import expert_table
 from optuna_mde.simplex.projection import Array
 
 _SPARE_RUNS = 4  # beside as many as there are domains
@@ -83,10 +82,9 @@ def _errors(fitted: Fitted) -> tuple[Array, Array] | None:
     import torch
 
     observations = fitted.observations
-    loaded = expert_table(observations)
-    if loaded is None or observations.block is None:
+    if fitted.experts is None or observations.block is None:
         return None
-    coreset = loaded[1]
+    coreset = fitted.experts.coreset
     shared = [s for s in coreset.sets if s in observations.outputs]
     told = [observations.outputs.index(s) for s in shared]
     w = fitted.overall[0, told]

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optuna_mde.gp.modeller import Modeller, expert_table
+from optuna_mde.gp.modeller import Modeller
 from optuna_mde.simplex.projection import Array
 from optuna_mde.simplex.region import Region, design
 
 if TYPE_CHECKING:
+    from optuna_mde.mde.experts import ExpertTable
     from optuna_mde.observations import Observations
 
 # Two mixtures closer than this (L1 distance of their columns) are the same run.
@@ -66,7 +67,7 @@ class Proposer:
         steps: list[tuple[str, Callable[[], Proposal]]] = [
             ("model", lambda: self._by_surrogate(observations, region, seed, fit=True)),
             ("prior", lambda: self._by_surrogate(observations, region, seed, fit=False)),
-            ("mde", lambda: _by_mde(observations, region, seed)),
+            ("mde", lambda: self._by_mde(observations, region, seed)),
         ]
         if len(observations.X) == 0:
             steps = steps[2:]  # nothing to model yet, which is no failure
@@ -106,7 +107,7 @@ class Proposer:
         only_experts = not observations.mixed.any()
         if only_experts and len(W) == 1 and surrogate.features.has_mde.any():
             # Nothing but experts: the MDE optimum is the best guess, and it is convex.
-            greedy = _by_mde(observations, region, seed)
+            greedy = self._by_mde(observations, region, seed)
             if not _is_seen(greedy.x, seen):
                 mean, sd = surrogate.goals(tensor(greedy.x[None]), W)
                 return Proposal(greedy.x, "model", float(mean), float(sd))
@@ -128,20 +129,27 @@ class Proposer:
             return Proposal(x, "model")
         return Proposal(x, "model", float(mean), float(sd))
 
+    def _by_mde(self, observations: Observations, region: Region, seed: int) -> Proposal:
+        from optuna_mde.mde.optimum import MIXTURES
+
+        experts = self._modeller.experts(observations)
+        if experts is None or observations.block is None:
+            raise ValueError("no expert log-probabilities")
+        table = experts.table.every_token(MIXTURES) or experts.coreset.table()
+        return _at_mde_optimum(observations, table, observations.block, region, seed)
+
     def _log(self, reason: str) -> None:
         if reason not in self._logged:
             self._logged.add(reason)
             _logger.warning("The proposal falls back a step. %s", reason)
 
 
-def _by_mde(observations: Observations, region: Region, seed: int) -> Proposal:
+def _at_mde_optimum(
+    observations: Observations, table: ExpertTable, block: slice, region: Region, seed: int
+) -> Proposal:
     """The optimum of the MDE losses; a mixture next to it if that is known already."""
-    from optuna_mde.mde.optimum import MIXTURES, minimise
+    from optuna_mde.mde.optimum import minimise
 
-    loaded = expert_table(observations)
-    if loaded is None or observations.block is None:
-        raise ValueError("no expert log-probabilities")
-    table = loaded[0].every_token(MIXTURES) or loaded[1].table()
     weights = _mde_weights(observations, table.sets)
     x = (
         design(region, seed, len(observations.X))
@@ -149,12 +157,12 @@ def _by_mde(observations: Observations, region: Region, seed: int) -> Proposal:
         else region.center
     )
     x = x.copy()
-    x[observations.block] = minimise(table, weights, region, observations.block)
+    x[block] = minimise(table, weights, region, block)
     seen = np.concatenate([observations.X, observations.pending])
     if _is_seen(x, seen):
         rng = np.random.default_rng(seed)
         jittered = x.copy()
-        jittered[observations.block] = rng.dirichlet(50.0 * x[observations.block] + 0.1)
+        jittered[block] = rng.dirichlet(50.0 * x[block] + 0.1)
         x = region.snap(jittered)[0]
     return Proposal(x, "mde")
 

@@ -10,13 +10,10 @@ What fewer runs cost is in benchmarks/ablations.md.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,28 +24,25 @@ if TYPE_CHECKING:
     from optuna_mde.gp.features import Features
     from optuna_mde.gp.surrogate import Hyperparameters, Runs, Surrogate
     from optuna_mde.mde.coreset import Coreset
-    from optuna_mde.mde.experts import ExpertTable
+    from optuna_mde.mde.loading import Experts, Reader
     from optuna_mde.observations import Observations
 
 FIT_RUNS = 128
 FIT_ENTRIES = 24 * FIT_RUNS**2  # of the outputs' covariances together
 REFIT_FROM = 60
 MODEL_RUNS = 400
-COARSE = 4e-3  # error of a coreset that is told, nats per token: twice what is aimed at
-
-_logger = logging.getLogger("optuna_mde")
 
 
 class Modeller:
     """Fits surrogates and keeps the last one. Copies and pickles start empty."""
 
-    def __init__(self) -> None:
-        self._key: bytes | None = None
-        self._surrogate: Surrogate | None = None
+    def __init__(self, reader: Reader | None = None) -> None:
+        self._reader = reader
+        self._surrogate: tuple[bytes, Surrogate] | None = None
         self._fitted: _Fitted | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict.fromkeys(self.__dict__)
+        return vars(Modeller())
 
     def surrogate(
         self, observations: Observations, blocks: Sequence[slice], *, fit: bool = True
@@ -63,6 +57,11 @@ class Modeller:
         Raises:
             Exception: whatever BoTorch raises when a fit fails.
         """
+        experts = self.experts(observations)
+        layout = (
+            *(observations.outputs, observations.block, observations.domains, tuple(blocks)),
+            *(sorted(observations.fullest), experts.files if experts else None),
+        )
         arrays = (
             observations.X,
             observations.Y,
@@ -70,11 +69,35 @@ class Modeller:
             observations.corner,
             observations.full,
         )
-        key = _digest(arrays, (*_layout(observations, blocks), fit))
-        if key != self._key or self._surrogate is None:
-            self._surrogate, self._fitted = _build(observations, blocks, fit, self._fitted)
-            self._key = key
-        return self._surrogate
+        key = _digest(arrays, (layout, fit))
+        known = self._surrogate
+        if known is not None and known[0] == key:
+            return known[1]
+        coreset = experts.coreset if experts else None
+        surrogate, self._fitted = _build(observations, blocks, coreset, fit, layout, self._fitted)
+        self._surrogate = key, surrogate
+        return surrogate
+
+    def experts(self, observations: Observations) -> Experts | None:
+        """What the experts' files say, read once while they stay; None without two of them."""
+        from optuna_mde.mde.loading import Reader
+
+        if len(observations.fullest) < 2:
+            return None
+        self._reader = self._reader or Reader()
+        files = {domain: expert.url for domain, expert in observations.fullest.items()}
+        experts = self._reader.read(observations.domains, files)
+        if not experts.table.sets:
+            return None
+        if observations.outputs and not set(experts.table.sets) & set(observations.outputs):
+            warnings.warn(
+                f"the experts' log-probabilities are of {', '.join(experts.table.sets)}, and no "
+                f"run reports a loss of these: MDE serves no set. Name sets alike in "
+                f"save_logprobs and report_losses; the losses are of "
+                f"{', '.join(observations.outputs)}",
+                stacklevel=2,
+            )
+        return experts
 
 
 @dataclass(frozen=True)
@@ -85,46 +108,13 @@ class _Fitted:
     state: Hyperparameters
 
 
-def expert_table(observations: Observations) -> tuple[ExpertTable, Coreset] | None:
-    """The experts' table of the observations and its coreset; None without two readable files."""
-    if len(observations.experts) < 2:
-        return None
-    fullest = sorted(observations.fullest.items())
-    files = tuple((domain, expert.url, _modified(expert.url)) for domain, expert in fullest)
-    table, coreset = _load(observations.domains, files)
-    if not table.sets:
-        return None
-    if observations.outputs and not set(table.sets) & set(observations.outputs):
-        warnings.warn(
-            f"the experts' log-probabilities are of {', '.join(table.sets)}, and no run reports a "
-            f"loss of these: MDE serves no set. Name sets alike in save_logprobs and "
-            f"report_losses; the losses are of {', '.join(observations.outputs)}",
-            stacklevel=2,
-        )
-    return table, coreset
-
-
-@functools.lru_cache(maxsize=8)  # as many expert budgets and domains as are in play at once
-def _load(
-    domains: tuple[str, ...], files: tuple[tuple[str, str, float], ...]
-) -> tuple[ExpertTable, Coreset]:
-    from optuna_mde.mde.coreset_files import load_coreset
-
-    table, coreset, refused = load_coreset(domains, {domain: url for domain, url, _ in files})
-    for reason in refused.values():
-        _logger.warning("An expert is left out of the MDE losses. %s", reason)
-    for name, error in zip(coreset.sets, coreset.rms_error.tolist(), strict=True):
-        if error > COARSE:
-            _logger.warning(
-                "MDE losses of set %r are those of weighted tokens, which are %.4f nats (root "
-                "mean square) from those of all tokens.",
-                *(name, error),
-            )
-    return table, coreset
-
-
 def _build(
-    observations: Observations, blocks: Sequence[slice], fit: bool, fitted: _Fitted | None
+    observations: Observations,
+    blocks: Sequence[slice],
+    coreset: Coreset | None,
+    fit: bool,
+    layout: object,
+    fitted: _Fitted | None,
 ) -> tuple[Surrogate, _Fitted | None]:
     """The surrogate, and the hyper-parameters that may serve the next one."""
     from botorch.utils.sampling import manual_seed
@@ -132,14 +122,13 @@ def _build(
     from optuna_mde.gp.features import Features
     from optuna_mde.gp.fitting import fit as fit_surrogate
 
-    loaded = expert_table(observations)
     with manual_seed(0):
         features = Features(
             len(observations.columns),
             blocks,
             observations.outputs,
             observations.block,
-            loaded[1] if loaded else None,
+            coreset,
         )
         runs = _runs(observations)
         kept = _thinned(runs, MODEL_RUNS)
@@ -147,7 +136,7 @@ def _build(
             return fit_surrogate(features, kept, steps=0), fitted
         head = _head(runs, features)
         arrays = (head.X.numpy(), head.Y.numpy(), head.corner.numpy())
-        key = _digest(arrays, _layout(observations, blocks))
+        key = _digest(arrays, (layout,))
         if fitted is None or fitted.key != key:
             surrogate = fit_surrogate(features, head)
             fitted = _Fitted(key, surrogate.state())
@@ -218,17 +207,6 @@ def _thinned(runs: Runs, most: int) -> Runs:
 
 def _take(runs: Runs, index: torch.Tensor) -> Runs:
     return replace(runs, X=runs.X[index], Y=runs.Y[index], corner=runs.corner[index])
-
-
-def _modified(url: str) -> float:
-    path = Path(url.removeprefix("file://"))
-    return path.stat().st_mtime if "://" not in str(path) and path.exists() else 0.0
-
-
-def _layout(observations: Observations, blocks: Sequence[slice]) -> tuple[object, ...]:
-    """What a surrogate depends on beside its runs."""
-    files = tuple((expert, _modified(expert.url)) for expert in observations.experts)
-    return observations.outputs, files, observations.block, observations.domains, tuple(blocks)
 
 
 def _digest(arrays: Sequence[np.ndarray], parts: tuple[object, ...]) -> bytes:

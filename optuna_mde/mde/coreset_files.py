@@ -51,7 +51,10 @@ def load_coreset(
         try:
             return table, coreset_of(table), refused | others
         except UnusableFileError as error:
-            refused |= {d: str(error) for d, url in usable.items() if url == error.url}
+            spoilt = {d: str(error) for d, url in usable.items() if url == error.url}
+            if not spoilt:
+                raise  # of no file that was asked for: another try would end the same
+            refused |= spoilt
 
 
 def coreset_of(table: ExpertTable) -> Coreset:

@@ -146,7 +146,10 @@ def load_table(
         try:
             return table.in_memory(), refused | others
         except UnusableFileError as error:
-            refused |= {d: str(error) for d, url in usable.items() if url == error.url}
+            spoilt = {d: str(error) for d, url in usable.items() if url == error.url}
+            if not spoilt:
+                raise  # of no file that was asked for: another try would end the same
+            refused |= spoilt
 
 
 def open_table(

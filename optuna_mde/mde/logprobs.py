@@ -109,6 +109,24 @@ def _metadata(data: bytes) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
+def modified(url: str) -> float:
+    """When a local file was last written, in seconds since 1970; 0 where that is not known."""
+    path = local_path(url)
+    return path.stat().st_mtime if is_local(url) and path.exists() else 0.0
+
+
+def is_missing(url: str) -> bool:
+    """Whether a local file cannot be read; of remote ones nothing is known before the attempt."""
+    return is_local(url) and not os.access(local_path(url), os.R_OK)
+
+
+def resolve(url: str, folder: str | None) -> str:
+    """A URL as it can be opened from here; relative paths start from ``folder``."""
+    if folder is None or "://" in url or os.path.isabs(url):
+        return url
+    return str(Path(folder) / url)
+
+
 def is_local(url: str) -> bool:
     """Whether a URL is a path of this machine."""
     return "://" not in url or url.startswith("file://")

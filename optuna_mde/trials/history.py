@@ -7,7 +7,6 @@ arrays and names, never a trial.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
+from optuna_mde.mde.logprobs import is_missing
 from optuna_mde.observations import ExpertFile, Observations
 from optuna_mde.simplex.projection import Array
 from optuna_mde.trials import records
@@ -225,8 +225,7 @@ def _mixtures(trial: Record, space: Space) -> dict[str, dict[str, float]]:
 
 
 def _exists(url: str, file: ExpertFile) -> bool:
-    local = url.removeprefix("file://")
-    if "://" in local or os.access(local, os.R_OK):
+    if not is_missing(url):
         return True
     origin = f"of trial {file.number}" if file.number >= 0 else "that was passed in"
     warnings.warn(

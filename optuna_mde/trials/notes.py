@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
 
+from optuna_mde.mde.logprobs import resolve
 from optuna_mde.objective import Objective, ObjectiveError
 from optuna_mde.scalars import is_number
 from optuna_mde.trials.attributes import chunks, numbers, read_chunks
@@ -60,9 +59,7 @@ class Notes:
 
     def resolve(self, url: str) -> str:
         """A URL as it can be opened from here."""
-        if self.folder is None or "://" in url or os.path.isabs(url):
-            return url
-        return str(Path(self.folder) / url)
+        return resolve(url, self.folder)
 
 
 def read_notes(study: optuna.Study) -> Notes:

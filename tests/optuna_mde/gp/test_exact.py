@@ -20,10 +20,10 @@ from optuna_mde import (
     suggest_mixture,
 )
 from optuna_mde.answers.fitted import fit_study
-from optuna_mde.gp import modeller
 from optuna_mde.gp.calibration import of_answers
 from optuna_mde.gp.fitting import fit
-from optuna_mde.gp.modeller import expert_table
+from optuna_mde.gp.modeller import Modeller
+from optuna_mde.mde import loading
 from optuna_mde.mde.coreset import Coreset
 from optuna_mde.mde.token_files import LogprobFile, UnusableFileError
 
@@ -60,10 +60,9 @@ def test_predictions_and_recommendations_use_the_exact_table(
 ) -> None:
     """Compared with a coreset of all tokens, each with the same weight."""
     fitted = fit_study(study)
-    loaded = expert_table(fitted.observations)
-    assert loaded is not None
+    assert fitted.experts is not None
     monkeypatch.setattr(optuna_mde.mde.coreset, "LEAST_EQUATIONS", 10**6)
-    whole, quick = Coreset(loaded[0]), fitted.quick
+    whole, quick = Coreset(fitted.experts.table), fitted.quick
     assert whole.n_tokens == tuple(len(table.ratios) for table in world.table.tables)
     exact = fit(quick.features.on(whole), quick.runs, quick.state(), steps=0)
 
@@ -123,11 +122,10 @@ def test_a_file_that_is_lost_meanwhile_leaves_the_coresets_figures(
 
 def test_a_coreset_that_is_far_off_is_named(study, monkeypatch, caplog) -> None:
     observations = fit_study(study).observations
-    modeller._load.cache_clear()
-    monkeypatch.setattr(modeller, "COARSE", 1e-9)
-    expert_table(observations)
-    expert_table(observations)
+    monkeypatch.setattr(loading, "COARSE", 1e-9)
+    modeller = Modeller()
+    modeller.experts(observations)
+    modeller.experts(observations)  # has been said
     said = [r.getMessage() for r in caplog.records if "weighted tokens" in r.getMessage()]
     assert len(said) == len(observations.outputs)
     assert any("'unseen'" in message for message in said)
-    modeller._load.cache_clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,8 @@ from optuna_mde.gp.features import Features
 from optuna_mde.gp.modeller import Modeller
 from optuna_mde.mde.coreset import Coreset
 from optuna_mde.mde.experts import ExpertTable
-from optuna_mde.observations import Observations, Output
+from optuna_mde.mde.logprobs import save_logprobs
+from optuna_mde.observations import ExpertFile, Observations, Output
 from tests.optuna_mde.fits import observed, rows
 
 BLOCKS = (slice(0, 3),)
@@ -105,3 +107,29 @@ def test_experts_take_no_place_among_the_runs_of_a_fit() -> None:
     knows = Features(3, BLOCKS, told.outputs, BLOCKS[0], coreset)
     assert not model._head(runs, knows).corner.any()
     assert model._head(runs, Features(3, BLOCKS, told.outputs)).corner.any()
+
+
+def test_experts_are_read_once_and_again_when_a_file_has_changed(tmp_path, monkeypatch) -> None:
+    from optuna_mde.mde import loading
+
+    reads = []
+    load = loading.load_experts
+    monkeypatch.setattr(loading, "load_experts", lambda *a: reads.append(1) or load(*a))
+    logprobs = np.log(np.random.default_rng(0).uniform(0.1, 0.9, (2, 200)))
+    files = [save_logprobs(tmp_path / d, {"a": logprobs[j]}) for j, d in enumerate("xy")]
+    experts = tuple(ExpertFile(d, url, 1.0, -1) for d, url in zip("xy", files, strict=True))
+    modeller, told = Modeller(), replace(history(6), experts=experts)
+    for _ in range(2):
+        found = modeller.experts(told)
+        modeller.surrogate(told, BLOCKS)
+    assert found is not None
+    assert len(reads) == 1
+    np.testing.assert_allclose(found.table.losses(np.eye(3)[:2])[:, 0], -logprobs.mean(axis=1))
+    save_logprobs(files[0], {"a": logprobs[0] - 1.0})
+    os.utime(files[0], (1.0, 1.0))
+    changed = modeller.experts(told)
+    assert changed is not None
+    assert len(reads) == 2
+    assert modeller.surrogate(told, BLOCKS).features.coreset is changed.coreset
+    assert copy.deepcopy(modeller).experts(told) is not changed  # copies start empty
+    assert modeller.experts(replace(told, experts=experts[:1])) is None
