@@ -16,8 +16,9 @@ from optuna_mde.objective import CONSTRAINT, Objective, ObjectiveError, Objectiv
 from optuna_mde.observations import VALUE
 from optuna_mde.scalars import as_float, is_number, real, whole
 from optuna_mde.trials import records
+from optuna_mde.trials.facts import read_facts
 from optuna_mde.trials.layout import study_space
-from optuna_mde.trials.notes import excluded, read_notes, set_excluded
+from optuna_mde.trials.notes import excluded, set_excluded, stored_objective
 from optuna_mde.trials.targets import natural_loss
 
 Limit = float | Literal["natural"]
@@ -174,6 +175,8 @@ def _warn_of_waste(running: Trial, budget: float, logprobs: str | os.PathLike[st
                 stacklevel=3,
             )
         return
+    if running.user_attrs.get("phase") != records.EXPERT:
+        return  # nothing else is proposed on a share of a run
     published = records.read_live(running).published
     if published is not None and published.budget < 1.0:
         warnings.warn(
@@ -185,7 +188,7 @@ def _warn_of_waste(running: Trial, budget: float, logprobs: str | os.PathLike[st
 
 def _goals(study: optuna.Study | None, objective: ObjectiveLike) -> Objective:
     if objective is None and study is not None:
-        text = read_notes(study).objective
+        text = stored_objective(study)
         if text is not None:
             return Objective.from_json(text)
     return Objective.parse(objective)
@@ -303,9 +306,9 @@ def _feasible(
     known = {name: limit for name, limit in limits.items() if not isinstance(limit, str)}
     asked = [name for name, limit in limits.items() if limit == "natural"]
     if asked and running is not None:
-        trials = records.read_trials(running.study)
-        groups = study_space(running.study, running, trials=trials).groups
-        told = [t for t in trials if t.finished and t.losses]
+        facts = read_facts(running.study)
+        groups = study_space(running.study, running, facts=facts).groups
+        told = [t for t in facts.trials if t.finished and t.losses]
         for name in asked:
             loss = natural_loss(told, groups[0] if groups else None, name)
             if loss is not None:

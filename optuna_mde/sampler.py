@@ -27,8 +27,9 @@ from optuna_mde.scalars import real, whole
 from optuna_mde.simplex.projection import MixtureError
 from optuna_mde.simplex.region import sample
 from optuna_mde.trials import layout, records
+from optuna_mde.trials.facts import Facts, read_facts
 from optuna_mde.trials.groups import check_enqueued, make_group
-from optuna_mde.trials.notes import Notes, read_notes, set_settings
+from optuna_mde.trials.notes import set_settings
 from optuna_mde.trials.records import Published, Record
 from optuna_mde.trials.space import Space
 
@@ -141,6 +142,7 @@ class MDESampler(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
+        self._memory(study).facts.pop(trial.number, None)
         if trial.constraints:
             records.set_trial_attr(study, trial, "constraints", dict(trial.constraints))
         if self._independent_sampler is not None:
@@ -156,9 +158,11 @@ class MDESampler(BaseSampler):
         same joint proposal.
         """
         with self._lock:
-            trials = self._read(study)
-            space = self._space(study, trial, trials, read_notes(study))
-        registered = {name for group in _own(trials, trial).groups for name in group.names}
+            # `sample_relative` comes next, and needs no second reading.
+            facts = self._memory(study).facts[trial.number] = self._read(study)
+            space = self._space(study, trial, facts)
+        own = _own(facts.trials, trial)
+        registered = {name for group in own.groups for name in group.names}
         return {**dict.fromkeys(sorted(registered), PART), **space.distributions}
 
     def sample_relative(
@@ -167,9 +171,10 @@ class MDESampler(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
+        facts = self._memory(study).facts.pop(trial.number, None)
         if not search_space:
             return {}
-        params = self._propose(study, trial, search_space)
+        params = self._propose(study, trial, search_space, facts)
         return {name: params[name] for name in search_space if name in params}
 
     def sample_independent(
@@ -192,7 +197,7 @@ class MDESampler(BaseSampler):
                 value = self._propose(study, trial, asked, renew=outside)[param_name]
             return min(max(value, param_distribution.low), param_distribution.high)
         if known is not None and known.phase in FIXED_PHASES and known.groups:
-            trials = [t for t in self._read(study) if t.number != trial.number]
+            trials = [t for t in self._read(study).trials if t.number != trial.number]
             return shared_value(param_name, param_distribution, trials, known.groups[0])
         if self._independent_sampler is not None:
             return self._independent_sampler.sample_independent(
@@ -209,6 +214,8 @@ class MDESampler(BaseSampler):
         study: optuna.Study,
         trial: FrozenTrial,
         search_space: Mapping[str, BaseDistribution],
+        facts: Facts | None = None,
+        *,
         renew: bool = False,
     ) -> dict[str, Any]:
         """One joint proposal for the trial, published before it is returned.
@@ -216,14 +223,14 @@ class MDESampler(BaseSampler):
         What was published for the trial before is kept, unless it is to be renewed.
         """
         with self._lock:
-            trials, notes = self._read(study), read_notes(study)
-            own = _own(trials, trial)
-            space = widen(self._space(study, trial, trials, notes), own, search_space)
+            facts = facts or self._read(study)
+            own = _own(facts.trials, trial)
+            space = widen(self._space(study, trial, facts), own, search_space)
             _warn_of_enqueued(space, own)
             kept = {} if renew else kept_params(own, space)
             fixed = {**kept, **records.partially_fixed(study), **own.fixed, **trial.params}
             chance = Chance(self._entropy, self._reseed)
-            ask = Ask(study, own, trials, notes, space, fixed)
+            ask = Ask(study, own, facts, space, fixed)
             draft = ask.draft(self._memory(study), chance, self._n_startup_trials)
             mixed = space.groups[0].names if space.groups else ()
             if own.published is not None and kept and all(name in kept for name in mixed):
@@ -238,19 +245,13 @@ class MDESampler(BaseSampler):
                 records.set_trial_attr(study, trial, "predicted_sd", draft.sd)
             return draft.params
 
-    def _space(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        trials: Sequence[Record],
-        notes: Notes,
-    ) -> Space:
-        declared = {**notes.mixtures, **self._settings.get("mixtures", {})}
+    def _space(self, study: optuna.Study, trial: FrozenTrial, facts: Facts) -> Space:
+        declared = {**facts.notes.mixtures, **self._settings.get("mixtures", {})}
         common = self._memory(study).cache.common
-        return layout.study_space(study, trial, declared, trials, notes, common)
+        return layout.study_space(study, trial, declared, facts, common)
 
-    def _read(self, study: optuna.Study) -> list[Record]:
-        return records.read_trials(study, self._memory(study).cache.records)
+    def _read(self, study: optuna.Study) -> Facts:
+        return read_facts(study, self._memory(study).cache.records)
 
     def _memory(self, study: optuna.Study) -> Memory:
         storage, study_id = records.identity(study)

@@ -17,7 +17,8 @@ from optuna_mde.observations import Observations
 from optuna_mde.scalars import real
 from optuna_mde.simplex.projection import Array, MixtureError
 from optuna_mde.simplex.region import Region
-from optuna_mde.trials import history, records
+from optuna_mde.trials import history
+from optuna_mde.trials.facts import read_facts
 from optuna_mde.trials.layout import study_space
 from optuna_mde.trials.records import Record
 from optuna_mde.trials.space import Space, encode_value
@@ -181,9 +182,9 @@ def fit_study(
     from optuna_mde.gp.exact import on_every_token
     from optuna_mde.mde.loading import Reader
 
-    trials = records.read_trials(study)
-    space = study_space(study, trials=trials)
-    observations = history.read(study, space, trials=trials)
+    facts = read_facts(study)
+    space = study_space(study, facts=facts)
+    observations = history.read(study, space, facts=facts)
     if objective is not None:
         wanted = replace(Objective.parse(objective), limits=observations.objective.limits)
         observations = replace(observations, objective=wanted)
@@ -212,7 +213,7 @@ def fit_study(
     table = experts.table.every_token(looks) if experts is not None else None
     surrogate = quick if table is None else on_every_token(quick, table)
     return Fitted(
-        trials,
+        facts.trials,
         space,
         region,
         observations,

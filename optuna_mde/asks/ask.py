@@ -10,6 +10,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from optuna_mde.observations import Observations
 from optuna_mde.simplex.projection import MixtureError
 from optuna_mde.simplex.region import design
 from optuna_mde.trials import history, records
+from optuna_mde.trials.facts import Facts
 from optuna_mde.trials.groups import Group
 from optuna_mde.trials.notes import Notes
 from optuna_mde.trials.records import Published, Record
@@ -73,6 +75,8 @@ class Memory:
     foreseen: dict[int, Proposal] = field(default_factory=dict)
     """Proposals by trial number, of trials that may not have asked yet."""
     logged: set[str] = field(default_factory=set)
+    facts: dict[int, Facts] = field(default_factory=dict)
+    """What was read of the study for trials that are about to be proposed for, by number."""
 
 
 @dataclass
@@ -93,11 +97,25 @@ class Ask:
 
     study: optuna.Study
     own: Record
-    trials: Sequence[Record]
-    notes: Notes
+    facts: Facts
     space: Space
     fixed: Mapping[str, Any]
     """Values that the draft must keep: enqueued, suggested or published before."""
+
+    @property
+    def trials(self) -> list[Record]:
+        """Every trial of the study."""
+        return self.facts.trials
+
+    @property
+    def notes(self) -> Notes:
+        """What the study keeps beside them."""
+        return self.facts.notes
+
+    @cached_property
+    def lost(self) -> set[int]:
+        """Numbers of running trials that no worker is at any more."""
+        return history.lost_trials(self.trials)
 
     @property
     def group(self) -> Group | None:
@@ -139,7 +157,7 @@ class Ask:
             group=self.group,
             region=self.group.region(),
             given=self.notes.experts.keys(),
-            lost=history.lost_trials(self.trials),
+            lost=self.lost,
         )
         target = self._begun(self.group)
         if target is None and not any(name in self.fixed for name in self.group.names):
@@ -206,15 +224,13 @@ class Ask:
             self.study,
             self.space,
             number=own,
-            trials=self.trials,
-            notes=self.notes,
+            facts=self.facts,
             cache=memory.cache,
         )
         # Workers that ask at the same moment see the same history: what those before this one
         # are about to take counts as pending, or all would propose nearly the same.
-        lost = history.lost_trials(self.trials)
         silent = [
-            t for t in self.trials if t.number < own and t.is_silent and t.number not in lost
+            t for t in self.trials if t.number < own and t.is_silent and t.number not in self.lost
         ]
         for other in silent[-MOST_AHEAD:]:
             held = {**records.partially_fixed(self.study), **other.fixed}

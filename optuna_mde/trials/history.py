@@ -20,9 +20,10 @@ from optuna_mde.mde.logprobs import is_missing
 from optuna_mde.observations import ExpertFile, Observations
 from optuna_mde.simplex.projection import Array
 from optuna_mde.trials import records
+from optuna_mde.trials.facts import Facts, read_facts
 from optuna_mde.trials.groups import Group
 from optuna_mde.trials.layout import Common
-from optuna_mde.trials.notes import Notes, read_notes
+from optuna_mde.trials.notes import Notes
 from optuna_mde.trials.records import Record
 from optuna_mde.trials.space import Space
 from optuna_mde.trials.targets import outputs_of
@@ -48,8 +49,7 @@ def read(
     space: Space,
     *,
     number: int | None = None,
-    trials: Sequence[Record] | None = None,
-    notes: Notes | None = None,
+    facts: Facts | None = None,
     cache: Cache | None = None,
 ) -> Observations:
     """Read a study's runs as observations in the columns of `space`.
@@ -58,12 +58,11 @@ def read(
         study: an Optuna study.
         space: the columns, from `layout.study_space`.
         number: the trial that is being proposed for; it does not count as pending.
-        trials: the study's records, if they were read already.
-        notes: what the study keeps, if it was read already.
+        facts: what the study holds, if it was read already.
         cache: kept between calls for the same study.
     """
-    trials = records.read_trials(study) if trials is None else trials
-    notes = read_notes(study) if notes is None else notes
+    facts = facts or read_facts(study)
+    trials, notes = facts.trials, facts.notes
     cache = cache if cache is not None else Cache()
     layout = ([(g.prefix, g.domains) for g in space.groups], space.distributions)
     if cache.layout != layout:

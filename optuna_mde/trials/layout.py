@@ -10,9 +10,8 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from optuna_mde.trials import records
+from optuna_mde.trials.facts import Facts, read_facts
 from optuna_mde.trials.groups import DEFAULT_PREFIX, Group
-from optuna_mde.trials.notes import Notes, read_notes
 from optuna_mde.trials.records import Record
 from optuna_mde.trials.space import Space
 
@@ -44,8 +43,7 @@ def study_space(
     study: optuna.Study,
     trial: FrozenTrial | Trial | None = None,
     mixtures: Mapping[str, Sequence[str]] | None = None,
-    trials: Sequence[Record] | None = None,
-    notes: Notes | None = None,
+    facts: Facts | None = None,
     common: Common | None = None,
 ) -> Space:
     """The space of a study's next proposal.
@@ -58,12 +56,11 @@ def study_space(
         study: an Optuna study.
         trial: the trial to propose for.
         mixtures: prefix -> domains of mixtures that no helper registers.
-        trials: the study's records, if they were read already.
-        notes: what the study keeps, if it was read already.
+        facts: what the study holds, if it was read already.
         common: kept between calls for the same study.
     """
-    trials = records.read_trials(study) if trials is None else trials
-    notes = read_notes(study) if notes is None else notes
+    facts = facts or read_facts(study)
+    trials, notes = facts.trials, facts.notes
     own = next((t for t in trials if trial is not None and t.number == trial.number), None)
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     declared = notes.mixtures if mixtures is None else mixtures

@@ -64,21 +64,38 @@ class Notes:
 
 def read_notes(study: optuna.Study) -> Notes:
     """What the study itself keeps."""
-    # not study.user_attrs: HyperbandPruner's study has none
-    user = study._storage.get_study_user_attrs(study._study_id)
-    settings = read_chunks(study._storage.get_study_system_attrs(study._study_id), "settings")
+    user = _user_attrs(study)
     excluded, folder = user.get("excluded"), user.get("mde_folder")
-    shares = numbers(user.get("natural")).items()
     return Notes(
-        natural={domain: share for domain, share in shares if 0.0 <= share < math.inf},
+        natural=_natural(user),
         excluded={
             int(number): str(reason)
             for number, reason in (excluded.items() if isinstance(excluded, Mapping) else ())
             if str(number).isdecimal()
         },
         folder=folder if isinstance(folder, str) else None,
-        settings=_usable(settings),
+        settings=_settings(study),
     )
+
+
+def stored_objective(study: optuna.Study) -> str | None:
+    """JSON text of the sampler's objective; None where it has none."""
+    return _settings(study).get("objective")
+
+
+def _settings(study: optuna.Study) -> dict[str, Any]:
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    return _usable(read_chunks(attrs, "settings"))
+
+
+def _user_attrs(study: optuna.Study) -> dict[str, Any]:
+    # not study.user_attrs: HyperbandPruner's study has none
+    return study._storage.get_study_user_attrs(study._study_id)
+
+
+def _natural(user: Mapping[str, Any]) -> dict[str, float]:
+    shares = numbers(user.get("natural")).items()
+    return {domain: share for domain, share in shares if 0.0 <= share < math.inf}
 
 
 def _usable(settings: Any) -> dict[str, Any]:
@@ -86,14 +103,14 @@ def _usable(settings: Any) -> dict[str, Any]:
     if settings is None:
         return {}
     if not isinstance(settings, dict):
-        warnings.warn(f"the study keeps {settings!r} for the sampler's options", stacklevel=3)
+        warnings.warn(f"the study keeps {settings!r} for the sampler's options", stacklevel=4)
         return {}
     usable = {key: value for key, value in settings.items() if _is_option(key, value)}
     for key in sorted(settings.keys() - usable.keys()):
         warnings.warn(
             f"the study keeps {settings[key]!r} for the sampler's option {key!r}, which is left "
             f"out; MDESampler({key}=...) writes it anew",
-            stacklevel=3,
+            stacklevel=4,
         )
     return usable
 
@@ -125,7 +142,7 @@ def _is_objective(text: Any) -> bool:
 
 def natural(study: optuna.Study) -> dict[str, float]:
     """{domain: share} of the natural mixture; empty where the study does not know it."""
-    return read_notes(study).natural
+    return _natural(_user_attrs(study))
 
 
 def excluded(study: optuna.Study) -> dict[int, str]:
@@ -147,7 +164,7 @@ def set_excluded(study: optuna.Study, reasons: Mapping[int, str]) -> None:
 
 def set_settings(study: optuna.Study, value: Mapping[str, Any]) -> None:
     """Keep the sampler's options on the study, beside those that other workers brought."""
-    known = read_notes(study).settings
+    known = _settings(study)
     if known != {**known, **value}:
         old = study._storage.get_study_system_attrs(study._study_id)
         for key, text in chunks("settings", {**known, **value}, old):
