@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna.trial import BaseTrial, FrozenTrial
+from optuna.trial import BaseTrial, FrozenTrial, Trial
 
-from optuna_mde.simplex.projection import TOLERANCE, Array, MixtureError
+from optuna_mde.simplex.projection import TOLERANCE, Array, MixtureError, is_corner
 from optuna_mde.trials import records
 from optuna_mde.trials.groups import DEFAULT_PREFIX, Group, check_enqueued, make_group
 from optuna_mde.trials.notes import read_notes, set_natural
@@ -89,35 +89,67 @@ def suggest_mixture(
     running = records.live(trial)
     if running is not None:
         check_enqueued(group, records.enqueued(running))
-        records.clear_results(running)
         if natural is not None:
             set_natural(running.study, dict(zip(group.domains, group.natural or (), strict=True)))
-        if encoding != "weights" and not _proposes_mixtures(running.study):
-            return _encoded(trial, group, encoding)
-        records.register(running, group)
-    elif isinstance(trial, FrozenTrial):
-        recorded = records.read_trial(trial)
-        rates = recorded.rates(group)
-        if rates is not None:
-            return _mixture(group, rates, recorded, recorded.budget)
-    elif encoding != "weights":
+        return _of_running(trial, running, group, encoding)
+    if isinstance(trial, FrozenTrial):
+        return _of_recorded(trial, group)
+    return _of_given(trial, group) if encoding == "weights" else _encoded(trial, group, encoding)
+
+
+def _of_running(trial: BaseTrial, running: Trial, group: Group, encoding: Encoding) -> Mixture:
+    """The mixture that a sampler proposes, or that was enqueued.
+
+    The storage is asked again only by corners, and by rates that are not taken as they are.
+    """
+    records.clear_results(running)
+    if encoding != "weights" and not _proposes_mixtures(running.study):
         return _encoded(trial, group, encoding)
-    # float, as an enqueued value may be the text of a number
-    raw = np.array([float(trial.suggest_float(name, 0.0, 1.0)) for name in group.names])
-    record = records.read_live(running) if running is not None else None
-    fixed = record.fixed if record is not None else {}
-    if 0.0 <= raw.min() <= raw.max() <= 1.0 and abs(raw.sum() - 1.0) <= TOLERANCE:
-        rates = raw
-        published = record.published if record is not None else None
-        if published is None or published.phase != EXPERT:  # an expert ignores bounds by design
-            _warn_outside(group, rates)
+    records.register(running, group)
+    raw = _parts(trial, group)
+    if not _is_mixture(raw):
+        record = records.read_live(running)
+        rates = _onto_simplex(group, raw, record.fixed)
     else:
-        rates = _onto_simplex(group, raw, fixed)
+        rates = raw
+        broken = _broken(group, rates)
+        if not broken and not is_corner(rates):
+            _write(trial, group, rates, raw)
+            return _mixture(group, rates, None)
+        record = records.read_live(running)
+        published = record.published
+        if published is None or published.phase != EXPERT:  # an expert ignores bounds by design
+            _warn_of(broken)
     _write(trial, group, rates, raw)
-    if running is None or record is None:
-        return _mixture(group, rates, None)
-    budget = _expert_budget(running.study, group, rates, record)
-    return _mixture(group, rates, record, budget)
+    return _mixture(group, rates, record, _expert_budget(running.study, group, rates, record))
+
+
+def _of_recorded(trial: FrozenTrial, group: Group) -> Mixture:
+    """What a finished trial trained."""
+    record = records.read_trial(trial)
+    rates = record.rates(group)
+    return (
+        _of_given(trial, group) if rates is None else _mixture(group, rates, record, record.budget)
+    )
+
+
+def _of_given(trial: BaseTrial, group: Group) -> Mixture:
+    """What the parameters of a trial without a study say."""
+    raw = _parts(trial, group)
+    rates = raw if _is_mixture(raw) else _onto_simplex(group, raw, {})
+    if rates is raw:
+        _warn_of(_broken(group, rates))
+    _write(trial, group, rates, raw)
+    return _mixture(group, rates, None)
+
+
+def _parts(trial: BaseTrial, group: Group) -> Array:
+    # float, as an enqueued value may be the text of a number
+    return np.array([float(trial.suggest_float(name, 0.0, 1.0)) for name in group.names])
+
+
+def _is_mixture(raw: Array) -> bool:
+    return bool(0.0 <= raw.min() <= raw.max() <= 1.0 and abs(raw.sum() - 1.0) <= TOLERANCE)
 
 
 def _proposes_mixtures(study: optuna.Study) -> bool:
@@ -179,33 +211,37 @@ def _write(trial: BaseTrial, group: Group, rates: Array, raw: Array | None) -> N
         records.set_mixture(trial, group.prefix, mixture)
 
 
-def _warn_outside(group: Group, rates: Array) -> None:
+def _broken(group: Group, rates: Array) -> list[str]:
+    """What the rates break: bounds and constraints, in words."""
     parts = zip(group.domains, rates, group.lower, group.upper, strict=True)
-    broken = [
+    outside = [
         f"{domain} = {rate:.4g} is outside [{low:g}, {high:g}]"
         for domain, rate, low, high in parts
         if not low - TOLERANCE <= rate <= high + TOLERANCE
     ]
     values = dict(zip(group.domains, rates, strict=True))
-    broken += [
+    return outside + [
         f"{constraint} is not met"
         for constraint in group.constraints
         if sum(c * values[d] for d, c in constraint.coefficients) < constraint.rhs - TOLERANCE
     ]
+
+
+def _warn_of(broken: Sequence[str]) -> None:
     if broken:
-        warnings.warn(f"the mixture is run as it is, though {'; '.join(broken)}", stacklevel=3)
+        warnings.warn(f"the mixture is run as it is, though {'; '.join(broken)}", stacklevel=4)
 
 
 def _mixture(group: Group, rates: Array, record: Record | None, budget: float = 1.0) -> Mixture:
     mixture = dict(zip(group.domains, rates.tolist(), strict=True))
     first = record is None or not record.groups or record.groups[0].prefix == group.prefix
-    expert = first and bool(rates.max() >= 1.0 - records.CORNER_TOLERANCE)
+    expert = first and bool(is_corner(rates))
     return Mixture(mixture, is_expert=expert, budget=budget if expert else 1.0)
 
 
 def _expert_budget(study: optuna.Study, group: Group, rates: Array, record: Record) -> float:
     """Share of a full run to train, as proposed; of an enqueued corner, that of its expert."""
-    if rates.max() < 1.0 - records.CORNER_TOLERANCE:
+    if not is_corner(rates):
         return 1.0
     enqueued = all(name in record.fixed for name in group.names)
     published = record.published

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
-from optuna_mde.simplex.projection import Array, corner, uniform
+from optuna_mde.simplex.projection import Array, corner, is_corner, uniform
 from optuna_mde.simplex.region import Region
 from optuna_mde.trials import records
 from optuna_mde.trials.groups import Group
@@ -120,7 +120,7 @@ class Startup:
         if self.group.natural is None:
             return [every]
         natural = (NATURAL, np.array(self.group.natural))
-        inner = self._rates.max(axis=1) < 1.0 - records.CORNER_TOLERANCE
+        inner = ~is_corner(self._rates)
         if (
             inner.sum() > PROPOSALS_BEFORE_UNIFORM
             or not self.experts_ready()

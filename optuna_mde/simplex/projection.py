@@ -108,6 +108,12 @@ def corner(k: int, j: int) -> Array:
     return point
 
 
+def is_corner(rates: Array) -> npt.NDArray[np.bool_]:
+    """Whether mixtures `[..., K]` are of one part alone."""
+    alone: npt.NDArray[np.bool_] = rates.max(axis=-1) >= 1.0 - TOLERANCE
+    return alone
+
+
 def uniform(lower: npt.ArrayLike, upper: npt.ArrayLike) -> Array:
     """The allowed mixture nearest to equal parts."""
     lower = np.asarray(lower, dtype=float)

@@ -116,7 +116,7 @@ class Group:
         None where it has mass on a domain that the group does not hold.
         """
         unknown = sum(rate for domain, rate in mixture.items() if domain not in self.domains)
-        if unknown > 1e-9:
+        if unknown > TOLERANCE:
             return None
         return np.array([mixture.get(domain, 0.0) for domain in self.domains])
 

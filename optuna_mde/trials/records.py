@@ -40,13 +40,12 @@ from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from optuna_mde.scalars import as_float
-from optuna_mde.simplex.projection import Array
+from optuna_mde.simplex.projection import Array, is_corner
 from optuna_mde.trials.attributes import chunks, number, numbers, read_chunks
 from optuna_mde.trials.groups import DEFAULT_PREFIX, ENCODING_FOLDERS, Group, as_rates
 
 FORMAT = 1
 EXPERT = "expert"  # phase of the trials that train one domain alone
-CORNER_TOLERANCE = 1e-9
 
 _RESULTS = ("losses", "objective", "limits", "feasible", "budget", "logprobs", "tokens")
 
@@ -158,7 +157,7 @@ class Record:
         if rates is None:
             return None
         largest = int(rates.argmax())
-        return group.domains[largest] if rates[largest] >= 1.0 - CORNER_TOLERANCE else None
+        return group.domains[largest] if is_corner(rates) else None
 
 
 def read_trial(trial: FrozenTrial) -> Record:
@@ -299,13 +298,14 @@ def publish(study: optuna.Study, trial: FrozenTrial, proposal: Published) -> Non
 
 def register(trial: Trial, group: Group) -> None:
     """Write a mixture on its running trial, before any of its parts is suggested."""
-    old = trial.storage.get_trial_system_attrs(trial._trial_id)
-    groups = {g.prefix: g for g in _groups(old)}
+    known = trial._cached_frozen_trial.system_attrs  # nobody else writes on a running trial
+    groups = {g.prefix: g for g in _groups(known)}
     if groups.get(group.prefix) == group:
         return
     groups[group.prefix] = group
-    for key, text in chunks("groups", [g.to_json() for g in groups.values()], old):
+    for key, text in chunks("groups", [g.to_json() for g in groups.values()], known):
         trial.storage.set_trial_system_attr(trial._trial_id, key, text)
+        known[key] = text
 
 
 def set_mixture(trial: BaseTrial, prefix: str, mixture: Mapping[str, float]) -> None:

@@ -187,3 +187,30 @@ def test_a_proposal_is_seen_while_it_is_being_written(
     record = read_trials(reader)[0]
     assert len(record.distributions) == len(written) == 1
     assert record.mixture("mix/") == {"web": 1.0, "code": 0.0, "books": 0.0}
+
+
+def test_an_ask_and_its_report_take_a_dozen_calls_beside_those_of_optuna(tmp_path: Path) -> None:
+    """Counted on SQLite, against the same trial without this package; asks by the model."""
+
+    def calls(objective: Any, sampler: Any, name: str) -> int:
+        url = f"sqlite:///{tmp_path / name}.db"
+        study = optuna.create_study(storage=url, sampler=sampler)
+        study.optimize(objective, n_trials=6)
+        made = []
+        for method in (
+            m for m in dir(study._storage) if m.startswith(("get_", "set_", "create_"))
+        ):
+            kept = getattr(study._storage, method)
+            counted = lambda *a, _kept=kept, **k: made.append(1) or _kept(*a, **k)  # noqa: E731
+            setattr(study._storage, method, counted)
+        study.optimize(objective, n_trials=1)
+        return len(made)
+
+    def plain(trial: optuna.Trial) -> float:
+        return sum(trial.suggest_float(f"mix/{domain}", 0.0, 1.0) for domain in DOMAINS)
+
+    toy = Toy(tmp_path)
+    ours = calls(toy, MDESampler(seed=0), "ours")
+    study = optuna.load_study(study_name=None, storage=f"sqlite:///{tmp_path / 'ours'}.db")
+    assert phases(study)[-1] == "model"
+    assert ours - calls(plain, optuna.samplers.RandomSampler(), "plain") <= 12
