@@ -27,6 +27,7 @@ from optuna_mde_trainers.spec import ScoreSpec
 from scipy.stats import spearmanr
 
 from optuna_mde import predict
+from optuna_mde.answers.intervals import Z90
 
 FURTHER_RUNS = 6
 FRESH = 24
@@ -117,7 +118,7 @@ def _measure(session: Session) -> dict[str, float]:
         "re-test spearman": float(spearmanr(observed[:RETESTED], again)[0]),
         "rmse": float(np.sqrt(np.mean(error**2))),
         "seed sd": seed_sd,
-        "90 % coverage": float(np.mean(np.abs(error) <= 1.645 * total)),
+        "90 % coverage": float(np.mean(np.abs(error) <= Z90 * total)),
         "sd over fresh mixtures": float(observed.std(ddof=1)),
     }
 

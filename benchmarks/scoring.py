@@ -10,11 +10,12 @@ from scipy.stats import spearmanr
 from benchmarks.cells import Cells
 from benchmarks.cells import Key as CellKey
 from benchmarks.peers import Array, Predicted
+from optuna_mde.answers.intervals import Z90
 
 KEYS = ("recording", "method", "total", "split", "target")
 SCORES = ("mse", "spearman", "inside50", "inside90", "width90", "needed90")
 
-_Z50, _Z90 = 0.6745, 1.6449
+_Z50 = 0.6745
 
 Key = dict[str, str | int]
 
@@ -39,8 +40,8 @@ def scores_of(predicted: Predicted, truth: Array) -> Iterator[tuple[float, ...]]
             sd = predicted.sd[:, t]
             intervals = [
                 float(np.mean(error <= _Z50 * sd)),
-                float(np.mean(error <= _Z90 * sd)),
-                float(np.median(2 * _Z90 * sd)),
+                float(np.mean(error <= Z90 * sd)),
+                float(np.median(2 * Z90 * sd)),
                 float(2 * np.quantile(error, 0.9)),
             ]
         yield (float(np.mean(error**2)), order, *intervals)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from optuna_mde_trainers.corpora import CorpusConfig
 from optuna_mde_trainers.spec import (
+    SUM_TOLERANCE,
     DecoderConfig,
     OptimizerConfig,
     TrainingSpec,
@@ -23,7 +24,6 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
-SUM_TOLERANCE = 1e-6
 
 EXPERT_BUDGET = 0.5
 """Share of a run that an expert trains. As good as a full one or better in searches of up to 24

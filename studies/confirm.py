@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from optuna_mde_studies.experiment import same_mixture
 from optuna_mde_studies.messages import RunOrder
-from optuna_mde_studies.objective import same_mixture
+from optuna_mde_studies.wording import listed
 from optuna_mde_trainers.spec import RunResult, ScoreSpec, write_atomic
 from pydantic import BaseModel, ConfigDict
 from scipy.stats import t as student_t
@@ -21,7 +22,7 @@ from scipy.stats import t as student_t
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from optuna_mde_studies.objective import Experiment
+    from optuna_mde_studies.experiment import Experiment
 
     from optuna_mde.objective import Objective
 
@@ -195,15 +196,11 @@ def verdict(differences: Sequence[Difference], n_seeds: int) -> str:
     worse = [d.other for d in differences if d.is_worse]
     level = [d.other for d in differences if not d.is_better and not d.is_worse]
     if worse:
-        return f"The recommended mixture is worse than {_listed(worse)}: do not use it."
+        return f"The recommended mixture is worse than {listed(worse)}: do not use it."
     if not better:
         return (
             f"Nothing is better than the noise: with {n_seeds} seeds no difference between the "
-            f"recommended mixture and {_listed(level)} can be told from zero."
+            f"recommended mixture and {listed(level)} can be told from zero."
         )
-    sentence = f"The recommended mixture is better than {_listed(better)}, beyond noise"
-    return sentence + (f"; against {_listed(level)} it is level within noise." if level else ".")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    sentence = f"The recommended mixture is better than {listed(better)}, beyond noise"
+    return sentence + (f"; against {listed(level)} it is level within noise." if level else ".")

@@ -15,7 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 import plotly.graph_objects as go
-from optuna_mde_studies import evidence, plots, wording
+from optuna_mde_studies import overview, plots, wording
 from optuna_mde_studies.folder import StudyError
 from optuna_mde_studies.judgement import Judgement, judge
 
@@ -51,8 +51,8 @@ def publish(
 
     reason = ""
     if recommendation is None:
-        recommendation, reason = evidence.recommendation(study)
-    found = evidence.read(study)
+        recommendation, reason = overview.recommendation(study)
+    found = overview.read(study)
     confirmed = judge(found, recommendation, confirmation)
     for picture in [*plots.confirmation(confirmed), *plots.pictures(found, recommendation)]:
         save_plotly_graph_object(study, _card(picture), graph_object_id=picture.key)
@@ -86,7 +86,7 @@ def _card(picture: Picture) -> go.Figure:
 
 
 def _note(
-    found: evidence.Evidence, recommendation: Recommendation, confirmed: Judgement | None
+    found: overview.Overview, recommendation: Recommendation, confirmed: Judgement | None
 ) -> str:
     rates, _ = wording.recommended(found, recommendation)
     held = confirmed is None or confirmed.held

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.confirm import verdict
+from optuna_mde_studies.experiment import same_mixture
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from optuna_mde_studies.confirm import Confirmation, Difference, FreshRun
-    from optuna_mde_studies.evidence import Evidence
+    from optuna_mde_studies.overview import Overview
 
     from optuna_mde.answers.answer import Recommendation
 
@@ -62,20 +63,16 @@ class Judgement:
 
 
 def judge(
-    evidence: Evidence, recommendation: Recommendation | None, confirmation: Confirmation | None
+    overview: Overview, recommendation: Recommendation | None, confirmation: Confirmation | None
 ) -> Judgement | None:
     """The confirmation as far as it concerns a recommendation; None if there is none."""
-    if confirmation is None or evidence.goals is None:
+    if confirmation is None or overview.goals is None:
         return None
-    differences = confirmation.differences(evidence.goals)
-    fresh_runs = confirmation.fresh_runs(evidence.goals)
+    differences = confirmation.differences(overview.goals)
+    fresh_runs = confirmation.fresh_runs(overview.goals)
     found = Judgement(confirmation, differences, fresh_runs, is_current=True)
-    if recommendation is None or _same(found.mixture, recommendation.mixture):
+    if recommendation is None or same_mixture(
+        found.mixture, recommendation.mixture, within=SAME_RATE
+    ):
         return found
     return replace(found, is_current=False)
-
-
-def _same(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
-    return all(
-        abs(one.get(name, 0.0) - other.get(name, 0.0)) <= SAME_RATE for name in {*one, *other}
-    )

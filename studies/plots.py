@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import plotly.graph_objects as go
-    from optuna_mde_studies.evidence import Evidence
     from optuna_mde_studies.judgement import Judgement
+    from optuna_mde_studies.overview import Overview
 
     from optuna_mde.answers.answer import Recommendation
 
@@ -47,16 +47,16 @@ def confirmation(judgement: Judgement | None) -> list[Picture]:
     ]
 
 
-def pictures(evidence: Evidence, recommendation: Recommendation | None = None) -> list[Picture]:
+def pictures(overview: Overview, recommendation: Recommendation | None = None) -> list[Picture]:
     """What the runs and the recommendation look like; only the pictures that the data allow."""
     return [
-        *_of_recommendation(evidence, recommendation),
-        *_of_search(evidence, recommendation),
+        *_of_recommendation(overview, recommendation),
+        *_of_search(overview, recommendation),
     ]
 
 
 def _of_recommendation(
-    evidence: Evidence, recommendation: Recommendation | None
+    overview: Overview, recommendation: Recommendation | None
 ) -> Iterator[Picture]:
     rows = recommendation.rows if recommendation else ()
     if rows:
@@ -64,10 +64,10 @@ def _of_recommendation(
             "mixtures",
             "The mixtures compared",
             "Each domain's share of the training tokens; on the right the predicted objective.",
-            comparison_plots.mixtures(rows, evidence.domains),
+            comparison_plots.mixtures(rows, overview.domains),
         )
-    if len(rows) > 1 and evidence.sets:
-        figure = comparison_plots.set_losses(rows, evidence.sets, evidence.counted)
+    if len(rows) > 1 and overview.sets:
+        figure = comparison_plots.set_losses(rows, overview.sets, overview.counted)
         yield Picture(
             "sets",
             "Loss on every validation set",
@@ -77,11 +77,11 @@ def _of_recommendation(
         )
 
 
-def _of_search(evidence: Evidence, recommendation: Recommendation | None) -> Iterator[Picture]:
-    single = len(evidence.objectives) == 1
-    whole = "full " if any(run.is_shortened for run in evidence.runs) else ""
-    for i, name in enumerate(evidence.objectives if evidence.complete else ()):
-        figure = search_plots.history(evidence, recommendation if single else None, objective=i)
+def _of_search(overview: Overview, recommendation: Recommendation | None) -> Iterator[Picture]:
+    single = len(overview.objectives) == 1
+    whole = "full " if any(run.is_shortened for run in overview.runs) else ""
+    for i, name in enumerate(overview.objectives if overview.complete else ()):
+        figure = search_plots.history(overview, recommendation if single else None, objective=i)
         yield Picture(
             "search" if single else f"search-{i}",
             "The search" if single else f"The search: {name}",
@@ -91,29 +91,29 @@ def _of_search(evidence: Evidence, recommendation: Recommendation | None) -> Ite
             figure,
         )
     front = recommendation.pareto if recommendation else ()
-    for i in range(1, len(evidence.objectives) if front else 1):
+    for i in range(1, len(overview.objectives) if front else 1):
         yield Picture(
             f"trade-off-{i}",
-            f"Trade-off: {evidence.objectives[0]}, {evidence.objectives[i]}",
+            f"Trade-off: {overview.objectives[0]}, {overview.objectives[i]}",
             "Two objectives of every run, and the mixtures that are predicted to be best for some "
             "weighting of the objectives.",
-            search_plots.trade_off(evidence, front, first=0, second=i),
+            search_plots.trade_off(overview, front, first=0, second=i),
         )
-    if search_plots.foreseen(evidence):
+    if search_plots.foreseen(overview):
         noise = recommendation.noise_sd if recommendation else 0.0
         yield Picture(
             "foresight",
             "Predicted against observed",
             "Proposals as predicted before they were trained, and what their runs then gave; bars "
             "are 90 % intervals of a single run, so nine in ten should reach the diagonal.",
-            search_plots.foresight(evidence, noise_sd=noise),
+            search_plots.foresight(overview, noise_sd=noise),
         )
-    if any(run.mixture for run in evidence.runs):
+    if any(run.mixture for run in overview.runs):
         yield Picture(
             "tried",
             "Every mixture tried",
             "Each domain's share of the training tokens in every run, in the order of the search.",
-            search_plots.mixtures_by_run(evidence),
+            search_plots.mixtures_by_run(overview),
         )
 
 

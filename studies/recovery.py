@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
-from optuna_mde_studies.objective import SPEC_ATTR
+from optuna_mde_studies.experiment import SPEC_ATTR
 
 if TYPE_CHECKING:
-    from optuna_mde_studies.objective import Experiment
+    from optuna_mde_studies.experiment import Experiment
 
 INTERRUPTED = "interrupted"
 """Trial attribute of a trial that no live process works on any more."""

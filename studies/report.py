@@ -12,7 +12,7 @@ from itertools import zip_longest
 from string import Template
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies import evidence, plots, sections
+from optuna_mde_studies import overview, plots, sections
 from optuna_mde_studies.judgement import Judgement, judge
 from optuna_mde_trainers.blocks import Corpus
 from optuna_mde_trainers.documents import CorpusError
@@ -53,8 +53,8 @@ def write(
     """
     reason = ""
     if recommendation is None:
-        recommendation, reason = evidence.recommendation(study)
-    found = evidence.read(study)
+        recommendation, reason = overview.recommendation(study)
+    found = overview.read(study)
     confirmed = judge(found, recommendation, confirmation)
     drawn = plots.confirmation(confirmed)
     shown = plots.pictures(found, recommendation)
@@ -75,7 +75,7 @@ def write(
 
 
 def _answer(
-    found: evidence.Evidence,
+    found: overview.Overview,
     recommendation: Recommendation | None,
     confirmed: Judgement | None,
     reason: str,

@@ -20,16 +20,16 @@ from optuna_mde_studies.palette import (
     short,
 )
 
+from optuna_mde.answers.intervals import Z90
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from optuna_mde_studies.evidence import Evidence, Run
+    from optuna_mde_studies.overview import Overview, Run
 
     from optuna_mde.answers.answer import Recommendation
     from optuna_mde.answers.rows import Row
 
-Z90 = 1.6449
-"""Half the width of a normal 90 % interval, in sd."""
 
 FORESEEN = "#a9bfd6"
 FEWEST_MIXED = 3
@@ -37,7 +37,7 @@ REACH = 0.6
 """How far from the mixed runs something is drawn to scale, in ranges of theirs."""
 
 
-class Look(NamedTuple):
+class Marker(NamedTuple):
     """How the runs that one rule has chosen are drawn."""
 
     title: str
@@ -45,38 +45,38 @@ class Look(NamedTuple):
     colour: str
 
 
-PROPOSALS = Look("proposals", "circle", "#4477aa")
-NATURAL = Look("natural", "diamond", "#228833")
-LOOKS = {
-    "expert": Look("experts", "triangle-up", "#ccbb44"),
+PROPOSALS = Marker("proposals", "circle", "#4477aa")
+NATURAL = Marker("natural", "diamond", "#228833")
+MARKERS = {
+    "expert": Marker("experts", "triangle-up", "#ccbb44"),
     "natural": NATURAL,
-    "uniform": Look("uniform", "square", "#66ccee"),
-    "design": Look("space-filling", "cross", "#999933"),
+    "uniform": Marker("uniform", "square", "#66ccee"),
+    "design": Marker("space-filling", "cross", "#999933"),
     "model": PROPOSALS,
     "prior": PROPOSALS,
     "mde": PROPOSALS,
 }
 """By phase; the last three are the surrogate's proposals, the two without a fit among them."""
-OTHERS = Look("others", "circle", MUTED)
+OTHERS = Marker("others", "circle", MUTED)
 
 
 def history(
-    evidence: Evidence, recommendation: Recommendation | None = None, *, objective: int = 0
+    overview: Overview, recommendation: Recommendation | None = None, *, objective: int = 0
 ) -> go.Figure:
     """Objective by run, coloured by phase, with predictions, the best so far and natural.
 
     Values far from those of the mixed runs (experts, most of all) stand at the edge, hollow, with
     their number beside them: drawn to scale they would flatten everything else.
     """
-    runs = [run for run in evidence.complete if not math.isnan(run.values[objective])]
+    runs = [run for run in overview.complete if not math.isnan(run.values[objective])]
     values = [run.values[objective] for run in runs]
     figure = go.Figure()
-    _add_best_so_far(figure, runs, values, maximise=evidence.maximise[objective])
-    if len(evidence.objectives) == 1:
+    _add_best_so_far(figure, runs, values, maximise=overview.maximise[objective])
+    if len(overview.objectives) == 1:
         _add_predictions(figure, runs)
     low, high = _focus(runs, values, recommendation)
-    for look, members in _by_look(runs).items():
-        _add_observed(figure, look, members, [r.values[objective] for r in members], low, high)
+    for style, members in _by_marker(runs).items():
+        _add_observed(figure, style, members, [r.values[objective] for r in members], low, high)
     last = max(run.number for run in runs)
     natural = [run.values[objective] for run in runs if run.phase == "natural"]
     if natural:
@@ -84,12 +84,12 @@ def history(
     if recommendation:
         _add_recommended(figure, recommendation, at=last + 1.5)
     margin = 0.1 * (high - low)
-    better = "higher is better" if evidence.maximise[objective] else "lower is better"
+    better = "higher is better" if overview.maximise[objective] else "lower is better"
     return quiet(
         figure,
         height=430,
         xaxis_title_text="trial",
-        yaxis_title_text=f"{label(evidence.objectives[objective])} ({better})",
+        yaxis_title_text=f"{label(overview.objectives[objective])} ({better})",
         yaxis_showgrid=True,
         yaxis_range=[low - margin, high + margin],
         xaxis_range=[-0.9, last + (2.4 if recommendation else 0.9)],
@@ -116,7 +116,7 @@ def _focus(
 
 def _add_observed(
     figure: go.Figure,
-    look: Look,
+    style: Marker,
     runs: Sequence[Run],
     values: Sequence[float],
     low: float,
@@ -131,12 +131,12 @@ def _add_observed(
         textposition="top center",
         textfont={"size": 10, "color": MUTED},
         marker={
-            "symbol": [f"{look.symbol}-open" if out else look.symbol for out in off],
+            "symbol": [f"{style.symbol}-open" if out else style.symbol for out in off],
             "size": 9,
-            "color": look.colour,
-            "line": {"width": 1.5 if any(off) else 0, "color": look.colour},
+            "color": style.colour,
+            "line": {"width": 1.5 if any(off) else 0, "color": style.colour},
         },
-        name=look.title,
+        name=style.title,
         hoverinfo="text",
         hovertext=[_hover(run, value) for run, value in zip(runs, values, strict=True)],
     )
@@ -205,16 +205,16 @@ def _add_recommended(figure: go.Figure, recommendation: Recommendation, at: floa
     )
 
 
-def trade_off(evidence: Evidence, front: Sequence[Row], *, first: int, second: int) -> go.Figure:
+def trade_off(overview: Overview, front: Sequence[Row], *, first: int, second: int) -> go.Figure:
     """Two objectives of every run against each other, with the predicted front."""
     figure = go.Figure()
-    for look, members in _by_look(evidence.complete).items():
+    for style, members in _by_marker(overview.complete).items():
         figure.add_scatter(
             x=short(run.values[first] for run in members),
             y=short(run.values[second] for run in members),
             mode="markers",
-            marker={"symbol": look.symbol, "size": 9, "color": look.colour},
-            name=look.title,
+            marker={"symbol": style.symbol, "size": 9, "color": style.colour},
+            name=style.title,
             hoverinfo="text",
             hovertext=[_hover(run, run.values[first]) for run in members],
         )
@@ -231,18 +231,18 @@ def trade_off(evidence: Evidence, front: Sequence[Row], *, first: int, second: i
     return quiet(
         figure,
         height=440,
-        xaxis={"title": {"text": label(evidence.objectives[first])}, "showgrid": True},
-        yaxis={"title": {"text": label(evidence.objectives[second])}, "showgrid": True},
+        xaxis={"title": {"text": label(overview.objectives[first])}, "showgrid": True},
+        yaxis={"title": {"text": label(overview.objectives[second])}, "showgrid": True},
     )
 
 
-def foresight(evidence: Evidence, *, noise_sd: float = 0.0) -> go.Figure:
+def foresight(overview: Overview, *, noise_sd: float = 0.0) -> go.Figure:
     """Observed objective against the one predicted at proposal, with the diagonal.
 
     Bars are 90 % intervals of a run to come: the sd of the prediction together with `noise_sd`,
     that of one run.
     """
-    runs = foreseen(evidence)
+    runs = foreseen(overview)
     observed = [run.values[0] for run in runs]
     mean = [run.predicted[0] for run in runs if run.predicted]
     half = [Z90 * math.hypot(run.predicted[1], noise_sd) for run in runs if run.predicted]
@@ -266,7 +266,7 @@ def foresight(evidence: Evidence, *, noise_sd: float = 0.0) -> go.Figure:
         hoverinfo="text",
         hovertext=[_hover(run, run.values[0]) for run in runs],
     )
-    name = label(evidence.objectives[0])
+    name = label(overview.objectives[0])
     return quiet(
         figure,
         height=440,
@@ -277,19 +277,19 @@ def foresight(evidence: Evidence, *, noise_sd: float = 0.0) -> go.Figure:
     )
 
 
-def foreseen(evidence: Evidence) -> list[Run]:
+def foreseen(overview: Overview) -> list[Run]:
     """Complete runs whose only objective had been predicted."""
-    if len(evidence.objectives) > 1:
+    if len(overview.objectives) > 1:
         return []
-    return [run for run in evidence.complete if run.predicted and math.isfinite(run.values[0])]
+    return [run for run in overview.complete if run.predicted and math.isfinite(run.values[0])]
 
 
-def mixtures_by_run(evidence: Evidence) -> go.Figure:
+def mixtures_by_run(overview: Overview) -> go.Figure:
     """Every run's mixture as a stacked bar, in the order of the search."""
-    runs = [run for run in evidence.runs if run.mixture]
+    runs = [run for run in overview.runs if run.mixture]
     numbers = [str(run.number) for run in runs]
     figure = go.Figure()
-    for layer in layers([run.mixture for run in runs], evidence.domains):
+    for layer in layers([run.mixture for run in runs], overview.domains):
         figure.add_bar(
             x=numbers,
             y=short(layer.rates),
@@ -308,11 +308,11 @@ def mixtures_by_run(evidence: Evidence) -> go.Figure:
     )
 
 
-def _by_look(runs: Sequence[Run]) -> dict[Look, list[Run]]:
-    groups: dict[Look, list[Run]] = {look: [] for look in [*LOOKS.values(), OTHERS]}
+def _by_marker(runs: Sequence[Run]) -> dict[Marker, list[Run]]:
+    groups: dict[Marker, list[Run]] = {style: [] for style in [*MARKERS.values(), OTHERS]}
     for run in runs:
-        groups[LOOKS.get(run.phase, OTHERS)].append(run)
-    return {look: members for look, members in groups.items() if members}
+        groups[MARKERS.get(run.phase, OTHERS)].append(run)
+    return {style: members for style, members in groups.items() if members}
 
 
 def _hover(run: Run, value: float) -> str:

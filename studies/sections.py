@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from optuna_mde_studies.confirm import Confirmation, Difference
-    from optuna_mde_studies.evidence import Evidence, Run
     from optuna_mde_studies.judgement import Judgement
+    from optuna_mde_studies.overview import Overview, Run
     from optuna_mde_trainers.blocks import Corpus
 
     from optuna_mde.answers.answer import Recommendation
@@ -52,25 +52,25 @@ PHASES = {"model": "proposal", "prior": "proposal (no fit)", "mde": "proposal (M
 """What a reader calls the phases of the search whose own names do not say it."""
 
 
-def header(evidence: Evidence) -> str:
+def header(overview: Overview) -> str:
     """Name of the study, and in one line what was searched."""
-    what = [count(len(evidence.finished), "finished run"), count(len(evidence.domains), "domain")]
-    if evidence.sets:
-        what.append(count(len(evidence.sets), "validation set"))
+    what = [count(len(overview.finished), "finished run"), count(len(overview.domains), "domain")]
+    if overview.sets:
+        what.append(count(len(overview.sets), "validation set"))
     return (
         '<header><p class="kicker">Data mixture study</p>'
-        f"<h1>{escape(evidence.study)}</h1>"
-        f"<p>{', '.join(what)}. {escape(objective_in_words(evidence.goals))}</p></header>"
+        f"<h1>{escape(overview.study)}</h1>"
+        f"<p>{', '.join(what)}. {escape(objective_in_words(overview.goals))}</p></header>"
     )
 
 
 def answer(
-    evidence: Evidence, recommendation: Recommendation, judgement: Judgement | None = None
+    overview: Overview, recommendation: Recommendation, judgement: Judgement | None = None
 ) -> str:
     """The recommended mixture: a sentence, a table and what to paste into a configuration."""
-    rates, beside = recommended(evidence, recommendation)
+    rates, beside = recommended(overview, recommendation)
     held = judgement is None or judgement.held
-    leads = [gain_in_words(evidence, recommendation), seeds_in_words(recommendation, judgement)]
+    leads = [gain_in_words(overview, recommendation), seeds_in_words(recommendation, judgement)]
     if not (recommendation.signal and held):
         leads[0] = f"It would be {in_words(rates)}. {leads[0]}"
     if judgement and judgement.verdict:
@@ -80,7 +80,7 @@ def answer(
     return (
         f'<section class="{kind}" id="answer"><h2>{escape(title)}</h2>'
         + "".join(f'<p class="lead">{escape(text)}</p>' for text in leads)
-        + f'<div class="pair">{_rates_table(evidence, rates)}{_snippet(rates, beside)}'
+        + f'<div class="pair">{_rates_table(overview, rates)}{_snippet(rates, beside)}'
         "</div></section>"
     )
 
@@ -93,9 +93,9 @@ def no_answer(reason: str) -> str:
     )
 
 
-def _rates_table(evidence: Evidence, rates: Mapping[str, float]) -> str:
-    colours = domain_colours(evidence.domains)
-    natural = evidence.natural
+def _rates_table(overview: Overview, rates: Mapping[str, float]) -> str:
+    colours = domain_colours(overview.domains)
+    natural = overview.natural
     lines = []
     for domain in sorted(rates, key=lambda d: -rates[d]):
         cells = [
@@ -116,9 +116,9 @@ def _snippet(rates: Mapping[str, float], beside: Mapping[str, Any]) -> str:
     )
 
 
-def comparison(evidence: Evidence, recommendation: Recommendation) -> str:
+def comparison(overview: Overview, recommendation: Recommendation) -> str:
     """Recommended, natural, uniform, best expert, best seen: predicted and observed."""
-    goals = evidence.objectives if len(evidence.objectives) > 1 else ()
+    goals = overview.objectives if len(overview.objectives) > 1 else ()
     best = recommendation.objective.mean
     lines = []
     for i, row in enumerate(recommendation.rows):
@@ -135,15 +135,15 @@ def comparison(evidence: Evidence, recommendation: Recommendation) -> str:
         )
     predicted = "predicted"
     if goals:  # plain values have units of their own, and no mean
-        predicted = "mean of objectives" if evidence.goals else escape(goals[0])
+        predicted = "mean of objectives" if overview.goals else escape(goals[0])
     head = ["mixture", *map(escape, goals), predicted, "90 % interval", "observed", "trial"]
     head.append("minus recommended")
     return "<h2>Beside the alternatives</h2>" + _table(head, lines, text=1, first=True)
 
 
-def trade_offs(evidence: Evidence, front: Sequence[Row]) -> str:
+def trade_offs(overview: Overview, front: Sequence[Row]) -> str:
     """Mixtures for other weightings of several objectives."""
-    colours = domain_colours(evidence.domains)
+    colours = domain_colours(overview.domains)
     lines = [
         [
             _bar(row.mixture, colours),
@@ -155,7 +155,7 @@ def trade_offs(evidence: Evidence, front: Sequence[Row]) -> str:
     return (
         "<h2>Other trade-offs</h2><p>Mixtures that are predicted to be best for some weighting of "
         "the objectives, and their predicted values.</p>"
-        + _table(["mixture", "", *map(escape, evidence.objectives)], lines, text=2)
+        + _table(["mixture", "", *map(escape, overview.objectives)], lines, text=2)
     )
 
 
@@ -214,13 +214,13 @@ def confirmed(goal: str, differences: Sequence[Difference], said: str) -> str:
     )
 
 
-def runs(evidence: Evidence) -> str:
+def runs(overview: Overview) -> str:
     """Every run: who chose it, its mixture, what was observed and predicted, what it cost."""
-    colours = domain_colours(evidence.domains)
-    beside = any(run.parameters for run in evidence.runs)
+    colours = domain_colours(overview.domains)
+    beside = any(run.parameters for run in overview.runs)
     head = ["trial", "phase", "mixture", "", *(["parameters"] if beside else [])]
     head += ["observed", "predicted ± sd", "seconds"]
-    lines = [_run_line(run, colours, beside=beside) for run in evidence.runs]
+    lines = [_run_line(run, colours, beside=beside) for run in overview.runs]
     return "<h2>All trials</h2>" + _table(head, lines, text=5 if beside else 4)
 
 
@@ -241,18 +241,18 @@ def _run_line(run: Run, colours: Mapping[str, str], *, beside: bool) -> list[str
     ]
 
 
-def losses(evidence: Evidence) -> str:
+def losses(overview: Overview) -> str:
     """Observed loss of every run on every validation set."""
-    if not evidence.sets:
+    if not overview.sets:
         return ""
-    names = [f'<span title="{escape(s)}">{escape(shortened(s))}</span>' for s in evidence.sets]
+    names = [f'<span title="{escape(s)}">{escape(shortened(s))}</span>' for s in overview.sets]
     head = ["trial", *names]
     lines = [
         [
             str(run.number),
-            *(f"{run.losses[s]:.3f}" if s in run.losses else "" for s in evidence.sets),
+            *(f"{run.losses[s]:.3f}" if s in run.losses else "" for s in overview.sets),
         ]
-        for run in evidence.runs
+        for run in overview.runs
         if run.losses
     ]
     return (
@@ -281,27 +281,27 @@ def corpus(held: Corpus) -> str:
     )
 
 
-def costs(evidence: Evidence, confirmation: Confirmation | None = None) -> str:
+def costs(overview: Overview, confirmation: Confirmation | None = None) -> str:
     """Tokens, seconds and runs that the search has spent, and runs of the confirmation."""
-    finished = evidence.finished
+    finished = overview.finished
     facts = {"finished runs": str(len(finished))}
     shortened = sum(run.is_shortened for run in finished)
     if shortened:
         facts["shortened experts among them"] = str(shortened)
         facts["worth in full runs"] = f"{sum(run.budget for run in finished):.1f}"
-    unfinished = len(evidence.runs) - len(finished)
+    unfinished = len(overview.runs) - len(finished)
     if unfinished:
         facts["other runs"] = str(unfinished)
     if confirmation is not None:
         repeats = len(confirmation.mixtures) * len(confirmation.seeds)
         facts["further runs, with fresh seeds"] = str(repeats)
-    tokens = sum(run.tokens or 0 for run in evidence.runs)
+    tokens = sum(run.tokens or 0 for run in overview.runs)
     if tokens:
         facts["training tokens of the search"] = amount(tokens)
-    weights = {run.weights for run in evidence.runs if run.weights}
+    weights = {run.weights for run in overview.runs if run.weights}
     if len(weights) == 1:
         facts["weights of the model"] = amount(weights.pop())
-    spent = sum(run.seconds or 0 for run in evidence.runs)
+    spent = sum(run.seconds or 0 for run in overview.runs)
     if spent:
         facts["time in runs of the search"] = _duration(spent)
     return f"<h2>Costs</h2>{_facts(facts)}"

@@ -15,6 +15,7 @@ from optuna_mde_studies import confirm, findings, summary
 from optuna_mde_studies.config import StudyConfig
 from optuna_mde_studies.confirm import Confirmation
 from optuna_mde_studies.definitions import Definition
+from optuna_mde_studies.experiment import Experiment
 from optuna_mde_studies.folder import StudyError, StudyFolder, create, keep_definition
 from optuna_mde_studies.messages import (
     Asked,
@@ -27,7 +28,6 @@ from optuna_mde_studies.messages import (
     Told,
     Trained,
 )
-from optuna_mde_studies.objective import Experiment
 from optuna_mde_studies.progress import Progress, rates
 from optuna_mde_studies.recovery import INTERRUPTED, settle
 from optuna_mde_studies.resources import worker_count

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 from optuna_mde_studies.confirm import Confirmation, verdict
 from optuna_mde_studies.progress import rates
-from optuna_mde_studies.wording import marked
+from optuna_mde_studies.wording import copyable, marked, percent
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -76,10 +76,7 @@ def rates_as(format: str, mixture: Mapping[str, float]) -> str:
 
     They are rounded to six digits and still sum to 1: the largest takes what rounding left over.
     """
-    rounded = {domain: round(float(rate), 6) for domain, rate in mixture.items()}
-    largest = max(rounded, key=lambda domain: rounded[domain])
-    others = sum(rate for domain, rate in rounded.items() if domain != largest)
-    rounded[largest] = round(1.0 - others, 6)
+    rounded = copyable(mixture, decimals=6)
     if format == "json":
         return json.dumps(rounded, indent=2, ensure_ascii=False) + "\n"
     return str(yaml.safe_dump(rounded, sort_keys=False, allow_unicode=True))
@@ -106,7 +103,7 @@ def _rates(recommendation: Recommendation) -> Table:
     rows = [row for row in recommendation.rows if row.name != "uniform"]
     table = _table("rate", *(row.name for row in rows))
     for domain in recommendation.mixture:
-        table.add_row(Text(domain), *(_percent(row.mixture.get(domain, 0.0)) for row in rows))
+        table.add_row(Text(domain), *(percent(row.mixture.get(domain, 0.0)) for row in rows))
     return table
 
 
@@ -134,10 +131,6 @@ def _front(recommendation: Recommendation, objective: Objective) -> Table:
     for mixture, row in reversed(distinct.items()):
         table.add_row(Text(mixture), *(f"{goal.mean:.4f}" for goal in row.goals))
     return table
-
-
-def _percent(rate: float) -> str:
-    return f"{100 * rate:.1f} %" if rate else "0"
 
 
 def _table(label: str, *columns: str) -> Table:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from optuna.trial import TrialState
 from optuna_mde_studies.config import bounds_problems, objective_problems
 from optuna_mde_studies.definitions import DefinitionError
+from optuna_mde_studies.experiment import Experiment
 from optuna_mde_studies.folder import StudyError
-from optuna_mde_studies.objective import Experiment
 from optuna_mde_studies.progress import rates
 from optuna_mde_trainers import corpora
 

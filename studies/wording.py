@@ -9,8 +9,8 @@ from optuna_mde_studies.palette import shortened
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from optuna_mde_studies.evidence import Evidence
     from optuna_mde_studies.judgement import Judgement
+    from optuna_mde_studies.overview import Overview
 
     from optuna_mde.answers.answer import Recommendation
     from optuna_mde.answers.rows import Row
@@ -45,15 +45,15 @@ def _goal(weights: Mapping[str, float]) -> str:
 
 
 def recommended(
-    evidence: Evidence, recommendation: Recommendation
+    overview: Overview, recommendation: Recommendation
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """The recommended rates as one copies them, and the other parameters.
 
     Of several mixtures in one study the first is the mixture; the parts of the others are
-    parameters, as in `evidence.read`.
+    parameters, as in `overview.read`.
     """
     parts = recommendation.mixture
-    rates = {domain: rate for domain, rate in parts.items() if domain in evidence.domains}
+    rates = {domain: rate for domain, rate in parts.items() if domain in overview.domains}
     others = {name: rate for name, rate in parts.items() if name not in rates}
     return copyable(rates), {**others, **recommendation.params}
 
@@ -89,11 +89,11 @@ def in_words(mixture: Mapping[str, float]) -> str:
     return listed([*words, f"{count(rest, 'smaller part')}"] if rest else words)
 
 
-def gain_in_words(evidence: Evidence, recommendation: Recommendation) -> str:
+def gain_in_words(overview: Overview, recommendation: Recommendation) -> str:
     """Predicted objective of the recommended mixture, and what that gains over the baseline."""
     found = recommendation.objective
-    what = "Predicted loss" if evidence.goals else "Predicted objective"
-    unit = " nats per token" if evidence.goals else ""
+    what = "Predicted loss" if overview.goals else "Predicted objective"
+    unit = " nats per token" if overview.goals else ""
     text = f"{what} {found.mean:.3f}{unit} (90 % interval {found.low:.3f} to {found.high:.3f})"
     for row in recommendation.rows:
         if row.name in ("natural", "uniform"):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
     import optuna
-    from optuna_mde_studies.objective import Experiment
+    from optuna_mde_studies.experiment import Experiment
 
 MAX_LOST = 3
 """Workers that may die one after the other, with nothing finished between, before we give up."""
@@ -254,7 +254,7 @@ class _Bench:
     @property
     def experiment(self) -> Experiment:
         if self._experiment is None:  # the corpus is made while the workers start
-            from optuna_mde_studies.objective import Experiment
+            from optuna_mde_studies.experiment import Experiment
 
             self._experiment = Experiment.open(self._folder)
         return self._experiment

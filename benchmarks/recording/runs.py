@@ -15,9 +15,9 @@ import yaml
 from optuna_mde_studies import definitions, resources
 from optuna_mde_studies.config import StudyConfig
 from optuna_mde_studies.definitions import DefinitionError
+from optuna_mde_studies.experiment import Experiment
 from optuna_mde_studies.folder import StudyError, StudyFolder, create, stored_config
 from optuna_mde_studies.messages import Event, Failed, Lost, Order, RunOrder, Trained
-from optuna_mde_studies.objective import Experiment
 from optuna_mde_studies.progress import Progress
 from optuna_mde_studies.workers import Pool
 from optuna_mde_trainers import corpora

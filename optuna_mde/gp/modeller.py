@@ -39,7 +39,7 @@ class Modeller:
     def __init__(self, reader: Reader | None = None) -> None:
         self._reader = reader
         self._surrogate: tuple[bytes, Surrogate] | None = None
-        self._fitted: _Fitted | None = None
+        self._fitted: _Hyperparameters | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(Modeller())
@@ -101,7 +101,7 @@ class Modeller:
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class _Hyperparameters:
     """Hyper-parameters, and what they were fitted on: the same runs need no second fit."""
 
     key: bytes
@@ -114,8 +114,8 @@ def _build(
     coreset: Coreset | None,
     fit: bool,
     layout: object,
-    fitted: _Fitted | None,
-) -> tuple[Surrogate, _Fitted | None]:
+    fitted: _Hyperparameters | None,
+) -> tuple[Surrogate, _Hyperparameters | None]:
     """The surrogate, and the hyper-parameters that may serve the next one."""
     from botorch.utils.sampling import manual_seed
 
@@ -139,7 +139,7 @@ def _build(
         key = _digest(arrays, (layout,))
         if fitted is None or fitted.key != key:
             surrogate = fit_surrogate(features, head)
-            fitted = _Fitted(key, surrogate.state())
+            fitted = _Hyperparameters(key, surrogate.state())
             if len(head.X) == len(runs.X):
                 return surrogate, fitted
         return fit_surrogate(features, kept, fitted.state, steps=0), fitted

@@ -53,7 +53,7 @@ def test_scores_by_hand() -> None:
     assert mse == pytest.approx(0.03)
     assert order == 1.0
     assert (half, most) == (0.75, 0.75)
-    assert width == pytest.approx(2 * 1.6449 * 0.15)
+    assert width == pytest.approx(2 * 1.64485363 * 0.15)
     assert needed == pytest.approx(2 * np.quantile([0.1, 0.1, 0.1, 0.3], 0.9))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
-from optuna_mde_studies import definitions, evidence, report
+from optuna_mde_studies import definitions, overview, report
+from optuna_mde_studies.experiment import Experiment
 from optuna_mde_studies.folder import StudyFolder, create, keep_definition
-from optuna_mde_studies.objective import Experiment
 from optuna_mde_studies.progress import Progress
 from optuna_mde_studies.session import Session
 from optuna_mde_trainers.blocks import Corpus, DomainInfo
@@ -118,7 +118,7 @@ def test_a_study_with_cheap_experts(workplace: Path) -> None:
         if trial.number < 3:
             assert result["realised"][domain]["epochs"] <= 0.5
 
-    found = evidence.read(study)
+    found = overview.read(study)
     assert (len(found.finished), len(found.complete)) == (6, 3)
     page = report.write(study, folder.path).read_text("utf-8")
     assert "6 finished runs" in page

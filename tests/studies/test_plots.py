@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import optuna
 import pytest
-from optuna_mde_studies import evidence, plots
+from optuna_mde_studies import overview, plots
 from optuna_mde_studies.comparison_plots import mixtures, set_losses
 from optuna_mde_studies.judgement import judge
 from optuna_mde_studies.palette import DOMAIN_COLOURS, ink_on
@@ -25,7 +25,7 @@ def traces(figure):
 
 def test_a_finished_study_has_every_picture(finished, invented):
     study, recommendation = finished
-    found = evidence.read(study)
+    found = overview.read(study)
     assert keys(plots.pictures(found, recommendation)) == [
         "mixtures",
         "sets",
@@ -38,14 +38,14 @@ def test_a_finished_study_has_every_picture(finished, invented):
 
 
 def test_an_empty_study_has_no_picture():
-    assert plots.pictures(evidence.read(optuna.create_study())) == []
+    assert plots.pictures(overview.read(optuna.create_study())) == []
 
 
 def test_several_objectives_have_a_history_each_and_their_trade_off(invent):
     world = invent()
     world.objective = {"code": {"python": 1}, "text": {"docs": 1, "prose": 1}}
     study = world.study()
-    found = evidence.read(study)
+    found = overview.read(study)
     shown = plots.pictures(found, recommend(study))
     assert keys(shown) == ["mixtures", "sets", "search-0", "search-1", "trade-off-1", "tried"]
     assert found.objectives == ("code loss", "text loss")
@@ -53,7 +53,7 @@ def test_several_objectives_have_a_history_each_and_their_trade_off(invent):
 
 def test_pictures_stay_small_enough_for_a_storage_and_are_strict_json(finished):
     study, recommendation = finished
-    for picture in plots.pictures(evidence.read(study), recommendation):
+    for picture in plots.pictures(overview.read(study), recommendation):
         text = picture.figure.to_json()
         json.loads(text, parse_constant=pytest.fail)
         assert len(text) < 15_000, picture.key
@@ -61,7 +61,7 @@ def test_pictures_stay_small_enough_for_a_storage_and_are_strict_json(finished):
 
 def test_a_domain_has_one_colour_in_all_pictures(finished):
     study, recommendation = finished
-    found = evidence.read(study)
+    found = overview.read(study)
     compared = traces(mixtures(recommendation.rows, found.domains))
     by_run = traces(mixtures_by_run(found))
     assert list(compared) == list(by_run) == list(found.domains)
@@ -80,7 +80,7 @@ def test_more_domains_than_colours_share_the_last_and_still_fill_the_bar(finishe
 
 def test_history_shows_what_was_observed_and_predicted(finished):
     study, recommendation = finished
-    shown = traces(history(evidence.read(study), recommendation))
+    shown = traces(history(overview.read(study), recommendation))
     proposals = [t for t in study.trials if t.user_attrs["phase"] == "model"]
     assert shown["proposals"].y == pytest.approx([t.value for t in proposals], abs=1e-4)
     assert shown["predicted ± sd"].y == pytest.approx(
@@ -93,7 +93,7 @@ def test_history_shows_what_was_observed_and_predicted(finished):
 
 
 def test_far_values_stand_at_the_edge_with_their_number(finished):
-    found = evidence.read(finished[0])
+    found = overview.read(finished[0])
     runs = [replace(run, values=(math.inf,)) if run.number == 0 else run for run in found.runs]
     figure = history(replace(found, runs=tuple(runs)))
     experts = traces(figure)["experts"]
@@ -105,7 +105,7 @@ def test_far_values_stand_at_the_edge_with_their_number(finished):
 
 
 def test_intervals_of_foresight_count_the_noise_of_a_run(finished):
-    figure = foresight(evidence.read(finished[0]), noise_sd=0.05)
+    figure = foresight(overview.read(finished[0]), noise_sd=0.05)
     assert figure.data[1].error_x.array[0] == pytest.approx(
         1.645 * math.hypot(0.02, 0.05), abs=1e-3
     )
@@ -113,7 +113,7 @@ def test_intervals_of_foresight_count_the_noise_of_a_run(finished):
 
 def test_losses_are_differences_to_natural_with_the_goal_first(finished):
     study, recommendation = finished
-    found = evidence.read(study)
+    found = overview.read(study)
     figure = set_losses(recommendation.rows, found.sets, found.counted)
     labels = figure.layout.yaxis.ticktext
     assert labels == ("<b>docs</b>", "<b>prose</b>", "<b>mathdocs</b>", "python", "boilerplate")
@@ -126,7 +126,7 @@ def test_losses_are_differences_to_natural_with_the_goal_first(finished):
 
 def test_hostile_names_stay_text(invent):
     world = invent(domains=("<img src=x onerror=alert(1)>", "%{x}", "<b>b</b>", "a" * 200))
-    for picture in plots.pictures(evidence.read(world.study())):
+    for picture in plots.pictures(overview.read(world.study())):
         texts = json.loads(picture.figure.to_json())
         assert "<img" not in json.dumps(texts)
         assert "%{x}" not in [trace.get("name") for trace in texts["data"]]

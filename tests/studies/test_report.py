@@ -123,7 +123,7 @@ def test_every_trial_stands_in_the_tables_with_its_losses(finished, page):
 
 def test_the_confirmation_is_told(finished, invented, page):
     study, recommendation = finished
-    objective = report.evidence.read(study).goals
+    objective = report.overview.read(study).goals
     (differences,) = invented.confirmation(recommendation).differences(objective).values()
     text = page.read_text("utf-8").replace("−", "-")
     for difference in differences:
@@ -134,7 +134,7 @@ def test_the_confirmation_is_told(finished, invented, page):
 def test_it_is_said_which_seed_the_headline_is_for(finished, invented, page, tmp_path):
     study, recommendation = finished
     text = page.read_text("utf-8")
-    objective = report.evidence.read(study).goals
+    objective = report.overview.read(study).goals
     (found,) = invented.confirmation(recommendation).fresh_runs(objective).values()
     assert "training seed that the runs of the search share" in text
     assert f"3 fresh seeds it reached {found.mean:.3f} on average" in text

@@ -52,7 +52,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Overview:
     """All runs of a study, and the names that they share."""
 
     study: str
@@ -84,7 +84,7 @@ class Evidence:
         return frozenset(name for _, weights in goals for name, _ in weights)
 
 
-def read(study: Study) -> Evidence:
+def read(study: Study) -> Overview:
     """Reads a study once. Trials that wait for a worker are left out.
 
     Of several mixtures in one study the first is the mixture, the parts of the others are
@@ -101,7 +101,7 @@ def read(study: Study) -> Evidence:
     )
     texts = [record.objective for record in parsed if record.objective]
     goals = Objective.from_json(texts[-1]) if texts else None
-    return Evidence(
+    return Overview(
         study=study.study_name,
         domains=tuple(dict.fromkeys(domain for run in runs for domain in run.mixture)),
         sets=tuple(dict.fromkeys(name for run in runs for name in run.losses)),

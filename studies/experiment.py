@@ -29,6 +29,7 @@ SPEC_ATTR = "spec"
 RUN_ATTR = "run"
 """Trial attribute: the run's folder, relative to the study's."""
 SAME_RATE = 1e-9
+"""Mixtures that differ less are the same training."""
 
 
 @dataclass(frozen=True)
@@ -186,11 +187,11 @@ class Experiment:
         )
 
 
-def same_mixture(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
-    """Whether two mixtures are the same training; a domain that is not named has the rate 0."""
-    return all(
-        abs(one.get(name, 0.0) - other.get(name, 0.0)) <= SAME_RATE for name in {*one, *other}
-    )
+def same_mixture(
+    one: Mapping[str, float], other: Mapping[str, float], within: float = SAME_RATE
+) -> bool:
+    """Whether no rate of two mixtures differs by more; one that is not named is 0."""
+    return all(abs(one.get(name, 0.0) - other.get(name, 0.0)) <= within for name in {*one, *other})
 
 
 def _repeats(study: optuna.Study, mixture: Mapping[str, float]) -> int:
