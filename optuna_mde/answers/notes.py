@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from optuna.trial import TrialState
 
 from optuna_mde.answers.fitted import Fitted, place
 from optuna_mde.answers.intervals import Z90, interval
@@ -17,6 +18,7 @@ from optuna_mde.simplex.projection import Array
 
 _NEAR = 0.2  # L1 distance of neighbours: a tenth of the mixture is another one
 _CLEARLY = 3.0  # sd of the difference of two runs; the best of many is lucky by two of them
+_MOST_NAMED = 6  # trials that one sentence names
 
 
 def notes(fitted: Fitted, best: Array, rows: Sequence[Row], signal: bool) -> tuple[str, ...]:
@@ -32,6 +34,7 @@ def notes(fitted: Fitted, best: Array, rows: Sequence[Row], signal: bool) -> tup
         _on_missing_experts(fitted),
         _on_a_spoilt_expert(fitted),
         _on_weighted_tokens(fitted),
+        _on_left_out(fitted),
     ]
     return tuple(note for note in said if note is not None)
 
@@ -198,3 +201,24 @@ def _on_weighted_tokens(fitted: Fitted) -> str | None:
         f"MDE losses are those of a few hundred weighted tokens of each validation set, which are "
         f"within {fitted.mde_error:.4f} nats (root mean square) of those of all its tokens."
     )
+
+
+def _on_left_out(fitted: Fitted) -> str | None:
+    """Names the trials that were told, and from which nothing is learned."""
+    told = [t.number for t in fitted.trials if t.losses or t.state == TrialState.COMPLETE]
+    left_out = fitted.observations.left_out
+    reasons: dict[str, list[int]] = {}
+    for number in told:
+        if number in left_out:
+            reasons.setdefault(left_out[number], []).append(number)
+    if not reasons:
+        return None
+    texts = [f"{_trials(numbers)} ({reason})" for reason, numbers in reasons.items()]
+    return f"Nothing is learned from {'; '.join(texts)}."
+
+
+def _trials(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:_MOST_NAMED]))
+    more = len(numbers) - _MOST_NAMED
+    shown += f" and {more} more" if more > 0 else ""
+    return f"trial{'' if len(numbers) == 1 else 's'} {shown}"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
 
 from optuna_mde import recommend
 from optuna_mde.answers.fitted import fit_study
@@ -72,3 +75,22 @@ def test_domains_whose_experts_left_no_file_are_named(world, tmp_path) -> None:
     with pytest.warns(UserWarning, match="cannot be read"):
         found = recommend(study).notes
     assert any("No expert log-probabilities for code:" in note for note in found)
+
+
+def test_trials_that_were_told_and_teach_nothing_are_named() -> None:
+    study = optuna.create_study()
+    for a in (0.1, 0.3, 0.5, 0.7, 0.9):
+        add_run(study, {"a": a, "b": 1 - a}, (3 + a,), losses={"x": 3 + a})
+    assert not any("Nothing is learned" in note for note in recommend(study).notes)
+    parts = {"mix/a": 0.4, "mix/b": 0.6}
+    ranges = dict.fromkeys(parts, FloatDistribution(0.0, 1.0))
+    short = {"losses": {"x": 4.0}, "budget": 0.5}
+    kept: dict[str, Any] = {"params": parts, "distributions": ranges}
+    for _ in range(8):
+        study.add_trial(optuna.create_trial(state=TrialState.PRUNED, user_attrs=short, **kept))
+    study.add_trial(optuna.create_trial(state=TrialState.FAIL, **kept))  # was never told
+    add_run(study, {"a": 0.2, "b": 0.8}, (3.2,))
+    assert (
+        "Nothing is learned from trials 5, 6, 7, 8, 9, 10 and 2 more (a run on 0.5 of a full "
+        "run); trial 14 (reports no losses, as others do)."
+    ) in recommend(study).notes
