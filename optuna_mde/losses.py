@@ -12,6 +12,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import BaseTrial, Trial
 
+from optuna_mde.mde.urls import trust
 from optuna_mde.objective import CONSTRAINT, Objective, ObjectiveError, ObjectiveLike
 from optuna_mde.observations import VALUE
 from optuna_mde.scalars import as_float, is_number, real, whole
@@ -90,6 +91,8 @@ def report_losses(
     }
     values = _values(goals, kept, absent)
     # Everything is checked by now: a call that fails leaves nothing on the trial.
+    if attrs["logprobs"] is not None:
+        trust(attrs["logprobs"])
     for key, value in attrs.items():
         if value is not None or trial.user_attrs.get(key) is not None:
             trial.set_user_attr(key, value)

@@ -51,6 +51,8 @@ class ExpertFile:
     """Share of a full run that the expert trained."""
     number: int
     """Its trial; -1 for a file that was passed in."""
+    losses: tuple[tuple[str, float], ...] = ()
+    """(set, nats per token) that the same trial reported; a file that was passed in has none."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,13 @@ class Observations:
     """Parameters `[n]` of the run's model; NaN where it does not say."""
     pending: Array
     """Inputs `[p, d]` of running and enqueued trials."""
+    stalled: Array
+    """Inputs `[s, d]` of running trials whose worker is probably gone: nothing is expected of
+    them, and nobody repeats them."""
     experts: tuple[ExpertFile, ...]
     """Log-probability files that exist, the fullest of each domain first."""
+    refused: dict[str, str] = field(default_factory=dict, kw_only=True)
+    """{domain: reason} of files that do not exist or may not be opened."""
     block: slice | None
     """Columns of the mixture that the experts belong to."""
     domains: tuple[str, ...]
@@ -89,6 +96,11 @@ class Observations:
     """Goals over the outputs, and limits on them."""
     left_out: dict[int, str] = field(default_factory=dict)
     """{trial number: reason} of the finished trials from which nothing is learned."""
+
+    @property
+    def seen(self) -> Array:
+        """Inputs `[n + p + s, d]` of all trials, told or not: what is no proposal."""
+        return np.concatenate([self.X, self.pending, self.stalled])
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from optuna_mde.asks.ask import Ask, Chance, Memory, is_stale, kept_params, widen
 from optuna_mde.asks.startup import FIXED_PHASES, shared_value
+from optuna_mde.mde.urls import trust
 from optuna_mde.objective import Objective, ObjectiveLike
 from optuna_mde.scalars import real, whole
 from optuna_mde.simplex.projection import MixtureError
@@ -99,6 +100,7 @@ class MDESampler(BaseSampler):
         self._settings = _settings(mixtures, experts, expert_budget, objective)
         self._reseed = 0
         self._forget()
+        self._trust_experts()
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -109,6 +111,12 @@ class MDESampler(BaseSampler):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
+        self._trust_experts()
+
+    def _trust_experts(self) -> None:
+        """What the user passed in may be read, wherever it lies."""
+        for url in self._settings.get("experts", {}).values():
+            trust(url)
 
     def _forget(self) -> None:
         """Start without what can be read or drawn again; copies of a sampler differ from here."""

@@ -53,7 +53,9 @@ class Fitted:
     quick: Surrogate
     """The same on the coreset: cheap and with gradients, to maximise on."""
     experts: Experts | None
-    """What the experts' files say, and which of them were left out."""
+    """What the experts' files say."""
+    refused: dict[str, str]
+    """{domain: reason} of the experts' files, or sets of them, that were left out."""
     names: tuple[str, ...]
     """Names `[G]` of the goals."""
     failure: str | None = None
@@ -118,7 +120,7 @@ class Fitted:
     @property
     def expert_domains(self) -> set[str]:
         """Domains whose experts have log-probabilities."""
-        return {expert.domain for expert in self.observations.experts}
+        return self.experts.table.used if self.experts else set()
 
     def told(self, trial: Record) -> tuple[Array, Array]:
         """Inputs `[d]` and losses `[M]` at the end of a run of the observations."""
@@ -220,6 +222,7 @@ def fit_study(
         surrogate,
         quick,
         experts,
+        modeller.refused(observations),
         _names(study, observations, objective),
         failure,
     )

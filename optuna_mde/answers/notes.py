@@ -35,6 +35,7 @@ def notes(fitted: Fitted, best: Array, rows: Sequence[Row], signal: bool) -> tup
         _on_a_spoilt_expert(fitted),
         _on_weighted_tokens(fitted),
         _on_left_out(fitted),
+        *_on_refused_experts(fitted),
     ]
     return tuple(note for note in said if note is not None)
 
@@ -148,7 +149,7 @@ def _on_a_cheap_expert(rows: Sequence[Row]) -> str | None:
 
 def _on_missing_experts(fitted: Fitted) -> str | None:
     domains = fitted.observations.domains
-    missing = [d for d in domains if d not in fitted.expert_domains]
+    missing = [d for d in domains if d not in fitted.expert_domains | fitted.refused.keys()]
     if not missing or len(missing) == len(domains):
         return None
     return (
@@ -173,6 +174,11 @@ def _on_a_spoilt_expert(fitted: Fitted) -> str | None:
         f"it did than the experts' files say, by {found.gap:.2f} nats per token at 100 %. An "
         f"expert that has read its domain's text too often does that. {mend}"
     )
+
+
+def _on_refused_experts(fitted: Fitted) -> Iterator[str]:
+    for domain, reason in fitted.refused.items():
+        yield f"The expert of {domain} is left out, or part of it: {reason}."
 
 
 def _is_outside(fitted: Fitted, best: Array, row: Row) -> bool:

@@ -229,8 +229,9 @@ class Ask:
         )
         # Workers that ask at the same moment see the same history: what those before this one
         # are about to take counts as pending, or all would propose nearly the same.
+        gone = self.lost | history.stalled_trials(self.trials)
         silent = [
-            t for t in self.trials if t.number < own and t.is_silent and t.number not in self.lost
+            t for t in self.trials if t.number < own and t.is_silent and t.number not in gone
         ]
         for other in silent[-MOST_AHEAD:]:
             held = {**records.partially_fixed(self.study), **other.fixed}
@@ -254,16 +255,18 @@ class Ask:
         number: int,
     ) -> Proposal:
         """The model's proposal for a trial; kept, as another thread may ask for it later."""
-        if memory.proposer is None:
-            from optuna_mde.asks.proposal import Proposer
+        from optuna_mde.asks.proposal import Proposer, is_seen
 
+        if memory.proposer is None:
             memory.proposer = Proposer()
         situation = (self.space, observations.numbers.tobytes(), chance)
         if memory.situation != situation:
             memory.situation, memory.foreseen = situation, {}
         region = self.space.region(fixed)
         known = memory.foreseen.get(number)
-        if known is None or not region.contains(known.x):
+        # what was foreseen may have been taken since, as by the retry of an expert
+        taken = known is not None and is_seen(known.x, observations.pending)
+        if known is None or taken or not region.contains(known.x):
             known = memory.proposer.propose(observations, region, seed=chance.seed(number))
             if not region.contains(known.x):
                 known = replace(known, x=region.snap(known.x)[0])

@@ -27,6 +27,7 @@ SAME = 1e-3
 # Workers that ask at once are kept this far apart: the improvement left beside a pending run is
 # often next to nothing everywhere, and its maximum then huddles.
 APART = 0.1
+_TRIES = 16  # points that are looked at for one that is no repeat
 # Where the runs deny MDE, mixtures are spread over the simplex until there are so many more of
 # them than domains that lie farther apart than this (`python -m benchmarks.worlds`).
 _PLACES, _NEIGHBOURS = 3, 0.25
@@ -101,14 +102,14 @@ class Proposer:
         rng = np.random.default_rng(seed)
         surrogate = self._modeller.surrogate(observations, region.blocks, fit=fit)
         W = tensor(observations.weights)
-        seen = np.concatenate([observations.X, observations.pending])
-        inside = region.snap(seen)
+        seen = observations.seen
+        inside = region.snap(np.concatenate([observations.X, observations.pending]))
         believing = surrogate.believe(tensor(observations.pending))
         only_experts = not observations.mixed.any()
         if only_experts and len(W) == 1 and surrogate.features.has_mde.any():
             # Nothing but experts: the MDE optimum is the best guess, and it is convex.
             greedy = self._by_mde(observations, region, seed)
-            if not _is_seen(greedy.x, seen):
+            if not is_seen(greedy.x, seen):
                 mean, sd = surrogate.goals(tensor(greedy.x[None]), W)
                 return Proposal(greedy.x, "model", float(mean), float(sd))
         if surrogate.denies_mde and _places(observations) < len(observations.domains) + _PLACES:
@@ -158,13 +159,14 @@ def _at_mde_optimum(
     )
     x = x.copy()
     x[block] = minimise(table, weights, region, block)
-    seen = np.concatenate([observations.X, observations.pending])
-    if _is_seen(x, seen):
-        rng = np.random.default_rng(seed)
+    rng, beside = np.random.default_rng(seed), 50.0 * x[block] + 0.1
+    for _ in range(_TRIES):
+        if not is_seen(x, observations.seen):
+            return Proposal(x, "mde")
         jittered = x.copy()
-        jittered[block] = rng.dirichlet(50.0 * x[block] + 0.1)
+        jittered[block] = rng.dirichlet(beside)  # beside a corner, often the corner itself
         x = region.snap(jittered)[0]
-    return Proposal(x, "mde")
+    return Proposal(_fresh(region, observations.seen, seed, len(observations.X)), "mde")
 
 
 def _mde_weights(observations: Observations, sets: tuple[str, ...]) -> Array:
@@ -185,20 +187,21 @@ def _places(observations: Observations) -> int:
     return len(places)
 
 
-def _is_seen(x: Array, seen: Array, distance: float = SAME) -> bool:
+def is_seen(x: Array, seen: Array, distance: float = SAME) -> bool:
+    """Whether a point `[d]` is one of others `[m, d]`."""
     return len(seen) > 0 and bool(np.abs(seen - x).sum(axis=1).min() < distance)
 
 
 def _first_new(points: Array, seen: Array, pending: Array) -> Array | None:
     """The best of the points that is no repeat, apart from pending ones if that can be."""
-    new = [p for p in points if not _is_seen(p, seen)]
-    return next((p for p in new if not _is_seen(p, pending, APART)), new[0] if new else None)
+    new = [p for p in points if not is_seen(p, seen)]
+    return next((p for p in new if not is_seen(p, pending, APART)), new[0] if new else None)
 
 
 def _fresh(region: Region, seen: Array, seed: int, index: int) -> Array:
     """A design point that is no repeat, if the region has one to give."""
-    points = [design(region, seed, index + i) for i in range(16)]
-    return next((p for p in points if not _is_seen(p, seen)), points[0])
+    points = [design(region, seed, index + i) for i in range(_TRIES)]
+    return next((p for p in points if not is_seen(p, seen)), points[0])
 
 
 @contextlib.contextmanager

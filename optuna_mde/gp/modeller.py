@@ -58,9 +58,10 @@ class Modeller:
             Exception: whatever BoTorch raises when a fit fails.
         """
         experts = self.experts(observations)
+        read = (experts.files, experts.refused) if experts else None
         layout = (
             *(observations.outputs, observations.block, observations.domains, tuple(blocks)),
-            *(sorted(observations.fullest), experts.files if experts else None),
+            read,
         )
         arrays = (
             observations.X,
@@ -74,18 +75,24 @@ class Modeller:
         if known is not None and known[0] == key:
             return known[1]
         coreset = experts.coreset if experts else None
-        surrogate, self._fitted = _build(observations, blocks, coreset, fit, layout, self._fitted)
+        # a run whose expert's file is refused is told by its losses, as all other runs are
+        used = experts.table.used if experts else set()
+        files_used = tuple(file for file in observations.experts if file.domain in used)
+        told = replace(observations, experts=files_used)
+        surrogate, self._fitted = _build(told, blocks, coreset, fit, layout, self._fitted)
         self._surrogate = key, surrogate
         return surrogate
 
     def experts(self, observations: Observations) -> Experts | None:
         """What the experts' files say, read once while they stay; None without two of them."""
-        from optuna_mde.mde.loading import Reader
+        from optuna_mde.mde.loading import Reader, Source
 
         if len(observations.fullest) < 2:
             return None
         self._reader = self._reader or Reader()
-        files = {domain: expert.url for domain, expert in observations.fullest.items()}
+        files: dict[str, list[Source]] = {}
+        for file in observations.experts:
+            files.setdefault(file.domain, []).append(Source(file.url, file.losses))
         experts = self._reader.read(observations.domains, files)
         if not experts.table.sets:
             return None
@@ -98,6 +105,11 @@ class Modeller:
                 stacklevel=2,
             )
         return experts
+
+    def refused(self, observations: Observations) -> dict[str, str]:
+        """{domain: reason} of the experts' files, or sets of them, that were left out last."""
+        last = self._reader.last if self._reader else None
+        return {**(last.refused if last else {}), **observations.refused}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,9 @@ import numpy as np
 from optuna_mde.mde import coreset as making
 from optuna_mde.mde.coreset import Coreset
 from optuna_mde.mde.experts import ExpertTable, open_table
-from optuna_mde.mde.logprobs import is_local, local_path
 from optuna_mde.mde.token_files import FileTokens, LogprobFile, UnusableFileError
 from optuna_mde.mde.tokens import TokenTable
+from optuna_mde.mde.urls import is_local, local_path
 
 FOLDER = ".mde-coresets"
 SUFFIX = ".coreset"
@@ -41,13 +41,15 @@ _logger = logging.getLogger("optuna_mde")
 
 
 def load_coreset(
-    domains: Sequence[str], files: Mapping[str, str]
+    domains: Sequence[str],
+    files: Mapping[str, str],
+    without: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[ExpertTable, Coreset, dict[str, str]]:
     """`open_table` and its coreset, without the files whose tokens turn out to be none."""
     refused: dict[str, str] = {}
     while True:
         usable = {domain: url for domain, url in files.items() if domain not in refused}
-        table, others = open_table(domains, usable)
+        table, others = open_table(domains, usable, without)
         try:
             return table, coreset_of(table), refused | others
         except UnusableFileError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -70,6 +70,11 @@ class ExpertTable:
     def sets(self) -> tuple[str, ...]:
         """The M validation sets that have an MDE loss."""
         return tuple(self._tables)
+
+    @property
+    def used(self) -> set[str]:
+        """Domains whose experts have a say in some set."""
+        return {self.domains[j] for tokens in self.tables for j in tokens.experts.tolist()}
 
     @property
     def tables(self) -> tuple[Tokens, ...]:
@@ -136,13 +141,15 @@ class ExpertTable:
 
 
 def load_table(
-    domains: Sequence[str], files: Mapping[str, str]
+    domains: Sequence[str],
+    files: Mapping[str, str],
+    without: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[ExpertTable, dict[str, str]]:
     """`open_table`, with all tokens read into memory."""
     refused: dict[str, str] = {}
     while True:
         usable = {domain: url for domain, url in files.items() if domain not in refused}
-        table, others = open_table(domains, usable)
+        table, others = open_table(domains, usable, without)
         try:
             return table.in_memory(), refused | others
         except UnusableFileError as error:
@@ -153,13 +160,17 @@ def load_table(
 
 
 def open_table(
-    domains: Sequence[str], files: Mapping[str, str]
+    domains: Sequence[str],
+    files: Mapping[str, str],
+    without: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[ExpertTable, dict[str, str]]:
     """The experts' files as one table, whose tokens stay where they are.
 
     Args:
         domains: the K domains of the mixture.
         files: domain to the URL of its expert's log-probabilities.
+        without: domain to the sets of its file that are not to be used.
+        without: domain to the sets of its file that are not to be used.
 
     Returns:
         The table of all files that belong together, and the reason for each one left out. A file
@@ -176,8 +187,10 @@ def open_table(
     tables: dict[str, Tokens] = {}
     ordered = [found[d] for d in domains if d in found]
     for name in dict.fromkeys(s for file in ordered for s in file.sets):
-        marks = {d: _mark(file, name) for d, file in found.items() if name in file.sets}
-        usual = max(marks.values(), key=list(marks.values()).count)
+        having = [d for d, file in found.items() if name in file.sets]
+        kept = [d for d in having if name not in (without or {}).get(d, ())]
+        marks = {d: _mark(found[d], name) for d in kept}
+        usual = max(marks.values(), key=list(marks.values()).count, default=None)
         for domain in [d for d, mark in marks.items() if mark != usual]:
             refused[domain] = (
                 f"{files[domain]}: set {name!r} has other tokens, tokenizer or fingerprint "

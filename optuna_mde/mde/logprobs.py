@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from optuna_mde.mde.urls import is_local, local_path, trust
+
 FORMAT_VERSION = "1"
 
 # What fsspec's file systems call the things that a file written anew has others of. (Their `ukey`
@@ -46,7 +48,8 @@ def save_logprobs(
 
     Raises:
         ExpertFileError: if an array is not one-dimensional or holds a value that is not a
-            log-probability (NaN, +inf or positive).
+            log-probability (NaN, +inf or positive), or the URL's scheme needs a package that is
+            not installed.
     """
     from safetensors.numpy import save
 
@@ -54,7 +57,12 @@ def save_logprobs(
     if not tensors:
         raise ExpertFileError("logprobs holds no validation set; give {set: array of shape [T]}")
     texts = {k: v if isinstance(v, str) else _json(v) for k, v in metadata.items()}
-    _write_bytes(str(url), save(tensors, metadata={"format": FORMAT_VERSION, **texts}))
+    data = save(tensors, metadata={"format": FORMAT_VERSION, **texts})
+    try:
+        _write_bytes(str(url), data)
+    except ImportError as error:  # of the package that knows the scheme
+        raise ExpertFileError(f"{url}: cannot be written ({error})") from error
+    trust(str(url))
     return str(url)
 
 
@@ -67,14 +75,13 @@ def load_logprobs(url: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
     Raises:
         ExpertFileError: if the file is missing or is no file of log-probabilities.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         data = _read_bytes(str(url))
         tensors = load(data)
         metadata = _metadata(data)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except Exception as error:  # every file system has its own
         raise ExpertFileError(f"{url}: no readable log-probability file ({error})") from error
     names = sorted(tensors)  # the format keeps no order
     return {name: _checked(f"{url}: {name}", tensors[name]) for name in names}, metadata
@@ -109,10 +116,30 @@ def _metadata(data: bytes) -> dict[str, Any]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def modified(url: str) -> float:
-    """When a local file was last written, in seconds since 1970; 0 where that is not known."""
-    path = local_path(url)
-    return path.stat().st_mtime if is_local(url) and path.exists() else 0.0
+def version(url: str) -> str | None:
+    """What changes when the file is written anew; None where the file cannot be asked for it."""
+    try:
+        if is_local(url):
+            status = os.stat(local_path(url))
+            return f"{status.st_mtime_ns} {status.st_size} {status.st_ino}"
+        import fsspec
+
+        files, path = fsspec.core.url_to_fs(url)
+        files.invalidate_cache()
+        facts = files.info(path)
+    except Exception:  # every file system has its own
+        return None
+    return repr({key: facts[key] for key in _FINGERPRINTS if key in facts})
+
+
+def is_readable(url: str) -> bool:
+    """Whether the file can be opened and read, whatever it holds."""
+    try:
+        with opened(url) as stream:
+            stream.read(1)
+    except Exception:  # every file system has its own
+        return False
+    return True
 
 
 def is_missing(url: str) -> bool:
@@ -125,32 +152,6 @@ def resolve(url: str, folder: str | None) -> str:
     if folder is None or "://" in url or os.path.isabs(url):
         return url
     return str(Path(folder) / url)
-
-
-def is_local(url: str) -> bool:
-    """Whether a URL is a path of this machine."""
-    return "://" not in url or url.startswith("file://")
-
-
-def local_path(url: str) -> Path:
-    """The path that a local URL names."""
-    return Path(url.removeprefix("file://"))
-
-
-def version(url: str) -> str | None:
-    """What changes when the file is written anew; None where the file cannot be asked for it."""
-    try:
-        if is_local(url):
-            status = os.stat(local_path(url))
-            return f"{status.st_mtime_ns} {status.st_size} {status.st_ino}"
-        from fsspec.core import url_to_fs
-
-        files, path = url_to_fs(url)
-        files.invalidate_cache()
-        facts = files.info(path)
-    except Exception:  # every file system has its own
-        return None
-    return repr({key: facts[key] for key in _FINGERPRINTS if key in facts})
 
 
 def _write_bytes(url: str, data: bytes) -> None:

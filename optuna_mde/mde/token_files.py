@@ -15,8 +15,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from optuna_mde.mde.logprobs import ExpertFileError, copy_of, is_local, local_path, opened, version
+from optuna_mde.mde.logprobs import ExpertFileError, copy_of, opened, version
 from optuna_mde.mde.tokens import Block, TokenTable, divided
+from optuna_mde.mde.urls import is_local, local_path
 
 # Of 8 experts 2 MB, enough for a disk to stream.
 _BLOCK = 65_536

@@ -8,15 +8,18 @@ arrays and names, never a trial.
 from __future__ import annotations
 
 import warnings
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import accumulate
 
 import numpy as np
 import optuna
 from optuna.trial import TrialState
 
 from optuna_mde.mde.logprobs import is_missing
+from optuna_mde.mde.urls import ALLOW, is_trusted
 from optuna_mde.observations import ExpertFile, Observations
 from optuna_mde.simplex.projection import Array
 from optuna_mde.trials import records
@@ -25,7 +28,7 @@ from optuna_mde.trials.groups import Group
 from optuna_mde.trials.layout import Common
 from optuna_mde.trials.notes import Notes
 from optuna_mde.trials.records import Record
-from optuna_mde.trials.space import Space
+from optuna_mde.trials.space import Space, middle
 from optuna_mde.trials.targets import outputs_of
 
 LOST_FACTOR = 10.0  # running for this many times the longest finished run counts as lost ...
@@ -75,7 +78,8 @@ def read(
     targets, Y, objective = outputs_of(told, notes, group, records.is_maximised(study))
     corner = [group is not None and trial.corner(group) is not None for trial in told]
     left_out |= {t.number: _unlearned(t, c) for t, c in zip(told, corner, strict=True)}
-    pending = _pending(trials, number, space)
+    pending, stalled = _pending(trials, number, space)
+    experts, refused = expert_files(notes, group, kept) if group else ((), {})
     return Observations(
         columns=space.labels,
         X=np.array([x for _, x in runs]).reshape(len(runs), space.dim),
@@ -88,7 +92,9 @@ def read(
         tokens=np.array([trial.tokens for trial in told], dtype=float),
         parameters=np.array([trial.parameters for trial in told], dtype=float),
         pending=np.array(pending).reshape(len(pending), space.dim),
-        experts=expert_files(notes, group, kept) if group else (),
+        stalled=np.array(stalled).reshape(len(stalled), space.dim),
+        experts=experts,
+        refused=refused,
         block=space.block(group) if group else None,
         domains=group.domains if group else (),
         objective=objective,
@@ -96,10 +102,16 @@ def read(
     )
 
 
-def expert_files(notes: Notes, group: Group, trials: Iterable[Record]) -> tuple[ExpertFile, ...]:
-    """Log-probability files that exist, passed in or left by corner runs; the fullest first."""
+def expert_files(
+    notes: Notes, group: Group, trials: Iterable[Record]
+) -> tuple[tuple[ExpertFile, ...], dict[str, str]]:
+    """Log-probability files, passed in or left by corner runs; the fullest first.
+
+    Returns:
+        The files that exist and may be opened, and {domain: reason} of the others.
+    """
     files = [
-        ExpertFile(domain, url, 1.0, -1)
+        ExpertFile(domain, notes.resolve(url), 1.0, -1)
         for domain, url in notes.experts.items()
         if domain in group.domains
     ]
@@ -107,13 +119,15 @@ def expert_files(notes: Notes, group: Group, trials: Iterable[Record]) -> tuple[
         domain = trial.corner(group)
         ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
         if ended and domain is not None and trial.logprobs is not None:
-            files.append(ExpertFile(domain, trial.logprobs, trial.budget, trial.number))
+            url, losses = notes.resolve(trial.logprobs), tuple(trial.losses.items())
+            files.append(ExpertFile(domain, url, trial.budget, trial.number, losses))
     files.sort(key=lambda f: (group.domains.index(f.domain), -f.budget, f.number))
-    return tuple(
-        ExpertFile(f.domain, url, f.budget, f.number)
-        for f in files
-        if _exists(url := notes.resolve(f.url), f)
-    )
+    faults = {file: _fault(file, notes) for file in files}
+    for reason in filter(None, faults.values()):
+        warnings.warn(reason, stacklevel=3)
+    usable = tuple(file for file, reason in faults.items() if not reason)
+    served = {file.domain for file in usable}
+    return usable, {f.domain: why for f, why in faults.items() if why and f.domain not in served}
 
 
 def lost_trials(trials: Sequence[Record]) -> set[int]:
@@ -128,6 +142,31 @@ def lost_trials(trials: Sequence[Record]) -> set[int]:
         if t.state == TrialState.RUNNING
         and t.started is not None
         and (datetime.now(t.started.tzinfo) - t.started).total_seconds() > limit
+    }
+
+
+def stalled_trials(trials: Sequence[Record]) -> set[int]:
+    """Running trials that later ones have overtaken more often than there were runs at once.
+
+    A killed worker's trial runs for ever where the storage has no heartbeat. Ten of them, believed
+    to end as predicted, leave nothing to be gained near the optimum, and proposals go to far
+    corners.
+    """
+    spans = [
+        (t.started.timestamp(), t.completed.timestamp())
+        for t in trials
+        if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and t.started and t.completed
+    ]
+    # an end comes before a start at the same moment
+    events = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
+    at_once = max(accumulate(change for _, change in events), default=0)
+    starts = sorted(start for start, _ in spans)
+    return {
+        t.number
+        for t in trials
+        if t.state == TrialState.RUNNING
+        and t.started is not None
+        and len(starts) - bisect_right(starts, t.started.timestamp()) > max(at_once, 1)
     }
 
 
@@ -193,12 +232,25 @@ def _unlearned(trial: Record, corner: bool) -> str:
     return f"{what} on {trial.budget:g} of a full run"
 
 
-def _pending(trials: Sequence[Record], number: int | None, space: Space) -> list[Array]:
-    """Inputs of the trials that are still to finish, beside the one that is proposed for."""
-    lost = lost_trials(trials)
-    alive = [t for t in trials if not t.finished and t.number != number and t.number not in lost]
-    encoded = (space.encode(t.params, _mixtures(t, space)) for t in alive)
-    return [x for x in encoded if x is not None]
+def _pending(
+    trials: Sequence[Record], number: int | None, space: Space
+) -> tuple[list[Array], list[Array]]:
+    """Inputs of the trials that are still to finish, beside the one that is proposed for.
+
+    Those that may still be run, and those whose worker is probably gone.
+    """
+    lost, overtaken = lost_trials(trials), stalled_trials(trials)
+    pending: list[Array] = []
+    stalled: list[Array] = []
+    for trial in trials:
+        if trial.finished or trial.number == number or trial.number in lost:
+            continue
+        # a parameter that is still to be suggested does not hide what is known
+        known = {**{n: middle(d) for n, d in space.distributions.items()}, **trial.params}
+        x = space.encode(known, _mixtures(trial, space))
+        if x is not None:
+            (stalled if trial.number in overtaken else pending).append(x)
+    return pending, stalled
 
 
 def _warn_of_strange(trials: Sequence[Record], space: Space) -> None:
@@ -223,14 +275,20 @@ def _mixtures(trial: Record, space: Space) -> dict[str, dict[str, float]]:
     return {prefix: mixture for prefix, mixture in found.items() if mixture is not None}
 
 
-def _exists(url: str, file: ExpertFile) -> bool:
-    if not is_missing(url):
-        return True
+def _fault(file: ExpertFile, notes: Notes) -> str:
+    """Why a file cannot be used, before it is opened; empty where nothing speaks against it."""
     origin = f"of trial {file.number}" if file.number >= 0 else "that was passed in"
-    warnings.warn(
-        f"log-probability file {url} {origin} cannot be read; MDE goes on without the expert of "
-        f"{file.domain!r}. Relative paths start from the study's folder (study attribute "
-        f"'mde_folder') or the current folder.",
-        stacklevel=2,
-    )
-    return False
+    what = f"log-probability file {file.url} {origin}"
+    goes_on = f"MDE goes on without the expert of {file.domain!r}"
+    if not is_trusted(file.url, notes.roots):
+        return (
+            f"{what} is not opened, as the study's storage names it and it lies outside the "
+            f"study's folder; {goes_on}. If it is yours, set the environment variable {ALLOW} to "
+            f"a folder or URL above it"
+        )
+    if is_missing(file.url):
+        return (
+            f"{what} cannot be read; {goes_on}. Relative paths start from the study's folder "
+            f"(study attribute 'mde_folder') or the current folder"
+        )
+    return ""

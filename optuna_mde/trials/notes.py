@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ class Notes:
     """{trial number: reason} of the trials that are left out."""
     folder: str | None
     """Where relative log-probability paths start."""
+    roots: tuple[str, ...]
+    """The study's own folders: below them, files that the storage names may be read."""
     settings: dict[str, Any]
     """Options of the sampler: mixtures, experts, expert_budget, objective."""
 
@@ -66,6 +69,7 @@ def read_notes(study: optuna.Study) -> Notes:
     """What the study itself keeps."""
     user = _user_attrs(study)
     excluded, folder = user.get("excluded"), user.get("mde_folder")
+    folder = folder if isinstance(folder, str) else None
     return Notes(
         natural=_natural(user),
         excluded={
@@ -73,7 +77,8 @@ def read_notes(study: optuna.Study) -> Notes:
             for number, reason in (excluded.items() if isinstance(excluded, Mapping) else ())
             if str(number).isdecimal()
         },
-        folder=folder if isinstance(folder, str) else None,
+        folder=folder,
+        roots=(folder or os.curdir, *_storage_folder(study)),
         settings=_settings(study),
     )
 
@@ -86,6 +91,16 @@ def stored_objective(study: optuna.Study) -> str | None:
 def _settings(study: optuna.Study) -> dict[str, Any]:
     attrs = study._storage.get_study_system_attrs(study._study_id)
     return _usable(read_chunks(attrs, "settings"))
+
+
+def _storage_folder(study: optuna.Study) -> list[str]:
+    """The folder of the study's SQLite or journal file, if it lies in one."""
+    backend = getattr(study._storage, "_backend", study._storage)
+    path = getattr(backend, "_file_path", None)
+    url = getattr(backend, "url", None)
+    if isinstance(url, str) and url.startswith("sqlite"):
+        path = url.partition(":///")[2].partition("?")[0] or None
+    return [os.path.dirname(path) or os.curdir] if isinstance(path, str) else []
 
 
 def _user_attrs(study: optuna.Study) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from optuna_mde.asks.proposal import Proposal, Proposer
 from optuna_mde.mde.experts import ExpertTable
+from tests.optuna_mde.web_server import Server
 
 DOMAINS = ("web", "code", "books", "math")
 SETS = ("web", "code", "books", "math", "unseen")
@@ -90,3 +91,11 @@ class Counting(Proposer):
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of what happens around the model, not of the model."""
     monkeypatch.setattr("optuna_mde.asks.proposal.Proposer", Counting)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A web server."""
+    server = Server()
+    yield server
+    server.close()

@@ -61,6 +61,7 @@ def observed(
         tokens=np.full(n, np.nan),
         parameters=np.full(n, np.nan),
         pending=np.zeros((0, K)),
+        stalled=np.zeros((0, K)),
         experts=(),
         block=slice(0, K),
         domains=tuple(domains),

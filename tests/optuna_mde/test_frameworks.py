@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,3 +131,22 @@ def test_optuna_search_cv() -> None:
     assert search.best_params_["mix__web"] == pytest.approx(0.5, abs=0.1)
     assert search.best_estimator_.mix.code == pytest.approx(0.0, abs=0.1)
     assert max(search.cv_results_["mean_test_score"]) > 0.95
+
+
+def test_optunas_command_asks_ours(tmp_path: Path) -> None:
+    """As docs/formats.md has it."""
+    document = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```sh\n(optuna create-study.*?)^```$", document, re.DOTALL | re.M)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["sh", "-ec", script],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '{"number": 0, "params": {"mix/web": 1.0, "mix/code": 0.0}}' in done.stdout
+    study = optuna.load_study(study_name="mix", storage=f"sqlite:///{tmp_path}/study.db")
+    assert study.trials[0].user_attrs["phase"] == "expert"
+    assert study.trials[0].value == 3.1

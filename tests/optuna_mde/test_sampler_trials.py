@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
 
 from optuna_mde import MDESampler, report_losses, suggest_mixture
+from optuna_mde.asks.proposal import Proposal
 from tests.optuna_mde.toy import DOMAINS, Toy, phases, quietly, rates_of, study_of
 
 pytestmark = quietly
@@ -148,3 +151,29 @@ def test_samplers_take_over_from_each_other(name: str, tmp_path: Path) -> None:
     copied = study_of(1)
     copied.add_trials(study.trials)
     copied.optimize(objective, n_trials=1)
+
+
+def test_what_was_foreseen_is_dropped_once_another_trial_holds_it(fast: None) -> None:
+    """As the retry of an expert does whose worker was killed meanwhile."""
+    sampler = MDESampler(seed=0, n_startup_trials=1)
+    study = optuna.create_study(sampler=sampler)
+    for rates in ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0), (1 / 3, 1 / 3, 1 / 3)):
+        study.add_trial(_trial(rates, TrialState.COMPLETE))
+    suggest_mixture(study.ask(), DOMAINS)
+    corner, inner = np.array([0.0, 0.0, 1.0]), np.array([0.5, 0.5, 0.0])
+    study.add_trial(_trial(corner, TrialState.RUNNING))
+    foreseen = sampler._memory(study).foreseen
+    foreseen |= {5: Proposal(corner, "model"), 6: Proposal(inner, "model")}
+    assert suggest_mixture(study.ask(), DOMAINS)["books"] < 1.0
+    assert list(suggest_mixture(study.ask(), DOMAINS).values()) == inner.tolist()
+    assert phases(study)[-2:] == ["model", "model"]
+
+
+def _trial(rates: Any, state: TrialState) -> FrozenTrial:
+    params = {f"mix/{d}": float(rate) for d, rate in zip(DOMAINS, rates, strict=True)}
+    return optuna.create_trial(
+        state=state,
+        params=params,
+        distributions=dict.fromkeys(params, FloatDistribution(0.0, 1.0)),
+        value=1.0 if state == TrialState.COMPLETE else None,
+    )

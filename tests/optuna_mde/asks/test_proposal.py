@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import optuna_mde.gp.modeller
-from optuna_mde.asks.proposal import SAME, Proposer
+from optuna_mde.asks.proposal import SAME, Proposer, is_seen
 from optuna_mde.mde.logprobs import save_logprobs
 from optuna_mde.objective import Objective
 from optuna_mde.observations import ExpertFile, Observations
@@ -162,3 +162,31 @@ def test_a_corner_is_reached_where_it_is_best(world) -> None:
         if x[0] == 1.0:
             break
     np.testing.assert_array_equal(X[-1], [1.0, 0.0, 0.0, 0.0])
+
+
+def test_stalled_runs_are_not_repeated_and_not_believed(world, expert_files) -> None:
+    told = history(world, 8, expert_files)
+    first = Proposer().propose(told, region(), seed=0).x
+    rng = np.random.default_rng(0)
+    beside = region().snap(np.vstack([first, first + 0.03 * rng.normal(size=(11, 4))]))
+    stalled = Proposer().propose(replace(told, stalled=beside), region(), seed=0)
+    believed = Proposer().propose(replace(told, pending=beside), region(), seed=0)
+    assert not is_seen(stalled.x, beside)
+    assert regret(world, stalled.x) < 0.02
+    assert np.abs(believed.x - first).sum() > 2 * np.abs(stalled.x - first).sum()
+
+
+def test_the_mde_optimum_is_not_run_twice(tmp_path) -> None:
+    """At a corner, mixtures drawn beside it are the corner again, more often than not."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(-4.0, 1.0, 500)
+    files = [
+        ExpertFile(d, save_logprobs(tmp_path / d, {"a": np.minimum(base - j, -1e-3)}), 1.0, j)
+        for j, d in enumerate("wxyz")
+    ]
+    told = observed(np.eye(4), np.ones((4, 1)), "a", "wxyz", experts=tuple(files))
+    for seed in range(10):
+        proposal = Proposer()._by_mde(told, region(), seed)
+        assert region().contains(proposal.x)
+        assert not is_seen(proposal.x, told.seen)
+        assert proposal.x[0] == proposal.x.max()

@@ -15,7 +15,7 @@ from optuna_mde import MDESampler, exclude_trials, report_losses, save_logprobs,
 from optuna_mde.objective import Objective
 from optuna_mde.observations import Kind, Observations
 from optuna_mde.trials.groups import Group
-from optuna_mde.trials.history import lost_trials, read
+from optuna_mde.trials.history import lost_trials, read, stalled_trials
 from optuna_mde.trials.layout import study_space
 from optuna_mde.trials.records import read_trial
 from optuna_mde.trials.space import Space
@@ -237,6 +237,49 @@ def test_lost_trials_are_not_pending() -> None:
         trial(1.0, rates=(0, 1, 0), state=TrialState.RUNNING),
     )
     assert history_of(study).pending.tolist() == [[0.0, 1.0, 0.0]]
+
+
+def test_what_others_have_overtaken_is_pending_no_more() -> None:
+    start = datetime.now() - timedelta(minutes=40)
+
+    def trial(first: int, last: int | None, rates: Any = (0.5, 0.3, 0.2)) -> FrozenTrial:
+        state = TrialState.RUNNING if last is None else TrialState.COMPLETE
+        frozen = run(rates, state=state, value=None if last is None else 1.0)
+        frozen.datetime_start = start + timedelta(minutes=first)
+        frozen.datetime_complete = None if last is None else start + timedelta(minutes=last)
+        return frozen
+
+    def numbers(*trials: FrozenTrial) -> set[int]:
+        read = [read_trial(t) for t in trials]
+        for number, record in enumerate(read):
+            object.__setattr__(record, "number", number)
+        return stalled_trials(read)
+
+    running = trial(0, None)
+    one_by_one = [trial(i, i + 10) for i in (1, 11, 21)]
+    assert numbers(running) == set()
+    assert numbers(running, *one_by_one[:1]) == set()  # a slow run
+    assert numbers(running, *one_by_one[:2]) == {0}  # no worker is that slow beside one other
+    assert numbers(running, *one_by_one, trial(31, None)) == {0}
+    four = [trial(i, i + 10) for i in (1, 2, 3, 4)]
+    assert numbers(running, *four) == set()  # one of five workers
+    assert numbers(running, *four, *one_by_one[1:]) == {0}
+    told = trial(-20, -10, (0.2, 0.2, 0.6))
+    history = history_of(study_of(told, running, *one_by_one))
+    assert history.pending.shape == (0, 3)
+    assert history.stalled.tolist() == [[0.5, 0.3, 0.2]]
+    assert history.seen.tolist()[-1] == [0.5, 0.3, 0.2]
+
+
+def test_a_trial_that_lacks_a_parameter_is_pending_all_the_same() -> None:
+    """A worker may be killed, or be read, between two of its suggestions."""
+    ranges = {**dict.fromkeys((f"mix/{d}" for d in DOMAINS), UNIT), "lr": FloatDistribution(0, 1)}
+    told = run()
+    told.distributions, told.params = ranges, {**told.params, "lr": 0.5}
+    half = run((1.0, 0.0, 0.0), state=TrialState.RUNNING, value=None)
+    history = history_of(study_of(told, half))
+    assert history.columns == ("mix/web", "mix/code", "mix/books", "lr")
+    assert history.pending.tolist() == [[1.0, 0.0, 0.0, 0.5]]
 
 
 def test_constraints_of_the_user_are_outputs_with_limits() -> None:
