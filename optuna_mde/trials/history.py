@@ -148,9 +148,8 @@ def lost_trials(trials: Sequence[Record]) -> set[int]:
 def stalled_trials(trials: Sequence[Record]) -> set[int]:
     """Running trials that later ones have overtaken more often than there were runs at once.
 
-    A killed worker's trial runs for ever where the storage has no heartbeat. Ten of them, believed
-    to end as predicted, leave nothing to be gained near the optimum, and proposals go to far
-    corners.
+    A killed worker's trial runs for ever where the storage has no heartbeat. Proposals keep away
+    from what is pending: ten orphans near the optimum leave them the far corners.
     """
     spans = [
         (t.started.timestamp(), t.completed.timestamp())

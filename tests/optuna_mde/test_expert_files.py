@@ -10,6 +10,8 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from optuna_mde import MDESampler, recommend, report_losses, save_logprobs, suggest_mixture
 from optuna_mde.mde import urls
@@ -52,8 +54,9 @@ def run(study: optuna.Study, n: int, url: Callable[[str], str | None]) -> None:
     study.optimize(objective, n_trials=n)
 
 
-def study_of(**options: Any) -> optuna.Study:
-    return optuna.create_study(sampler=MDESampler(seed=0, **options))
+def study_of(storage: Any = None, study_name: str | None = None, **options: Any) -> optuna.Study:
+    sampler = MDESampler(seed=0, **options)
+    return optuna.create_study(sampler=sampler, storage=storage, study_name=study_name)
 
 
 @pytest.fixture
@@ -145,3 +148,30 @@ def test_experts_without_the_package_of_their_scheme_leave_the_study_going(
     run(nowhere, 8, lambda domain: None)
     assert "model" in phases(nowhere)
     assert recommend(nowhere).mixture
+
+
+def test_what_is_reported_may_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written by a trainer in another process, and handed to this one by the objective."""
+    files = {d: save_logprobs(tmp_path / d, LOGPROBS[d]) for d in DOMAINS}
+    monkeypatch.setattr(urls, "_handed", set())
+    study = study_of()
+    run(study, 6, files.__getitem__)
+    assert not any("left out" in note for note in recommend(study).notes)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_files_beside_the_storages_own_may_be_opened(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage: Any = f"sqlite:///{tmp_path}/study.db"
+    if kind == "journal":
+        storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
+    study = study_of(storage=storage, study_name="s")
+    run(study, 5, lambda d: save_logprobs(tmp_path / "experts" / d, LOGPROBS[d]))
+    monkeypatch.setattr(urls, "_handed", set())  # as in the process of another worker
+    read = optuna.load_study(study_name="s", storage=storage)
+    assert not any("left out" in note for note in recommend(read).notes)
+    moved = optuna.create_study(sampler=MDESampler(seed=0))
+    moved.add_trials(study.trials)
+    with pytest.warns(UserWarning, match="is not opened"):
+        assert any("OPTUNA_MDE_ALLOW" in note for note in recommend(moved).notes)

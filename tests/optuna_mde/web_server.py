@@ -8,11 +8,11 @@ from typing import Any
 
 
 class Server:
-    """Files at http, with a count of requests; answers `status` instead where it is no 200."""
+    """Files at http, with a count of requests; 503 to those that it does not answer."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.status = 200
+        self.answers = ("HEAD", "GET")
         self.requests = 0
         outer = self
 
@@ -20,7 +20,8 @@ class Server:
             def do_GET(self) -> None:
                 outer.requests += 1
                 data = outer.files.get(self.path.strip("/"))
-                status = outer.status if data is not None else 404
+                down = self.command not in outer.answers
+                status = 503 if down else 200 if data is not None else 404
                 self.send_response(status)
                 body = data if status == 200 and data is not None else b""
                 self.send_header("Content-Length", str(len(body)))

@@ -133,3 +133,26 @@ def test_experts_are_read_once_and_again_when_a_file_has_changed(tmp_path, monke
     assert modeller.surrogate(told, BLOCKS).features.coreset is changed.coreset
     assert copy.deepcopy(modeller).experts(told) is not changed  # copies start empty
     assert modeller.experts(replace(told, experts=experts[:1])) is None
+
+
+def test_a_run_whose_experts_file_is_refused_is_a_run_like_others(tmp_path) -> None:
+    logprobs = np.log(np.random.default_rng(0).uniform(0.1, 0.9, (3, 200)))
+    losses = [(("a", float(-values.mean())),) for values in logprobs]
+    units = (np.log(10.0), 1.0, 1.0)
+    experts = tuple(
+        ExpertFile(
+            d, save_logprobs(tmp_path / d, {"a": logprobs[j] / units[j]}), 1.0, j, losses[j]
+        )
+        for j, d in enumerate("xyz")
+    )
+    told = history(6)
+    told = replace(
+        told,
+        X=np.concatenate([np.eye(3), told.X[3:]]),
+        corner=np.arange(6) < 3,
+        experts=experts,
+    )
+    modeller = Modeller()
+    surrogate = modeller.surrogate(told, BLOCKS, fit=False)
+    assert surrogate.runs.corner.tolist() == [False, True, True, False, False, False]
+    assert list(modeller.refused(told)) == ["x"]

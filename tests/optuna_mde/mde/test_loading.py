@@ -148,17 +148,20 @@ def test_a_file_that_is_written_anew_is_read_anew(
     np.testing.assert_allclose(corners(after)[0, 0], -second["web"]["a"].mean(), rtol=1e-6)
 
 
-def test_a_server_that_is_down_for_a_while_is_asked_again(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("answers", [(), ("HEAD",)])
+def test_a_server_that_is_down_for_a_while_is_asked_again(
+    answers: tuple[str, ...], server: Server, tmp_path: Path
+) -> None:
     reader, files = Reader(), put_on(server, tmp_path, logprobs())
-    server.status = 503
+    server.answers = answers
     down = reader.read(DOMAINS, files)
     assert set(down.refused) == set(DOMAINS)
     assert down.table.sets == ()
-    server.status = 200
+    server.answers = ("HEAD", "GET")
     up = reader.read(DOMAINS, files)
     assert up.refused == {}
     assert up.table.sets == SETS
-    server.status = 503  # what is known serves on
+    server.answers = answers  # what is known serves on
     assert reader.read(DOMAINS, files) is up
 
 
