@@ -179,10 +179,11 @@ class MDESampler(BaseSampler):
         trial: FrozenTrial,
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
-        facts = self._memory(study).facts.pop(trial.number, None)
-        if not search_space:
-            return {}
-        params = self._propose(study, trial, search_space, facts)
+        with self._lock:
+            facts = self._memory(study).facts.pop(trial.number, None)
+            if not search_space:
+                return {}
+            params = self._propose(study, trial, search_space, facts)
         return {name: params[name] for name in search_space if name in params}
 
     def sample_independent(
@@ -247,6 +248,8 @@ class MDESampler(BaseSampler):
                 trial.number, draft.params, draft.phase, draft.budget, space.groups
             )
             records.publish(study, trial, proposal)
+            # What other threads have read before does not hold this proposal.
+            self._memory(study).facts.clear()
             records.set_trial_attr(study, trial, "phase", draft.phase)
             if draft.mean is not None and draft.sd is not None:
                 records.set_trial_attr(study, trial, "predicted_mean", draft.mean)

@@ -50,6 +50,19 @@ def test_asking_at_once_gives_different_spread_mixtures(tmp_path: Path) -> None:
     assert distances.min() > 1e-3
 
 
+def test_what_another_thread_took_meanwhile_is_not_taken_again() -> None:
+    """Between the search space and the proposal another thread may have had its own."""
+    sampler = MDESampler(seed=0, n_startup_trials=2)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1) ** 2, n_trials=4)
+    first, second = study.ask(), study.ask()
+    frozen = study.trials[second.number]
+    space = sampler.infer_relative_search_space(study, frozen)
+    taken = first.suggest_float("x", 0, 1)
+    proposed = sampler.sample_relative(study, frozen, space)
+    assert abs(proposed["x"] - taken) > 1e-3
+
+
 WORKER = """
 import sys, warnings, optuna
 warnings.simplefilter("ignore")
