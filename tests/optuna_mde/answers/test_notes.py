@@ -74,7 +74,7 @@ def test_domains_whose_experts_left_no_file_are_named(world, tmp_path) -> None:
     (tmp_path / "code.safetensors").unlink(missing_ok=True)
     with pytest.warns(UserWarning, match="cannot be read"):
         found = recommend(study).notes
-    assert any("No expert log-probabilities for code:" in note for note in found)
+    assert any("of 'code'" in note and "cannot be read" in note for note in found)
 
 
 def test_trials_that_were_told_and_teach_nothing_are_named() -> None:
