@@ -12,6 +12,8 @@ from scipy.spatial.distance import pdist
 
 import optuna_mde
 from optuna_mde import MDESampler, predict, recommend, report_losses, suggest_mixture
+from optuna_mde.answers.fitted import fit_study
+from tests.optuna_mde.recorded import add_run
 
 NATURAL = {"web": 0.5, "code": 0.1, "books": 0.2, "math": 0.2}
 GOAL = {"books": 1.0, "unseen": 1.0}
@@ -81,6 +83,32 @@ def test_doubt_is_charged_where_runs_are_few(world) -> None:
 
     assert charged(recommended)[0] < charged(drawn).min() + 1e-3
     assert recommended.objective_sd[0] < drawn.objective_sd[drawn.objective_mean.argmin()]
+
+
+def test_a_promise_that_no_run_is_near_is_discounted() -> None:
+    """Losses that fall towards shares that were never run: the lowest mean lies far from all."""
+    study = optuna.create_study()
+    for a in np.linspace(0.55, 1.0, 7):
+        add_run(study, {"a": a, "b": 1 - a}, (float(3.0 + 0.3 * a),))
+    grid = np.linspace(0.0, 1.0, 1001)
+    drawn = predict(study, [{"a": a, "b": 1 - a} for a in grid])
+    told = predict(study, [t.params for t in study.trials]).objective_mean
+    sd = drawn.objective_sd
+    charged = drawn.objective_mean + 0.5 * sd * np.minimum(1.0, sd / np.std(told))
+    best = grid[charged.argmin()]
+    assert best > grid[drawn.objective_mean.argmin()] + 0.05
+    assert recommend(study).mixture["a"] == pytest.approx(best, abs=0.01)
+
+
+def test_intervals_beside_experts_are_a_fifth_wider_than_the_posteriors(world, study) -> None:
+    """docs/model.md, (7): at least 1.2 beside experts, and 1.2 where no run contradicts."""
+    bare = optuna.create_study(sampler=MDESampler(seed=0))
+    bare.optimize(objective_of(world, None), n_trials=7)
+    mixture = {"web": 0.4, "code": 0.3, "books": 0.2, "math": 0.1}
+    for told, factor in ((study, 1.2), (bare, 1.0)):
+        fitted = fit_study(told)
+        _, sd = fitted.outputs(np.array([[mixture[d] for d in fitted.observations.domains]]))
+        assert (predict(told, mixture).sd[0] / sd[0]).min() == pytest.approx(factor)
 
 
 def test_the_rows_a_reader_expects(world, study) -> None:

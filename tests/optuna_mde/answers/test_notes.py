@@ -70,6 +70,21 @@ def test_domains_whose_experts_left_no_file_are_named(world, tmp_path) -> None:
     rates = inner(6)
     study = study_of_runs(world, tmp_path, rates, world.observed(rates, 1))
     assert not any("No expert log-probabilities" in note for note in recommend(study).notes)
+    without = optuna.create_study()
+    for trial in study.trials:  # as of runs that kept no files for code and math
+        kept = trial.params["mix/code"] < 1.0 and trial.params["mix/math"] < 1.0
+        attrs = {k: v for k, v in trial.user_attrs.items() if kept or k != "logprobs"}
+        mixture = {d: trial.params[f"mix/{d}"] for d in world.domains}
+        add_run(without, mixture, tuple(trial.values), **attrs)
+    said = "No expert log-probabilities for code, math: "
+    assert any(note.startswith(said) for note in recommend(without).notes)
+    bare = study_of_runs(world, None, rates, world.observed(rates, 1))
+    assert not any("No expert log-probabilities" in note for note in recommend(bare).notes)
+
+
+def test_an_experts_file_that_cannot_be_read_is_named(world, tmp_path) -> None:
+    rates = inner(6)
+    study = study_of_runs(world, tmp_path, rates, world.observed(rates, 1))
     (tmp_path / "code").unlink(missing_ok=True)
     (tmp_path / "code.safetensors").unlink(missing_ok=True)
     with pytest.warns(UserWarning, match="cannot be read"):

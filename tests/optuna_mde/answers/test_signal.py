@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import optuna
 from scipy.stats import chi2
 
 from optuna_mde.answers.fitted import fit_study
 from optuna_mde.answers.signal import has_signal
+from optuna_mde.mde.experts import ExpertTable
 from tests.optuna_mde.recorded import add_run, inner, study_of_runs
 
 
@@ -28,6 +31,21 @@ def test_runs_that_differ_as_repeats_do_have_no_signal(world, tmp_path) -> None:
     just = float(np.sqrt(observed.var(ddof=1) * 11 / chi2.ppf(0.99, 11)))
     assert has_signal(fitted, 0.95 * just)
     assert not has_signal(fitted, 1.05 * just)
+
+
+def test_one_broken_run_is_no_signal_of_a_flat_study(world, tmp_path) -> None:
+    """Experts that are much alike, runs that differ by their noise, and one that diverged."""
+    web = world.logprobs["web"]
+    files = {
+        d: {s: 0.99 * web[s] + 0.01 * world.logprobs[d][s] for s in world.sets}
+        for d in world.domains
+    }
+    flat = replace(world, logprobs=files, table=ExpertTable(world.domains, files))
+    losses = flat.table.losses(inner(1)) + np.random.default_rng(1).normal(0.0, 0.01, (12, 5))
+    losses[3] += 5.0
+    fitted = fit_study(study_of_runs(flat, tmp_path, inner(12), losses))
+    assert fitted.observations.Y.mean(axis=1).std() > 1.0
+    assert not has_signal(fitted, 0.01 / 5**0.5)
 
 
 def test_without_experts_unseen_runs_must_be_predicted_as_well() -> None:
