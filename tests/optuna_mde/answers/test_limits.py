@@ -10,6 +10,7 @@ import pytest
 
 from optuna_mde import predict, recommend, suggest_mixture
 from optuna_mde.answers.fitted import fit_study
+from optuna_mde.answers.optimum import _way
 from optuna_mde.answers.rows import run_row
 from optuna_mde.objective import Objective, ObjectiveError
 from tests.optuna_mde.recorded import add_run, inner, study_of_runs
@@ -77,6 +78,26 @@ def test_limits_that_nothing_keeps_are_exceeded_least_and_said(
     said = next(note for note in answer.notes if "No mixture is expected to keep" in note)
     assert f"{excess:.4f} above {limit:g}" in said
     assert answer.rows[0].breaks == ("code",)
+
+
+def test_no_gain_is_promised_where_no_mixture_keeps_the_limits(world, folder) -> None:
+    """Though one may well do, by the doubt of its loss."""
+    low = recommend(limited(world, folder, {}), "code").objective.mean
+    answer = recommend(limited(world, folder, {"code": low - 0.002}))
+    assert answer.rows[0].breaks == ("code",)
+    assert answer.expected_gain == 0.0
+
+
+def test_the_way_to_the_least_excess_leads_straight_through_mixtures(world, folder) -> None:
+    """So that little is given up where a limit is missed by a hair."""
+    fitted = fit_study(limited(world, folder, {}))
+    start, end = inner(2)
+    points = np.array(list(_way(fitted, start, end)))
+    np.testing.assert_allclose(points[-1], end, atol=1e-9)
+    gone, left = (np.abs(points - x).sum(axis=1) for x in (start, end))
+    assert gone[0] < 0.01
+    assert (np.diff(gone) > 0).all()
+    np.testing.assert_allclose(gone + left, np.abs(start - end).sum(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("reach", [0.4, 0.6, 0.8])

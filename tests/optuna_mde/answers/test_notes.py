@@ -11,7 +11,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from optuna_mde import recommend
+from optuna_mde import recommend, suggest_mixture
 from optuna_mde.answers.fitted import fit_study
 from optuna_mde.answers.notes import notes
 from tests.optuna_mde.recorded import add_run, inner, study_of_runs
@@ -64,6 +64,32 @@ def test_a_gain_that_may_be_none_is_said_in_words_a_person_can_read() -> None:
     for trial in study.trials:
         far.add_trial(trial)
     assert not any("not sure" in note for note in recommend(far).notes)
+
+
+def test_a_study_as_it_should_be_needs_no_notes(world, tmp_path) -> None:
+    """Experts of all domains, a fit, no limits, runs that agree with the recommendation."""
+    rates = inner(12)
+    study = study_of_runs(world, tmp_path, rates, world.observed(rates, 1))
+    assert recommend(study).notes == ()
+
+
+def test_rows_outside_the_bounds_are_named_with_two_mixtures_as_well() -> None:
+    def objective(trial: optuna.Trial) -> float:
+        early = suggest_mixture(
+            trial, ["a", "b"], bounds={"a": (0.2, 0.6)}, natural={"a": 0.9, "b": 0.1}
+        )
+        late = suggest_mixture(trial, ["a", "c"], prefix="late/")
+        return (early["a"] - 0.4) ** 2 + (late["a"] - 0.3) ** 2
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for early, late in np.random.default_rng(0).uniform((0.2, 0.0), (0.6, 1.0), (12, 2)):
+        rates = {"mix/a": early, "mix/b": 1 - early, "late/a": late, "late/c": 1 - late}
+        study.enqueue_trial(rates)
+    study.optimize(objective, n_trials=12)
+    answer = recommend(study)
+    assert set(answer.mixture) == {"a", "b", "late/a", "late/c"}
+    outside = [note for note in answer.notes if note.startswith("Outside the bounds")]
+    assert outside == ["Outside the bounds or constraints in force: natural."]
 
 
 def test_domains_whose_experts_left_no_file_are_named(world, tmp_path) -> None:

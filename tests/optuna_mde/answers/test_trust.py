@@ -93,6 +93,32 @@ def test_ranks_and_errors_are_weighed(rank: float | None, error: float, verdict:
     assert _verdict(rank, 0.01 * error, 0.01, inside=10, n=10) == verdict
 
 
+@pytest.mark.parametrize(("at_stake", "verdict"), [(True, "good"), (False, "poor")])
+def test_errors_are_weighed_by_what_the_choice_is_worth(
+    world, folder, at_stake: bool, verdict: str
+) -> None:
+    """Ranks that are all wrong, and errors of five times the noise. An eighth of what these runs
+    gain on natural, uniform and experts is three times the noise, unless natural is one of them.
+    """
+    goals = {"code": 1.0, "math": 1.0}
+    rates = 0.98 * np.array([0.0, 0.49, 0.01, 0.5]) + 0.02 * inner(10)
+    study = study_of_runs(world, folder, rates, world.observed(rates, 1), goals=goals)
+    natural = np.full(4, 0.25) if at_stake else rates.mean(axis=0)
+    study.set_user_attr("natural", dict(zip(world.domains, natural.tolist(), strict=True)))
+    fitted = fit_study(study)
+    noise = float(fitted.noise()[0])
+    Y = fitted.surrogate.runs.Y
+    runs = ~fitted.surrogate.runs.corner
+    W = torch.from_numpy(fitted.weights)
+    middle = Y[runs].mean(dim=0)
+    error = (Y - middle) * 5.0 * noise / float((Y[runs] @ W.mT).std(correction=0))
+    fitted.__dict__["unseen"] = (Y - error, torch.full_like(Y, 10.0))
+    found = judge(fitted)
+    assert found.rmse == pytest.approx(5.0 * noise)
+    assert (found.spearman or 0.0) < 0.5
+    assert found.statement.startswith(f"{verdict}: ")
+
+
 def test_the_statement_says_where_it_was_judged(world, folder) -> None:
     rates = 0.5 * np.array([0.1, 0.6, 0.2, 0.1]) + 0.5 * inner(9)
     study = study_of_runs(world, folder, rates, world.observed(rates, 1), goals=CODE)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import optuna_mde.gp.modeller
+from benchmarks import planted
 from optuna_mde.asks.proposal import SAME, Proposer, is_seen
 from optuna_mde.mde.logprobs import save_logprobs
 from optuna_mde.objective import Objective
@@ -190,3 +191,52 @@ def test_the_mde_optimum_is_not_run_twice(tmp_path) -> None:
         assert region().contains(proposal.x)
         assert not is_seen(proposal.x, told.seen)
         assert proposal.x[0] == proposal.x.max()
+
+
+def test_a_mixture_is_seen_though_it_is_the_only_one() -> None:
+    x = np.array([0.2, 0.3, 0.5])
+    assert is_seen(x, x[None])
+    assert is_seen(x, x[None] + 0.5 * SAME / 3)
+    assert not is_seen(x, x[None] + 2.0 * SAME / 3)
+    assert not is_seen(x, np.zeros((0, 3)))
+
+
+def test_where_runs_deny_mde_mixtures_are_spread_until_there_are_enough(tmp_path) -> None:
+    """Three more than domains, neighbours and experts not counted."""
+    world = planted.make("useless", 11)
+    K = len(world.domains)
+    logs = [dict(zip(world.sets, values, strict=True)) for values in world.logprobs]
+    files = tuple(
+        ExpertFile(d, save_logprobs(tmp_path / d, values), 1.0, j)
+        for j, (d, values) in enumerate(zip(world.domains, logs, strict=True))
+    )
+    far = apart(K, K + 3)
+    beside = region_of(K).snap(np.concatenate([far[:3] + 0.01, far[:-1]]))
+
+    def phase(X: np.ndarray) -> str:
+        inner = np.array([world.run(x, i, 11) for i, x in enumerate(X)])
+        told = observed(
+            np.concatenate([np.eye(K), X]),
+            np.concatenate([world.told, inner]),
+            world.sets,
+            world.domains,
+            corner=np.arange(K + len(X)) < K,
+            experts=files,
+        )
+        return Proposer().propose(told, region_of(K), seed=0).phase
+
+    assert phase(beside) == "design"
+    assert phase(far) == "model"
+
+
+def region_of(K: int) -> Region:
+    return Region(np.zeros(K), np.ones(K), (slice(0, K),))
+
+
+def apart(K: int, n: int) -> np.ndarray:
+    """Mixtures `[n, K]` that are no neighbours of each other."""
+    chosen: list[np.ndarray] = []
+    for x in np.random.default_rng(0).dirichlet(np.ones(K), 1000):
+        if len(chosen) < n and all(np.abs(x - other).sum() > 0.5 for other in chosen):
+            chosen.append(x)
+    return np.array(chosen)

@@ -211,3 +211,19 @@ def test_a_second_mixture_keeps_its_bounds_when_they_change() -> None:
     capped = replace(second, upper=(0.5, 1.0))
     assert shared_mixture(capped, [expert], GROUP) == pytest.approx([0.5, 0.5])
     assert shared_mixture(second, [], GROUP).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "experts"),
+    [
+        ((0.0,) * 4, (1.0,) * 4, {"a", "b", "c", "d"}),
+        ((0.0,) * 4, (1.0, 0.5, 1.0, 0.0), {"a", "c"}),
+        ((0.1, 0.0, 0.0, 0.0), (1.0,) * 4, {"a"}),
+    ],
+)
+def test_under_strict_bounds_only_domains_that_may_stand_alone_are_trained_alone(
+    lower: tuple[float, ...], upper: tuple[float, ...], experts: set[str]
+) -> None:
+    group = replace(GROUP, lower=lower, upper=upper, natural=None, strict=True)
+    targets = rule(0, [], group=group)._targets()
+    assert {target.domain for target in targets if target.domain} == experts

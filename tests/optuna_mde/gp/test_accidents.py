@@ -47,6 +47,13 @@ def test_all_runs_far_from_what_mde_says_are_none() -> None:
     assert not accidents(Y).any()
 
 
+def test_a_diverged_run_that_reports_one_set_alone() -> None:
+    """Sets have levels of their own: 7 nats are many where runs have 3, though others have 9."""
+    Y = losses(M=3) + torch.tensor([0.0, 6.0, 6.0]).double()
+    Y[4] = torch.tensor([7.0, torch.nan, torch.nan])
+    assert accidents(Y).nonzero().tolist() == [[4]]
+
+
 def test_few_runs_tell_no_accident() -> None:
     Y = losses(5)
     Y[0] += 5.0

@@ -15,7 +15,7 @@ from torch.distributions import MultivariateNormal
 
 from benchmarks.tables import Recording
 from optuna_mde.gp.features import Features
-from optuna_mde.gp.fitting import DenseMarginalLogLikelihood, fit, log_density
+from optuna_mde.gp.fitting import DenseMarginalLogLikelihood, fit, log_density, winsorise
 from optuna_mde.gp.priors import columns_of, noise_of
 from optuna_mde.gp.surrogate import Runs
 from tests.optuna_mde.fits import features_of, runs_of
@@ -79,6 +79,18 @@ def test_noise_is_fitted_to_all_outputs_together(world) -> None:
     fitted = log_posterior(process.noise.log())
     for step in (-0.1, 0.1):
         assert log_posterior(process.noise.log() + step) < fitted
+
+
+def test_a_loss_far_above_the_others_of_its_set_is_pulled_in_and_tells_little(world) -> None:
+    """Beside MDE: less than a standard unit is never far, however alike the others are."""
+    features = features_of(world)
+    targets = torch.zeros(8, len(world.sets), dtype=torch.float64)
+    targets[3, 0], targets[3, 1] = 0.9, 50.0
+    found, doubt = winsorise(features, targets)
+    assert found[3, 0] == 0.9
+    assert 1.0 <= found[3, 1] < 10.0
+    assert doubt[3, 1] >= found[3, 1].square()  # less than a run like the others by as much
+    assert doubt.count_nonzero() == 1
 
 
 def test_a_line_search_that_leaps_does_not_cost_the_fit() -> None:

@@ -142,6 +142,17 @@ def test_a_diverged_run_does_not_spoil_the_others(world) -> None:
         assert error(broken) < 3.0 * clean, value
 
 
+def test_a_diverged_run_is_predicted_from_the_others_as_surely_as_they_are(world) -> None:
+    """What is added to its noise, so that it tells little, is none of a run like the others."""
+    features, runs = features_of(world), runs_of(world, 12)
+    broken = runs.Y.clone()
+    broken[9] += 8.0
+    mean, sd = fit(features, Runs(runs.X, broken, runs.corner)).leave_one_out()
+    others = torch.tensor([i for i in range(16) if i != 9 and not runs.corner[i]])
+    assert (sd[9] < 2.0 * sd[others].max(dim=0).values).all()
+    assert ((mean[9] - runs.Y[9]).abs() < 1.0).all()
+
+
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_next_to_no_runs(world, n: int) -> None:
     surrogate = fit(features_of(world), runs_of(world, n))
