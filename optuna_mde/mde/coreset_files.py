@@ -21,8 +21,9 @@ import numpy as np
 
 from optuna_mde.mde import coreset as making
 from optuna_mde.mde.coreset import Coreset
-from optuna_mde.mde.experts import ExpertTable, open_table
-from optuna_mde.mde.token_files import FileTokens, LogprobFile, UnusableFileError
+from optuna_mde.mde.experts import ExpertTable, read_table
+from optuna_mde.mde.logprobs import write_whole
+from optuna_mde.mde.token_files import FileTokens, LogprobFile
 from optuna_mde.mde.tokens import TokenTable
 from optuna_mde.mde.urls import is_local, local_path
 
@@ -45,18 +46,8 @@ def load_coreset(
     files: Mapping[str, str],
     without: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[ExpertTable, Coreset, dict[str, str]]:
-    """`open_table` and its coreset, without the files whose tokens turn out to be none."""
-    refused: dict[str, str] = {}
-    while True:
-        usable = {domain: url for domain, url in files.items() if domain not in refused}
-        table, others = open_table(domains, usable, without)
-        try:
-            return table, coreset_of(table), refused | others
-        except UnusableFileError as error:
-            spoilt = {d: str(error) for d, url in usable.items() if url == error.url}
-            if not spoilt:
-                raise  # of no file that was asked for: another try would end the same
-            refused |= spoilt
+    """`read_table` and its coreset."""
+    return read_table(coreset_of, domains, files, without)
 
 
 def coreset_of(table: ExpertTable) -> Coreset:
@@ -197,13 +188,8 @@ def _write(path: Path, coreset: Coreset) -> None:
             coreset.sets, coreset.tokens, coreset.rms_error, strict=True
         )
     ]
-    data = save(tensors, metadata={"format": FORMAT_VERSION, "sets": json.dumps(facts)})
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    metadata = {"format": FORMAT_VERSION, "sets": json.dumps(facts)}
+    write_whole(path, save(tensors, metadata=metadata))
 
 
 def _read(path: Path, table: ExpertTable) -> Coreset | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from optuna_mde.mde.tokens import Tokens, TokenTable, divided, set_gradients, se
 # Of tokens, experts and mixtures: so many take 2 seconds (1.6 ns a token and mixture of 8
 # experts), which an answer may wait for. Reading a table takes as long as losses of so many.
 MOST_PRODUCTS, _READING = 8e9, 100
+
+Read = TypeVar("Read")
 
 _logger = logging.getLogger("optuna_mde")
 
@@ -146,12 +149,28 @@ def load_table(
     without: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[ExpertTable, dict[str, str]]:
     """`open_table`, with all tokens read into memory."""
+    _, table, refused = read_table(ExpertTable.in_memory, domains, files, without)
+    return table, refused
+
+
+def read_table(
+    read: Callable[[ExpertTable], Read],
+    domains: Sequence[str],
+    files: Mapping[str, str],
+    without: Mapping[str, Collection[str]] | None = None,
+) -> tuple[ExpertTable, Read, dict[str, str]]:
+    """`open_table` and what is read from it, without files whose tokens turn out to be none.
+
+    Args:
+        read: what reads the tokens of a table.
+        domains, files, without: as in `open_table`.
+    """
     refused: dict[str, str] = {}
     while True:
         usable = {domain: url for domain, url in files.items() if domain not in refused}
         table, others = open_table(domains, usable, without)
         try:
-            return table.in_memory(), refused | others
+            return table, read(table), refused | others
         except UnusableFileError as error:
             spoilt = {d: str(error) for d, url in usable.items() if url == error.url}
             if not spoilt:
@@ -169,7 +188,6 @@ def open_table(
     Args:
         domains: the K domains of the mixture.
         files: domain to the URL of its expert's log-probabilities.
-        without: domain to the sets of its file that are not to be used.
         without: domain to the sets of its file that are not to be used.
 
     Returns:

@@ -163,14 +163,18 @@ def _write_bytes(url: str, data: bytes) -> None:
         return
     path = local_path(url)
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, data)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file in a folder that exists; no reader finds half of it."""
     # Not `mkstemp`, whose files nobody else on a shared file system may read.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         temporary.write_bytes(data)
         os.replace(temporary, path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager
