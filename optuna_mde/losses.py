@@ -77,7 +77,8 @@ def report_losses(
     _check_study(study, goals)
     absent = _absent(study, goals, reported, kept)
     wanted = _limits(limits)
-    _check_limits(running, wanted, reported)
+    _check_limits(study, wanted, reported)
+    known = _known_limits(running, wanted)
     attrs: dict[str, Any] = {
         "losses": kept,
         "objective": goals.to_json(),
@@ -86,7 +87,7 @@ def report_losses(
         "tokens": None if tokens is None else _count("tokens", tokens),
         "parameters": None if parameters is None else _count("parameters", parameters),
         "limits": wanted or None,
-        "feasible": _feasible(running, kept, wanted),
+        "feasible": _feasible(kept, known),
         "format": records.FORMAT,
     }
     values = _values(goals, kept, absent)
@@ -246,30 +247,44 @@ def _absent(
 
 
 def _check_limits(
-    running: Trial | None, limits: Mapping[str, Limit], losses: Mapping[str, float]
+    study: optuna.Study | None, limits: Mapping[str, Limit], losses: Mapping[str, float]
 ) -> None:
     """Limits that could never be judged are mistakes.
 
     Raises:
-        ObjectiveError: if one is on a set that no run has ever reported, or is that of a natural
-            mixture which the study does not have.
+        ObjectiveError: if one is on a set that no run has ever reported.
     """
-    study = running.study if running is not None else None
     unknown = _unknown(study, [name for name in limits if name not in losses])
     if unknown:
         raise ObjectiveError(
             f"limits names {', '.join(unknown)}, which no run reports; losses holds "
             f"{', '.join(losses)}"
         )
+
+
+def _known_limits(running: Trial | None, limits: Mapping[str, Limit]) -> dict[str, float]:
+    """Limits as numbers; without those of the natural mixture until it was run.
+
+    Raises:
+        ObjectiveError: if one is that of a natural mixture which the study does not have.
+    """
+    known = {name: limit for name, limit in limits.items() if not isinstance(limit, str)}
     asked = [name for name, limit in limits.items() if limit == "natural"]
     if not asked or running is None:
-        return
-    groups = study_space(running.study, running).groups
+        return known
+    facts = read_facts(running.study)
+    groups = study_space(running.study, running, facts=facts).groups
     if not groups or groups[0].natural is None:
         raise ObjectiveError(
             f"the limit of {', '.join(asked)} is that of the natural mixture, and the study has "
             f"none; name it, suggest_mixture(..., natural={{domain: share}}), or give a number"
         )
+    told = [t for t in facts.trials if t.finished and t.losses]
+    for name in asked:
+        loss = natural_loss(told, groups[0], name)
+        if loss is not None:
+            known[name] = loss
+    return known
 
 
 def _unknown(study: optuna.Study | None, names: Sequence[str]) -> list[str]:
@@ -302,19 +317,7 @@ def _values(
     return tuple(values)
 
 
-def _feasible(
-    running: Trial | None, losses: Mapping[str, float], limits: Mapping[str, Limit]
-) -> bool | None:
-    """Whether the losses meet the limits; None where there is none, or none is known yet."""
-    known = {name: limit for name, limit in limits.items() if not isinstance(limit, str)}
-    asked = [name for name, limit in limits.items() if limit == "natural"]
-    if asked and running is not None:
-        facts = read_facts(running.study)
-        groups = study_space(running.study, running, facts=facts).groups
-        told = [t for t in facts.trials if t.finished and t.losses]
-        for name in asked:
-            loss = natural_loss(told, groups[0] if groups else None, name)
-            if loss is not None:
-                known[name] = loss
-    judged = {name: limit for name, limit in known.items() if name in losses}
+def _feasible(losses: Mapping[str, float], limits: Mapping[str, float]) -> bool | None:
+    """Whether the losses meet the limits; None where there is none that they have."""
+    judged = {name: limit for name, limit in limits.items() if name in losses}
     return all(losses[name] <= limit for name, limit in judged.items()) if judged else None
