@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optuna_mde.answers.fitted import fit_study, place
-from optuna_mde.answers.held_out import widening
-from optuna_mde.gp import calibration
+from optuna_mde.answers.rows import widths
 from optuna_mde.gp.torch_state import gradients
 from optuna_mde.objective import ObjectiveLike
 from optuna_mde.simplex.projection import Array
@@ -28,8 +27,7 @@ class Prediction:
     mean: Array
     """Expected losses `[n, M]`."""
     sd: Array
-    """Sd `[n, M]` of the noise-free losses of mixtures anywhere. A recommendation's rows, which
-    lie where runs crowd, have intervals of their own."""
+    """Sd `[n, M]` of the noise-free losses, as wide as those of a recommendation's rows."""
     noise_sd: Array
     """Sd `[M]` of a single run around its noise-free loss."""
     objective_mean: Array
@@ -71,9 +69,8 @@ def predict(
     mean, sd = fitted.outputs(X)
     goal_mean, goal_sd = fitted.goals(X)
     goal_noise = fitted.noise()
-    factor = calibration.of_answers(fitted.surrogate.features)
-    sd = sd * widening(fitted, np.eye(sd.shape[1]), factor)
-    goal_sd = goal_sd * widening(fitted, fitted.weights, factor)
+    sd = sd * widths(fitted, np.eye(sd.shape[1]))
+    goal_sd = goal_sd * widths(fitted, fitted.weights)
     observations, losses = fitted.observations, list(fitted.observations.losses)
     mean, goal_mean = mean * observations.signs, goal_mean * observations.goal_signs
     one = goal_mean.shape[1] == 1

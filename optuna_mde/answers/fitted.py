@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 # Mixtures that a recommendation looks at, of one goal and of several; and how often a run's or
-# another mixture's MDE loss is taken: three exponents, three times.
+# another mixture's MDE loss is taken at most: three exponents, three times.
 _FINALISTS, _FRONTS, _LOOKS = 30, 450, 9
 
 
@@ -60,16 +60,6 @@ class Fitted:
     """Names `[G]` of the goals."""
     failure: str | None = None
     """Why the fit failed, whose hyper-parameters are then those of the prior."""
-
-    @property
-    def signs(self) -> Array:
-        """-1 for outputs `[M]` that were maximised, and are modelled with their sign turned."""
-        return self.observations.signs
-
-    @property
-    def goal_signs(self) -> Array:
-        """The same `[G]` of the goals; outputs of both directions are never in one goal."""
-        return self.observations.goal_signs
 
     @property
     def is_unlike(self) -> bool:

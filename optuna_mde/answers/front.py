@@ -7,7 +7,7 @@ import numpy as np
 from optuna_mde.answers.fitted import Fitted
 from optuna_mde.answers.optimum import SEED, minimise
 from optuna_mde.answers.rows import Row, row_of
-from optuna_mde.simplex.projection import Array
+from optuna_mde.simplex.projection import Array, apart
 
 _FRONT = 24  # weightings of several goals that are each minimised
 _APART = 0.01  # L1 distance below which two mixtures of a front are the same one
@@ -27,11 +27,8 @@ def front(fitted: Fitted, best: Array) -> tuple[Row, ...]:
     X = np.stack(points)
     mean, _ = fitted.goals(X)
     kept = np.flatnonzero(is_non_dominated(-torch.from_numpy(mean), deduplicate=True).numpy())
-    apart: list[Array] = []
-    for x in X[kept[np.argsort(mean[kept, 0], kind="stable")]]:
-        if all(np.abs(x - other).sum() > _APART for other in apart):
-            apart.append(x)
-    return tuple(row_of(fitted, f"front {i + 1}", x) for i, x in enumerate(apart))
+    shown = apart(X[kept[np.argsort(mean[kept, 0], kind="stable")]], _APART)
+    return tuple(row_of(fitted, f"front {i + 1}", x) for i, x in enumerate(shown))
 
 
 def _weightings(n_goals: int) -> Array:

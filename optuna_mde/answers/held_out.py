@@ -9,10 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from optuna_mde.answers.fitted import Fitted
-from optuna_mde.simplex.projection import Array
+from optuna_mde.simplex.projection import Array, is_corner
 
 FEWEST = 4  # runs, below which nothing is judged
 
@@ -55,7 +54,9 @@ def leave_one_out(
     Y, X = surrogate.runs.Y.numpy(), surrogate.runs.X.numpy()
     there = np.isfinite(Y)
     observed = np.where(there, Y, 0.0) @ W.T
-    counts = experts | ~_is_corner(fitted, X)
+    counts = np.full(len(X), True)
+    if fitted.observations.block is not None and not experts:
+        counts = ~is_corner(X[:, fitted.observations.block])
     kept = counts[:, None] & ~((~there).astype(float) @ (W != 0.0).T > 0.0)  # [n, G]
     return [
         HeldOut(mean[kept[:, g], g], sd[kept[:, g], g], observed[kept[:, g], g])
@@ -84,11 +85,3 @@ def _excess(held: HeldOut) -> float:
     z = np.abs(held.observed - held.mean) / held.sd
     z = np.minimum(z, _FAR * max(1.0, float(np.median(z)) / 0.6745))
     return max(1.0, float(np.sqrt((_PRIOR_RUNS + (z**2).sum()) / (_PRIOR_RUNS + len(z)))))
-
-
-def _is_corner(fitted: Fitted, X: Array) -> npt.NDArray[np.bool_]:
-    if fitted.observations.block is None:
-        return np.zeros(len(X), dtype=bool)
-    rates = X[:, fitted.observations.block]
-    corner: npt.NDArray[np.bool_] = rates.max(axis=1) >= 1.0 - 1e-9
-    return corner

@@ -48,11 +48,11 @@ class Row:
 
 def row_of(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> Row:
     observations = fitted.observations
-    everything = np.eye(len(observations.outputs))
-    outputs = _intervals(fitted, x, everything, fitted.signs)
-    goals = _intervals(fitted, x, fitted.weights, fitted.goal_signs)
-    several = len(goals) > 1
-    (shown,) = _intervals(fitted, x, fitted.shown, (fitted.shown_sign,))
+    M, G = len(observations.outputs), len(observations.goal_signs)
+    W = np.concatenate([np.eye(M), fitted.weights, fitted.shown])
+    signs = (*observations.signs, *observations.goal_signs, fitted.shown_sign)
+    *figures, shown = _intervals(fitted, x, W, signs)
+    outputs, goals = figures[:M], figures[M:]
     runs = [t for t in full_runs(fitted) if _distance(fitted, t, x) <= SAME]
     judged = [trial] if trial else runs
     first = trial or (runs[0] if runs else None)
@@ -64,19 +64,15 @@ def row_of(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> 
         mixture={n.removeprefix(primary): decoded[n] for n in decoded if n in parts},
         params={n: v for n, v in decoded.items() if n not in parts},
         objective=shown,
-        losses={
-            output: outputs[i]
-            for i, output in enumerate(observations.outputs)
-            if not output.startswith(CONSTRAINT)
-        },
+        losses={observations.outputs[i]: outputs[i] for i in observations.losses},
         observed=_mean(fitted, judged, fitted.shown[0], fitted.shown_sign),
         trial=first.number if first else None,
-        goals=tuple(goals) if several else (),
+        goals=tuple(goals) if G > 1 else (),
         observed_goals=tuple(
             _mean(fitted, judged, w, sign)
-            for w, sign in zip(fitted.weights, fitted.goal_signs, strict=True)
+            for w, sign in zip(fitted.weights, observations.goal_signs, strict=True)
         )
-        if several
+        if G > 1
         else (),
         breaks=broken(fitted, x, judged),
     )
@@ -97,7 +93,7 @@ def run_row(fitted: Fitted, name: str, trial: Record) -> Row | None:
     outputs, noise = fitted.observations.outputs, fitted.surrogate.noise_sd.numpy()
     _, Y = fitted.told(trial)
     losses = {
-        name: weighed(interval, fitted.signs[i] * Y[i], noise[i])
+        name: weighed(interval, fitted.observations.signs[i] * Y[i], noise[i])
         for i, name in enumerate(outputs)
         if (interval := row.losses.get(name)) is not None
     }
@@ -146,7 +142,7 @@ def observed(fitted: Fitted, trial: Record, w: Array) -> float | None:
 
 
 def widths(fitted: Fitted, W: Array) -> Array:
-    """Factors `[G]` of the sd of weighted sums in rows."""
+    """Factors `[G]` of the sd of weighted sums, in rows and in predictions."""
     return widening(fitted, W, calibration.of_answers(fitted.surrogate.features))
 
 
@@ -155,9 +151,7 @@ def _mean(fitted: Fitted, runs: Sequence[Record], w: Array, sign: float) -> floa
     return sign * float(np.mean(values)) if values else None
 
 
-def _intervals(
-    fitted: Fitted, x: Array, W: Array, signs: Sequence[float] | Array
-) -> list[Interval]:
+def _intervals(fitted: Fitted, x: Array, W: Array, signs: Sequence[float]) -> list[Interval]:
     """Intervals of weighted sums `[G, M]` of the losses at an input `[d]`."""
     mean, sd = fitted.goals(x[None], W)
     sd = sd * widths(fitted, W)

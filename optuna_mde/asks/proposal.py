@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optuna_mde.gp.modeller import Modeller
-from optuna_mde.simplex.projection import Array
+from optuna_mde.simplex.projection import Array, apart
 from optuna_mde.simplex.region import Region, design
 
 if TYPE_CHECKING:
@@ -179,12 +179,8 @@ def _mde_weights(observations: Observations, sets: tuple[str, ...]) -> Array:
 
 def _places(observations: Observations) -> int:
     """How many mixtures inside the simplex were run, or will be, that are no neighbours."""
-    places: list[Array] = []
-    for x in np.concatenate([observations.X[observations.mixed], observations.pending]):
-        rates = x[observations.block]
-        if all(np.abs(rates - other).sum() > _NEIGHBOURS for other in places):
-            places.append(rates)
-    return len(places)
+    X = np.concatenate([observations.X[observations.mixed], observations.pending])
+    return len(apart(X[:, observations.block], _NEIGHBOURS))
 
 
 def is_seen(x: Array, seen: Array, distance: float = SAME) -> bool:

@@ -6,7 +6,7 @@ Notation: K parts of a mixture, rates x `[..., K]`, x >= 0 and sum x = 1; bounds
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -112,6 +112,15 @@ def is_corner(rates: Array) -> npt.NDArray[np.bool_]:
     """Whether mixtures `[..., K]` are of one part alone."""
     alone: npt.NDArray[np.bool_] = rates.max(axis=-1) >= 1.0 - TOLERANCE
     return alone
+
+
+def apart(points: Iterable[Array], distance: float) -> list[Array]:
+    """Of points `[d]` those that lie farther (L1) than this from all that are kept before them."""
+    kept: list[Array] = []
+    for point in points:
+        if all(np.abs(point - other).sum() > distance for other in kept):
+            kept.append(point)
+    return kept
 
 
 def uniform(lower: npt.ArrayLike, upper: npt.ArrayLike) -> Array:
