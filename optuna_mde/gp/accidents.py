@@ -35,7 +35,6 @@ def accidents(Y: Tensor) -> Tensor:
         low = others.nan_to_num(nan=torch.inf).min(dim=0).values
         beyond = (Y[worst] - high) / (high - low).clamp_min(1e-12)  # [k, M], NaN where absent
         if bool((beyond.nanmedian(dim=1).values > _BEYOND).all()):
-            diverged[:] = False
             diverged[worst] = True
     return diverged
 

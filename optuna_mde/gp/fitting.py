@@ -55,7 +55,6 @@ _STEPS_WITH_MDE, _STEPS_WITHOUT = 12, 25
 # leaps to e^230 finds no covariance that can be factorised, and the fit would be lost.
 _SCALES = (-6.0, 5.0)
 
-
 _NOISE_OF_THE_REST = 0.1  # as a climb starts (`python -m benchmarks.worlds`)
 
 
@@ -91,9 +90,10 @@ def fit(
     kernel = ResidualKernel(columns_of(features, shared))
     prior_of_noise = noise_of(features)
     noise = prior_of_noise.median.exp()
-    if shared is not None and start is None and steps > 0:
-        noise = _begin(kernel, noise, shared.rest)
-    if start is not None:
+    if start is None:
+        if shared is not None and steps > 0:
+            noise = _begin(kernel, noise, shared.rest)
+    else:
         with torch.no_grad():
             kernel.log_lengthscale.copy_(start.lengthscale)
             kernel.log_outputscale.copy_(start.outputscale)

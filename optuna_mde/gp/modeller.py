@@ -59,10 +59,8 @@ class Modeller:
         """
         experts = self.experts(observations)
         read = (experts.files, experts.refused) if experts else None
-        layout = (
-            *(observations.outputs, observations.block, observations.domains, tuple(blocks)),
-            read,
-        )
+        columns = (observations.block, observations.domains, tuple(blocks))
+        layout = (observations.outputs, *columns, read)
         arrays = (
             observations.X,
             observations.Y,

@@ -41,7 +41,6 @@ class SharedSlopes:
     Args:
         mean: `[L]`, of offset and dilution in nats per token, of the others dimensionless.
         root: `[L, L]` whose product with its transpose is their covariance, same units.
-        own: ω, how far an output departs from them, beside what is usual.
         rest: σ, in standard units: what no regressor explains, noise among it.
         strain: how far the runs are from what is usual where MDE is right; above 1 they deny it.
     """
