@@ -16,7 +16,7 @@ from pathlib import Path
 from optuna_mde_studies.definitions import DefinitionError
 from optuna_mde_studies.folder import StudyError
 from optuna_mde_studies.progress import Progress, console
-from optuna_mde_trainers.corpora import CorpusError
+from optuna_mde_trainers.corpus.corpora import CorpusError
 
 from benchmarks.recording.packing import pack
 from benchmarks.recording.runs import open_recorder

@@ -166,7 +166,7 @@ def status(study: StudyArgument, out: OutOption = None) -> None:
 def validate(study: StudyArgument, set: SetOption = None) -> None:
     """Checks a definition, and that its sources exist, without running anything."""
     from optuna_mde_studies.wording import share_of_a_run
-    from optuna_mde_trainers import corpora
+    from optuna_mde_trainers.corpus import corpora
 
     definition, folder = _resolve(study, None, set)
     config = definition.config
@@ -220,7 +220,7 @@ def _mistakes() -> tuple[type[Exception], ...]:
     """Errors that say what a user can mend. Looked up only when something was raised."""
     from optuna_mde_studies.definitions import DefinitionError
     from optuna_mde_studies.folder import StudyError
-    from optuna_mde_trainers.documents import CorpusError
+    from optuna_mde_trainers.corpus.documents import CorpusError
     from optuna_mde_trainers.run import RunError
     from optuna_mde_trainers.spec import SpecError
 

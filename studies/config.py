@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from optuna_mde_trainers.corpora import CorpusConfig
+from optuna_mde_trainers.corpus.corpora import CorpusConfig
 from optuna_mde_trainers.spec import (
     SUM_TOLERANCE,
     DecoderConfig,

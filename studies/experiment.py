@@ -22,7 +22,7 @@ from optuna_mde import report_losses, suggest_mixture
 
 if TYPE_CHECKING:
     import optuna
-    from optuna_mde_trainers.blocks import Corpus
+    from optuna_mde_trainers.corpus.blocks import Corpus
 
 SPEC_ATTR = "spec"
 """Trial attribute: the training and score parts of the run's spec, written before it trains."""
@@ -43,7 +43,7 @@ class Experiment:
     @classmethod
     def open(cls, folder: StudyFolder) -> Experiment:
         """The experiment of a study whose definition and corpus are in its folder."""
-        from optuna_mde_trainers.blocks import Corpus
+        from optuna_mde_trainers.corpus.blocks import Corpus
 
         return cls(stored_config(folder), folder, Corpus.load(folder.corpus))
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from optuna_mde_studies import overview, plots, sections
 from optuna_mde_studies.judgement import Judgement, judge
-from optuna_mde_trainers.blocks import Corpus
-from optuna_mde_trainers.documents import CorpusError
+from optuna_mde_trainers.corpus.blocks import Corpus
+from optuna_mde_trainers.corpus.documents import CorpusError
 from optuna_mde_trainers.spec import write_atomic
 from plotly.offline import get_plotlyjs
 

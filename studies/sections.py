@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from optuna_mde_studies.confirm import Confirmation, Difference
     from optuna_mde_studies.judgement import Judgement
     from optuna_mde_studies.overview import Overview, Run
-    from optuna_mde_trainers.blocks import Corpus
+    from optuna_mde_trainers.corpus.blocks import Corpus
 
     from optuna_mde.answers.answer import Recommendation
     from optuna_mde.answers.rows import Row

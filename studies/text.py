@@ -11,14 +11,14 @@ from optuna_mde_studies.definitions import DefinitionError
 from optuna_mde_studies.experiment import Experiment
 from optuna_mde_studies.folder import StudyError
 from optuna_mde_studies.progress import rates
-from optuna_mde_trainers import corpora
+from optuna_mde_trainers.corpus import corpora
 
 if TYPE_CHECKING:
     import optuna
     from optuna_mde_studies.definitions import Definition
     from optuna_mde_studies.folder import StudyFolder
     from optuna_mde_studies.progress import Progress
-    from optuna_mde_trainers.blocks import Corpus
+    from optuna_mde_trainers.corpus.blocks import Corpus
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """What counts as a trial of `search.n_trials`; a shortened expert ends PRUNED."""

@@ -238,7 +238,7 @@ class _Bench:
         import optuna
 
         # Seconds of imports: better now than inside the first run's time.
-        import optuna_mde_trainers.fit  # noqa: F401
+        import optuna_mde_trainers.training.fit  # noqa: F401
         from tqdm import tqdm  # type: ignore[import-untyped]
 
         # Its default lock is a semaphore between processes, which a killed one leaves behind.

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
-from optuna_mde_trainers.blocks import Corpus
-from optuna_mde_trainers.schedule import Schedule
+from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.spec import (
     CHECKPOINT_FILE,
     LOCK_FILE,
@@ -30,10 +29,11 @@ from optuna_mde_trainers.spec import (
     RunResult,
     RunSpec,
 )
+from optuna_mde_trainers.training.schedule import Schedule
 
 if TYPE_CHECKING:
     import numpy as np
-    from optuna_mde_trainers.fit import OnStep
+    from optuna_mde_trainers.training.fit import OnStep
     from torch import nn
 
 
@@ -123,10 +123,10 @@ def _trained(
             )
     schedule = _schedule(spec, corpus)
 
-    from optuna_mde_trainers.data import BlockDataModule
-    from optuna_mde_trainers.decoder import count_parameters
-    from optuna_mde_trainers.fit import fit
-    from optuna_mde_trainers.module import LanguageModel
+    from optuna_mde_trainers.training.data import BlockDataModule
+    from optuna_mde_trainers.training.decoder import count_parameters
+    from optuna_mde_trainers.training.fit import fit
+    from optuna_mde_trainers.training.module import LanguageModel
     from safetensors.torch import save_model
 
     model = _build(spec, corpus)
@@ -177,7 +177,7 @@ def _schedule(spec: RunSpec, corpus: Corpus) -> Schedule:
 
 
 def _build(spec: RunSpec, corpus: Corpus) -> nn.Module:
-    from optuna_mde_trainers.decoder import build
+    from optuna_mde_trainers.training.decoder import build
 
     try:
         return build(
@@ -217,8 +217,8 @@ def _scored(
     folder: Path,
 ) -> RunResult:
     """The result with the missing sets, and their log-probabilities if they are asked for."""
-    from optuna_mde_trainers.fit import scoring_device
-    from optuna_mde_trainers.scoring import score_sets
+    from optuna_mde_trainers.scoring.sets import score_sets
+    from optuna_mde_trainers.training.fit import scoring_device
 
     device = scoring_device(spec.launch)
     scores = score_sets(model.to(device), corpus, missing, device=device)

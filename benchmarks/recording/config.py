@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import yaml
 from optuna_mde_studies.definitions import DefinitionError
-from optuna_mde_trainers.environment import Tree
+from optuna_mde_trainers.corpus.builtin.environment import Tree
 from optuna_mde_trainers.spec import explain
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,7 +22,7 @@ class _Section(BaseModel):
 
 
 class TreeConfig(_Section):
-    """Files of installed packages; the fields of `optuna_mde_trainers.environment.Tree`."""
+    """Files of installed packages; the fields of `Tree` in `corpus.builtin.environment`."""
 
     packages: Annotated[tuple[str, ...], Field(min_length=1)]
     """Distributions, or `stdlib`; those that are not installed are skipped."""

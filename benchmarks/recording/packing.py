@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from optuna_mde_trainers.packages import package_folder, package_version
+from optuna_mde_trainers.corpus.builtin.packages import package_folder, package_version
 from optuna_mde_trainers.spec import LOGPROBS_FILE, RunResult, write_atomic
 
 from benchmarks.recording.config import RECORDING_FILE

@@ -20,8 +20,8 @@ from optuna_mde_studies.folder import StudyError, StudyFolder, create, stored_co
 from optuna_mde_studies.messages import Event, Failed, Lost, Order, RunOrder, Trained
 from optuna_mde_studies.progress import Progress
 from optuna_mde_studies.workers import Pool
-from optuna_mde_trainers import corpora
-from optuna_mde_trainers.blocks import CORPUS_FILE, Corpus
+from optuna_mde_trainers.corpus import corpora
+from optuna_mde_trainers.corpus.blocks import CORPUS_FILE, Corpus
 from optuna_mde_trainers.spec import RunResult, RunSpec, ScoreSpec, write_atomic
 
 from benchmarks.recording import config as recordings

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from optuna_mde_trainers.environment import MIN_FILE_BYTES, Document, cut
+from optuna_mde_trainers.corpus.builtin.environment import MIN_FILE_BYTES, Document, cut
 from optuna_mde_trainers.spec import write_atomic
 
 from benchmarks.recording.config import TextConfig

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from optuna_mde_studies.definitions import DefinitionError
 from optuna_mde_studies.progress import Progress, console
-from optuna_mde_trainers.environment import Document
+from optuna_mde_trainers.corpus.builtin.environment import Document
 from scipy.stats import spearmanr
 
 from benchmarks.recording import texts

@@ -101,7 +101,7 @@ def test_every_field_is_documented_with_its_default_and_a_valid_example(section)
 
 
 def test_collections_of_the_environment_are_named():
-    from optuna_mde_trainers.environment import COLLECTIONS
+    from optuna_mde_trainers.corpus.builtin.environment import COLLECTIONS
 
     line = next(
         row

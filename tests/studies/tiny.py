@@ -7,7 +7,7 @@ from pathlib import Path
 from optuna_mde_studies import definitions
 from optuna_mde_studies.experiment import Experiment
 from optuna_mde_studies.folder import StudyFolder
-from optuna_mde_trainers.blocks import Corpus, DomainInfo
+from optuna_mde_trainers.corpus.blocks import Corpus, DomainInfo
 
 TOKENS = {"code": 100_000, "prose": 100_000, "numbers": 1000}
 PER_STEP = 4 * 32  # tokens: sequences of the tiny study's definition x its block size

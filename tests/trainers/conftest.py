@@ -8,8 +8,8 @@ from typing import Any
 
 import datasets
 import pytest
-from optuna_mde_trainers.blocks import Corpus
-from optuna_mde_trainers.corpora import CorpusConfig, prepare
+from optuna_mde_trainers.corpus.blocks import Corpus
+from optuna_mde_trainers.corpus.corpora import CorpusConfig, prepare
 from optuna_mde_trainers.spec import RunSpec
 
 from tests.trainers.written import Write

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from optuna_mde_trainers.blocks import Corpus
+from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.run import RunError, train
 from optuna_mde_trainers.spec import DivergedError, RunResult, RunSpec
 from safetensors.torch import load_file
@@ -26,7 +26,7 @@ MakeSpec = Callable[..., RunSpec]
 KILLED_RUNS = """
 import json, os, signal, sys
 from pathlib import Path
-import optuna_mde_trainers.fit
+import optuna_mde_trainers.training.fit
 from optuna_mde_trainers.run import train
 from optuna_mde_trainers.spec import RunSpec
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from optuna_mde_trainers.corpora import CorpusConfig
+from optuna_mde_trainers.corpus.corpora import CorpusConfig
 
 Write = Callable[[str, Iterable[str]], dict[str, str]]
 """Writes texts under a name; gives the source that reads them: the fixture `write`."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from optuna_mde_trainers import blocks
-from optuna_mde_trainers.blocks import (
+from optuna_mde_trainers.corpus import blocks
+from optuna_mde_trainers.corpus.blocks import (
     Corpus,
     DomainInfo,
     SetInfo,
@@ -19,8 +19,8 @@ from optuna_mde_trainers.blocks import (
     write_blocks,
     write_corpus,
 )
-from optuna_mde_trainers.documents import CorpusError
-from optuna_mde_trainers.tokenizer import END_OF_TEXT, byte_tokenizer, train_bpe
+from optuna_mde_trainers.corpus.documents import CorpusError
+from optuna_mde_trainers.corpus.tokenizer import END_OF_TEXT, byte_tokenizer, train_bpe
 
 END = 256
 

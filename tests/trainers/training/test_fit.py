@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from optuna_mde_trainers.blocks import Corpus
-from optuna_mde_trainers.data import BlockDataModule, DataMismatchError
-from optuna_mde_trainers.decoder import build
-from optuna_mde_trainers.fit import fit
-from optuna_mde_trainers.module import LanguageModel
+from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.run import train
-from optuna_mde_trainers.schedule import Schedule
 from optuna_mde_trainers.spec import RunSpec
+from optuna_mde_trainers.training.data import BlockDataModule, DataMismatchError
+from optuna_mde_trainers.training.decoder import build
+from optuna_mde_trainers.training.fit import fit
+from optuna_mde_trainers.training.module import LanguageModel
+from optuna_mde_trainers.training.schedule import Schedule
 from torch.nn.functional import cross_entropy
 
 MakeSpec = Callable[..., RunSpec]

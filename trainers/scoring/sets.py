@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 if TYPE_CHECKING:
     import datasets
-    from optuna_mde_trainers.blocks import Corpus
+    from optuna_mde_trainers.corpus.blocks import Corpus
 
 LOGITS_AT_ONCE = 2**24  # 64 MB of float32
 

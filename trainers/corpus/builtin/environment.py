@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
-from optuna_mde_trainers.packages import (
+from optuna_mde_trainers.corpus.builtin.packages import (
     STDLIB,
     other_distributions,
     package_folder,

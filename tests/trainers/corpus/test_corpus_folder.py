@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from optuna_mde_trainers import blocks
-from optuna_mde_trainers.blocks import Corpus
-from optuna_mde_trainers.corpora import CorpusChangedError, CorpusError, fingerprint, prepare
+from optuna_mde_trainers.corpus import blocks
+from optuna_mde_trainers.corpus.blocks import Corpus
+from optuna_mde_trainers.corpus.corpora import (
+    CorpusChangedError,
+    CorpusError,
+    fingerprint,
+    prepare,
+)
 
 from tests.trainers.written import Write, config, prose
 
@@ -94,7 +99,7 @@ def test_two_processes_build_one_corpus(write: Write, tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from optuna_mde_trainers.corpora import CorpusConfig, prepare\n"
+        "from optuna_mde_trainers.corpus.corpora import CorpusConfig, prepare\n"
         "said = []\n"
         "config = CorpusConfig.model_validate_json(sys.argv[1])\n"
         "print(prepare(config, Path('corpus'), progress=said.append).fingerprint, len(said) > 0)\n"

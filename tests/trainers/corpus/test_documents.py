@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from optuna_mde_trainers.documents import (
+from optuna_mde_trainers.corpus.documents import (
     Chosen,
     Documents,
     batches,

@@ -4,9 +4,14 @@ import itertools
 
 import pytest
 import torch
-from optuna_mde_trainers.blocks import Corpus
-from optuna_mde_trainers.data import Blocks, DataMismatchError, MicroBatches, ResumableLoader
-from optuna_mde_trainers.schedule import Schedule
+from optuna_mde_trainers.corpus.blocks import Corpus
+from optuna_mde_trainers.training.data import (
+    Blocks,
+    DataMismatchError,
+    MicroBatches,
+    ResumableLoader,
+)
+from optuna_mde_trainers.training.schedule import Schedule
 
 
 @pytest.fixture

@@ -12,9 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna_mde_trainers import environment
-from optuna_mde_trainers.blocks import Corpus
-from optuna_mde_trainers.corpora import CorpusConfig, CorpusError, describe, fingerprint, prepare
+from optuna_mde_trainers.corpus.blocks import Corpus
+from optuna_mde_trainers.corpus.builtin import environment
+from optuna_mde_trainers.corpus.corpora import (
+    CorpusConfig,
+    CorpusError,
+    describe,
+    fingerprint,
+    prepare,
+)
 from pydantic import ValidationError
 
 from tests.trainers.written import Write, config, prose
@@ -175,7 +181,7 @@ def test_a_corpus_of_the_environment_is_the_same_in_another_process(tmp_path: Pa
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from optuna_mde_trainers.corpora import CorpusConfig, prepare\n"
+        "from optuna_mde_trainers.corpus.corpora import CorpusConfig, prepare\n"
         "config = CorpusConfig.model_validate_json(sys.argv[1])\n"
         "corpus = prepare(config, Path(sys.argv[2]))\n"
         "print(corpus.fingerprint, corpus.source, corpus.sets['prose'].fingerprint)\n"

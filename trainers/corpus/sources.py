@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from optuna_mde_trainers import environment
-from optuna_mde_trainers.documents import CorpusError, Documents
+from optuna_mde_trainers.corpus.builtin import environment
+from optuna_mde_trainers.corpus.documents import CorpusError, Documents
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def read(field: str, source: DomainSource, *, split: str | None = None) -> Docum
 def _load(field: str, source: DomainSource, split: str) -> Dataset:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
-    from optuna_mde_trainers.blocks import quiet_datasets
+    from optuna_mde_trainers.corpus.blocks import quiet_datasets
 
     _check_files(field, source)
     assert source.path is not None

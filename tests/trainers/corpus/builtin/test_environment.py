@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from optuna_mde_trainers import environment, packages
-from optuna_mde_trainers.environment import (
+from optuna_mde_trainers.corpus.builtin import environment, packages
+from optuna_mde_trainers.corpus.builtin.environment import (
     COLLECTIONS,
     MAX_FILE_BYTES,
     Document,
@@ -117,7 +117,7 @@ def test_prose_when_the_project_is_not_installed(monkeypatch: pytest.MonkeyPatch
 
 def test_an_inventory_names_versions_and_is_the_same_in_another_process() -> None:
     code = (
-        "from optuna_mde_trainers.environment import inventory, documents\n"
+        "from optuna_mde_trainers.corpus.builtin.environment import inventory, documents\n"
         "import hashlib\n"
         "texts = ''.join(d.name + d.text for d in documents('cython'))\n"
         "print(inventory('cython'), hashlib.sha256(texts.encode()).hexdigest())\n"

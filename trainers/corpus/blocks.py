@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
-from optuna_mde_trainers.documents import CorpusError, batches, digest, num_bytes
+from optuna_mde_trainers.corpus.documents import CorpusError, batches, digest, num_bytes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -91,7 +91,7 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path | str) -> Corpus:
-        """Reads what `optuna_mde_trainers.corpora.prepare` has finished.
+        """Reads what `optuna_mde_trainers.corpus.corpora.prepare` has finished.
 
         Raises:
             CorpusError: there is no finished corpus, or one of another version.
@@ -184,7 +184,7 @@ def encode_validation(
 
 
 def _dtype(tokenizer: Tokenizer) -> type[np.unsignedinteger[Any]]:
-    from optuna_mde_trainers.tokenizer import vocabulary_size
+    from optuna_mde_trainers.corpus.tokenizer import vocabulary_size
 
     return np.uint16 if vocabulary_size(tokenizer) - 1 <= LARGEST_UINT16 else np.uint32
 

@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from optuna_mde_trainers import schedule as schedule_room
-from optuna_mde_trainers.schedule import (
+from optuna_mde_trainers.training import schedule as schedule_room
+from optuna_mde_trainers.training.schedule import (
     Schedule,
     apportion,
     interleave,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import datasets
 import pytest
-from optuna_mde_trainers.documents import CorpusError
-from optuna_mde_trainers.sources import DomainSource, inventory, read
+from optuna_mde_trainers.corpus.documents import CorpusError
+from optuna_mde_trainers.corpus.sources import DomainSource, inventory, read
 from pydantic import ValidationError
 
 TEXTS = ["one text\nof two lines", "größer", "a third"]

@@ -1,7 +1,7 @@
 """A decoder-only Transformer in the manner of Llama: RMSNorm, rotary positions, SwiGLU, SDPA.
 
 Settings and weights carry the names of `transformers.LlamaForCausalLM`, which loads a state dict
-of `Decoder` as it is; the two agree in their logits (tests/trainers/test_decoder.py).
+of `Decoder` as it is; the two agree in their logits (tests/trainers/training/test_decoder.py).
 
 Shapes: b sequences, t positions, h heads, d head dimension, D width, V vocabulary.
 """

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule
-from optuna_mde_trainers.schedule import Schedule
+from optuna_mde_trainers.training.schedule import Schedule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 

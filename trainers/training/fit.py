@@ -16,9 +16,9 @@ from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from optuna_mde_trainers.data import BlockDataModule
-from optuna_mde_trainers.module import LOG_EVERY_N_STEPS, LanguageModel
 from optuna_mde_trainers.spec import CHECKPOINT_FILE, LaunchSpec, RunSpec
+from optuna_mde_trainers.training.data import BlockDataModule
+from optuna_mde_trainers.training.module import LOG_EVERY_N_STEPS, LanguageModel
 
 OnStep = Callable[[int, int], None]
 """Called after every step with the steps done and the steps of the run."""

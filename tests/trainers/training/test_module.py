@@ -5,9 +5,9 @@ import math
 
 import pytest
 import torch
-from optuna_mde_trainers.decoder import build
-from optuna_mde_trainers.module import LanguageModel, learning_rate_factor, warmup_steps
 from optuna_mde_trainers.spec import DecoderConfig, OptimizerConfig
+from optuna_mde_trainers.training.decoder import build
+from optuna_mde_trainers.training.module import LanguageModel, learning_rate_factor, warmup_steps
 
 
 def test_the_learning_rate_rises_and_falls_to_zero_after_the_last_step() -> None:

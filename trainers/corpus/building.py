@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from optuna_mde_trainers import blocks, sources, tokenizer
-from optuna_mde_trainers.blocks import Corpus, DomainInfo, SetInfo
-from optuna_mde_trainers.documents import (
+from optuna_mde_trainers.corpus import blocks, sources, tokenizer
+from optuna_mde_trainers.corpus.blocks import Corpus, DomainInfo, SetInfo
+from optuna_mde_trainers.corpus.documents import (
     Chosen,
     CorpusError,
     digest,
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    from optuna_mde_trainers.corpora import CorpusConfig
-    from optuna_mde_trainers.sources import DomainSource
+    from optuna_mde_trainers.corpus.config import CorpusConfig
+    from optuna_mde_trainers.corpus.sources import DomainSource
     from tokenizers import Tokenizer
 
 # Characters of one document in a validation set, per token of the set: 20 documents or more

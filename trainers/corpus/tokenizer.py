@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from optuna_mde_trainers.documents import CorpusError, digest
+from optuna_mde_trainers.corpus.documents import CorpusError, digest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:

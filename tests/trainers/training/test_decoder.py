@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from optuna_mde_trainers.decoder import Decoder, build, count_parameters
 from optuna_mde_trainers.spec import DecoderConfig
+from optuna_mde_trainers.training.decoder import Decoder, build, count_parameters
 from torch.nn.functional import cross_entropy
 
 SHAPES = [

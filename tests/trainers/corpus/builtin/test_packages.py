@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from optuna_mde_trainers.packages import OURSELVES, other_distributions, required_distributions
+from optuna_mde_trainers.corpus.builtin.packages import (
+    OURSELVES,
+    other_distributions,
+    required_distributions,
+)
 
 
 def test_texts_come_from_the_packages_that_the_project_needs() -> None:

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from optuna_mde_trainers.documents import CorpusError
-from optuna_mde_trainers.tokenizer import (
+from optuna_mde_trainers.corpus.documents import CorpusError
+from optuna_mde_trainers.corpus.tokenizer import (
     END_OF_TEXT,
     TokenizerConfig,
     build,
@@ -47,7 +47,7 @@ def test_little_text_gives_a_smaller_vocabulary() -> None:
 
 def test_training_gives_the_same_tokenizer_in_another_process() -> None:
     code = (
-        "from optuna_mde_trainers.tokenizer import *\n"
+        "from optuna_mde_trainers.corpus.tokenizer import *\n"
         "texts = [f'the number {i} follows the number {i - 1}\\n' for i in range(300)]\n"
         "print(fingerprint(train_bpe(texts, 400, END_OF_TEXT)))"
     )

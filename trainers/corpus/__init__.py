@@ -1,0 +1,1 @@
+"""Text to blocks on disk: sources, documents, tokenizer, packing."""

@@ -1,0 +1,1 @@
+"""The text of the Python environment itself, as sources of a corpus."""

@@ -1,0 +1,72 @@
+"""What a corpus is made of, as a definition says it."""
+
+from __future__ import annotations
+
+from optuna_mde_trainers.corpus.sources import DomainSource
+from optuna_mde_trainers.corpus.tokenizer import TokenizerConfig
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+
+class CorpusConfig(BaseModel):
+    """The text of a study."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    domains: dict[str, DomainSource] = Field(min_length=1)
+    """Training domains; each has a validation set of its own name."""
+    validation: dict[str, DomainSource] = {}
+    """Unseen validation sets, which belong to no domain."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """How text becomes tokens."""
+    block_size: int = Field(default=64, ge=1)
+    """Tokens that one block trains or scores."""
+    max_train_bytes: int | None = Field(default=None, ge=1)
+    """Text of a domain that is kept for training, in bytes. None: all of it."""
+    validation_tokens: int = Field(default=8192, ge=1, validate_default=True)
+    """Scored tokens of each validation set, rounded down to whole blocks."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """Share of a domain's documents that is kept from training, for its validation set."""
+    min_domain_bytes: int = Field(default=800_000, ge=0)
+    """Training text below which a domain of the environment is dropped, in bytes."""
+    min_domains: int = Field(default=4, ge=1)
+    """Domains that must be left when some are dropped."""
+    seed: int = 0
+    """Order of the training documents, and which of them `max_train_bytes` keeps."""
+
+    @field_validator("domains", "validation")
+    @classmethod
+    def _names_are_usable(cls, value: dict[str, DomainSource]) -> dict[str, DomainSource]:
+        for name in value:
+            if name in ("", ".", ".."):
+                raise ValueError(f"{name!r} cannot be a name; choose another")
+        return value
+
+    @field_validator("validation")
+    @classmethod
+    def _sets_are_unseen(
+        cls, value: dict[str, DomainSource], info: ValidationInfo
+    ) -> dict[str, DomainSource]:
+        for name, source in value.items():
+            if name in info.data.get("domains", ()):
+                raise ValueError(
+                    f"{name!r} is a domain, which has a validation set of this name already; "
+                    "choose another name"
+                )
+            if source.validation_split is not None:
+                raise ValueError(f"{name}.validation_split belongs to domains; set split instead")
+        return value
+
+    @field_validator("validation_tokens")
+    @classmethod
+    def _fills_a_block(cls, value: int, info: ValidationInfo) -> int:
+        block_size = info.data.get("block_size", 1)
+        if value < block_size:
+            raise ValueError(
+                f"{value} tokens are less than one block of block_size {block_size}; raise it"
+            )
+        return value
+
+    @property
+    def validation_blocks(self) -> int:
+        """Blocks of each validation set."""
+        return self.validation_tokens // self.block_size

@@ -1,0 +1,1 @@
+"""One run's training: model, order of the data, optimiser, and the loop."""
