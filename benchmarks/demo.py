@@ -18,11 +18,11 @@ import json
 from pathlib import Path
 
 import numpy as np
-from optuna_mde_studies.definitions import read
-from optuna_mde_studies.folder import StudyFolder, create, keep_definition
-from optuna_mde_studies.messages import RunOrder
-from optuna_mde_studies.progress import Progress, console
-from optuna_mde_studies.session import Session
+from optuna_mde_studies.definition.reading import read
+from optuna_mde_studies.runner.folder import StudyFolder, create, keep_definition
+from optuna_mde_studies.runner.messages import RunOrder
+from optuna_mde_studies.runner.session import Session
+from optuna_mde_studies.terminal.progress import Progress, console
 from optuna_mde_trainers.spec import ScoreSpec
 from scipy.stats import spearmanr
 

@@ -13,9 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from optuna_mde_studies.definitions import DefinitionError
-from optuna_mde_studies.folder import StudyError
-from optuna_mde_studies.progress import Progress, console
+from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.runner.folder import StudyError
+from optuna_mde_studies.terminal.progress import Progress, console
 from optuna_mde_trainers.corpus.corpora import CorpusError
 
 from benchmarks.recording.packing import pack

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import optuna
-    from optuna_mde_studies.definitions import Definition
-    from optuna_mde_studies.folder import StudyFolder
-    from optuna_mde_studies.session import Outcome
+    from optuna_mde_studies.definition.reading import Definition
+    from optuna_mde_studies.runner.folder import StudyFolder
+    from optuna_mde_studies.runner.session import Outcome
+    from optuna_mde_studies.terminal.progress import Progress
     from rich.console import Console, RenderableType
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -65,7 +67,8 @@ class Format(StrEnum):
 @app.command()
 def run(study: StudyArgument, out: OutOption = None, set: SetOption = None) -> None:
     """Runs a study to its confirmed mixture; run again, it goes on where it stopped."""
-    from optuna_mde_studies import progress, session
+    from optuna_mde_studies.runner import session
+    from optuna_mde_studies.terminal import progress
 
     definition, folder = _resolve(study, out, set)
     console = progress.console()
@@ -73,6 +76,7 @@ def run(study: StudyArgument, out: OutOption = None, set: SetOption = None) -> N
     try:
         with progress.Progress(definition.config.name, console) as display:
             outcome = session.run(definition, folder, display)
+            _write_report(outcome, folder, display)
     except KeyboardInterrupt:
         _say_interrupted(folder)
     _print_outcome(console, outcome, definition)
@@ -89,7 +93,8 @@ def confirm(
     out: OutOption = None,
 ) -> None:
     """Trains the recommended mixture and its rivals with fresh seeds, and compares them."""
-    from optuna_mde_studies import progress, session
+    from optuna_mde_studies.runner import session
+    from optuna_mde_studies.terminal import progress
 
     definition, folder = _resolve_existing(study, out)
     console = progress.console()
@@ -97,6 +102,7 @@ def confirm(
     try:
         with progress.Progress(definition.config.name, console) as display:
             outcome = session.confirm_again(definition, folder, display, seeds)
+            _write_report(outcome, folder, display)
     except KeyboardInterrupt:
         _say_interrupted(folder)
     _print_outcome(console, outcome, definition)
@@ -110,8 +116,8 @@ def dashboard(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
 ) -> None:
     """Opens Optuna Dashboard on a study, with this package's figures among its graphs."""
-    from optuna_mde_studies import dashboard as server
-    from optuna_mde_studies.confirm import Confirmation
+    from optuna_mde_studies.report import dashboard as server
+    from optuna_mde_studies.runner.confirm import Confirmation
 
     definition, folder = _resolve_existing(study, out)
     confirmation = Confirmation.read(folder.confirmation)
@@ -122,8 +128,8 @@ def dashboard(
 @app.command()
 def report(study: StudyArgument, out: OutOption = None) -> None:
     """Writes the HTML report again, of a running study too."""
-    from optuna_mde_studies import report as page
-    from optuna_mde_studies.confirm import Confirmation
+    from optuna_mde_studies.report import page
+    from optuna_mde_studies.runner.confirm import Confirmation
 
     definition, folder = _resolve_existing(study, out)
     confirmation = Confirmation.read(folder.confirmation)
@@ -139,7 +145,8 @@ def recommend(
     ] = Format.text,
 ) -> None:
     """Prints the best mixture by what is known now."""
-    from optuna_mde_studies import findings, progress, summary
+    from optuna_mde_studies.runner import findings
+    from optuna_mde_studies.terminal import progress, summary
 
     definition, folder = _resolve_existing(study, out)
     recommendation = findings.recommend(_open(definition, folder), folder.recommendation)
@@ -152,12 +159,13 @@ def recommend(
 @app.command()
 def status(study: StudyArgument, out: OutOption = None) -> None:
     """Says how far a study is."""
-    from optuna_mde_studies import session, summary
+    from optuna_mde_studies.runner import trials
+    from optuna_mde_studies.terminal import summary
 
     definition, folder = _resolve_existing(study, out)
     opened = _open(definition, folder)
     running = "running now" if folder.is_running() else "not running"
-    for line in summary.status(opened, session.counts(opened), definition.config.search.n_trials):
+    for line in summary.status(opened, trials.counts(opened), definition.config.search.n_trials):
         print(line)
     print(f"{folder.path}: {running}")
 
@@ -193,7 +201,7 @@ def train(
     ] = Path("runs"),
 ) -> None:
     """Performs one run from its spec; a finished one is not trained again."""
-    from optuna_mde_studies import progress
+    from optuna_mde_studies.terminal import progress
     from optuna_mde_trainers.run import train as perform
     from optuna_mde_trainers.spec import RunSpec
 
@@ -218,8 +226,8 @@ def main() -> None:
 
 def _mistakes() -> tuple[type[Exception], ...]:
     """Errors that say what a user can mend. Looked up only when something was raised."""
-    from optuna_mde_studies.definitions import DefinitionError
-    from optuna_mde_studies.folder import StudyError
+    from optuna_mde_studies.definition.reading import DefinitionError
+    from optuna_mde_studies.runner.folder import StudyError
     from optuna_mde_trainers.corpus.documents import CorpusError
     from optuna_mde_trainers.run import RunError
     from optuna_mde_trainers.spec import SpecError
@@ -244,8 +252,8 @@ def _resolve(
     study: str, out: Path | None, overrides: list[str] | None = None
 ) -> tuple[Definition, StudyFolder]:
     """The definition that is meant, and its study's folder."""
-    from optuna_mde_studies.definitions import DefinitionError, read, shipped
-    from optuna_mde_studies.folder import RUNS, StudyFolder
+    from optuna_mde_studies.definition.reading import DefinitionError, read, shipped
+    from optuna_mde_studies.runner.folder import RUNS, StudyFolder
 
     folder = StudyFolder(Path(study))
     if not folder.path.exists() and study not in shipped():
@@ -267,8 +275,8 @@ def _resolve(
 
 def _resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFolder]:
     """A study that has been started, with the definition that it was started with."""
-    from optuna_mde_studies.definitions import read
-    from optuna_mde_studies.folder import StudyError
+    from optuna_mde_studies.definition.reading import read
+    from optuna_mde_studies.runner.folder import StudyError
 
     _, folder = _resolve(study, out)
     if not folder.database.is_file():
@@ -279,7 +287,7 @@ def _resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFo
 
 
 def _open(definition: Definition, folder: StudyFolder) -> optuna.Study:
-    from optuna_mde_studies.session import open_study
+    from optuna_mde_studies.runner.session import open_study
 
     _quiet()
     return open_study(folder, definition.config)
@@ -298,8 +306,15 @@ def _quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
+def _write_report(outcome: Outcome, folder: StudyFolder, display: Progress) -> None:
+    from optuna_mde_studies.report import page
+
+    begin = partial(display.stage, "writing the report")
+    page.keep_current(outcome.study, folder, outcome.recommendation, begin)
+
+
 def _print_outcome(console: Console, outcome: Outcome, definition: Definition) -> None:
-    from optuna_mde_studies import summary
+    from optuna_mde_studies.terminal import summary
 
     goals = definition.config.goals
     parts = [*summary.outcome(outcome.recommendation, goals)]

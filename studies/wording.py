@@ -1,18 +1,12 @@
-"""Mixtures and figures in words, for the report and the dashboard."""
+"""Mixtures, goals and figures in words."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from optuna_mde_studies.palette import shortened
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from optuna_mde_studies.judgement import Judgement
-    from optuna_mde_studies.overview import Overview
-
-    from optuna_mde.answers.answer import Recommendation
     from optuna_mde.answers.rows import Row
     from optuna_mde.objective import Objective
 
@@ -22,53 +16,32 @@ NONE = 5e-5
 """Rates below this are 0 for a reader."""
 MOST_NAMED = 5
 """Parts of a mixture that a sentence names."""
+SHOWN_RATE = 0.005
+"""Domains below this rate are left out of one-line mixtures."""
+LABEL_LENGTH = 28
 
 
-def objective_in_words(goals: Objective | None) -> str:
-    """What is minimised, in a sentence; nothing if no run says it."""
-    if goals is None:
-        return ""
-    told = [(name, _goal(dict(weights))) for name, weights in goals.goals]
-    if len(told) == 1:
-        return f"Objective: {told[0][1]}."
-    return f"Objectives: {'; '.join(f'{name}, {goal}' for name, goal in told)}."
+def shortened(name: str) -> str:
+    """A name that leaves room for others."""
+    return name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…"
 
 
-def _goal(weights: Mapping[str, float]) -> str:
-    if not weights:
-        return "the mean loss over all validation sets"
-    if len(weights) == 1:
-        return f"the loss on {next(iter(weights))}"
-    if len({round(weight, 6) for weight in weights.values()}) == 1:
-        return f"the mean loss on {listed(weights)}"
-    return " + ".join(f"{weight:.3g} {name}" for name, weight in weights.items())
+def goals(objective: Objective) -> str:
+    """What is minimised, on one line: `0.33 docs + 0.67 prose`."""
+    texts = []
+    for name, weights in objective.goals:
+        terms = " + ".join(f"{weight:.2f} {set_name}" for set_name, weight in weights)
+        terms = terms or "the mean of all validation sets"
+        texts.append(f"{name} = {terms}" if len(objective.goals) > 1 else terms)
+    return "; ".join(texts)
 
 
-def recommended(
-    overview: Overview, recommendation: Recommendation
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """The recommended rates as one copies them, and the other parameters.
-
-    Of several mixtures in one study the first is the mixture; the parts of the others are
-    parameters, as in `overview.read`.
-    """
-    parts = recommendation.mixture
-    rates = {domain: rate for domain, rate in parts.items() if domain in overview.domains}
-    others = {name: rate for name, rate in parts.items() if name not in rates}
-    return copyable(rates), {**others, **recommendation.params}
-
-
-def headline(recommendation: Recommendation, rates: Mapping[str, float], *, held: bool) -> str:
-    """The answer in a line.
-
-    Args:
-        recommendation: what to answer with.
-        rates: its mixture.
-        held: False if runs with fresh seeds have shown that something else is better.
-    """
-    if not recommendation.signal:
-        return "No mixture stands out from the noise"
-    return f"Train on {in_words(rates)}" if held else "The recommended mixture did not hold"
+def rates(mixture: Mapping[str, float]) -> str:
+    """A mixture on one line, the largest rate first; shares too small to matter are left out."""
+    shown = sorted(
+        (item for item in mixture.items() if item[1] >= SHOWN_RATE), key=lambda i: -i[1]
+    )
+    return " ".join(f"{name} {rate:.2f}" for name, rate in shown)
 
 
 def copyable(mixture: Mapping[str, float], decimals: int = 4) -> dict[str, float]:
@@ -89,35 +62,15 @@ def in_words(mixture: Mapping[str, float]) -> str:
     return listed([*words, f"{count(rest, 'smaller part')}"] if rest else words)
 
 
-def gain_in_words(overview: Overview, recommendation: Recommendation) -> str:
-    """Predicted objective of the recommended mixture, and what that gains over the baseline."""
-    found = recommendation.objective
-    what = "Predicted loss" if overview.goals else "Predicted objective"
-    unit = " nats per token" if overview.goals else ""
-    text = f"{what} {found.mean:.3f}{unit} (90 % interval {found.low:.3f} to {found.high:.3f})"
-    for row in recommendation.rows:
-        if row.name in ("natural", "uniform"):
-            gain = found.mean - row.objective.mean
-            way = "below" if gain < 0 else "above"
-            return f"{text}, {abs(gain):.3f} {way} the {row.name} mixture."
-    return f"{text}."
-
-
-def seeds_in_words(recommendation: Recommendation, judgement: Judgement | None = None) -> str:
-    """Which training seed the predicted interval is for, and what is known of another one."""
-    found = judgement.fresh_run if judgement else None
-    if judgement is None or found is None:
-        return recommendation.on_seeds
-    return (
-        f"That is for the training seed that the runs of the search share. With "
-        f"{len(judgement.confirmation.seeds)} fresh seeds it reached {found.mean:.3f} on average; "
-        f"another one is expected between {found.low:.3f} and {found.high:.3f} (90 %)."
-    )
-
-
 def marked(row: Row, name: str) -> str:
     """A row's name, marked where the row breaks a limit."""
     return f"{name}, breaks {listed(row.breaks)}" if row.breaks else name
+
+
+def label(row: Row) -> str:
+    """The row's name; an expert says of what, a row that breaks a limit says so."""
+    of = next((domain for domain, rate in row.mixture.items() if rate == 1.0), None)
+    return marked(row, f"{row.name} ({of})" if of and row.name == "best expert" else row.name)
 
 
 def percent(rate: float) -> str:

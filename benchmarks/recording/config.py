@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from optuna_mde_studies.definitions import DefinitionError
+from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_trainers.corpus.builtin.environment import Tree
 from optuna_mde_trainers.spec import explain
 from pydantic import BaseModel, ConfigDict, Field, ValidationError

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from optuna_mde_studies import definitions, resources
-from optuna_mde_studies.config import StudyConfig
-from optuna_mde_studies.definitions import DefinitionError
-from optuna_mde_studies.experiment import Experiment
-from optuna_mde_studies.folder import StudyError, StudyFolder, create, stored_config
-from optuna_mde_studies.messages import Event, Failed, Lost, Order, RunOrder, Trained
-from optuna_mde_studies.progress import Progress
-from optuna_mde_studies.workers import Pool
+from optuna_mde_studies.definition import reading
+from optuna_mde_studies.definition.config import StudyConfig
+from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.runner import resources
+from optuna_mde_studies.runner.experiment import Experiment
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create, stored_config
+from optuna_mde_studies.runner.messages import Event, Failed, Lost, Order, RunOrder, Trained
+from optuna_mde_studies.runner.workers import Pool
+from optuna_mde_studies.terminal.progress import Progress
 from optuna_mde_trainers.corpus import corpora
 from optuna_mde_trainers.corpus.blocks import CORPUS_FILE, Corpus
 from optuna_mde_trainers.spec import RunResult, RunSpec, ScoreSpec, write_atomic
@@ -114,7 +115,7 @@ def open_recorder(name: str, folder: Path, progress: Progress) -> Recorder:
         StudyError: a domain holds too little text.
     """
     config = recordings.read(Path(name).with_name(RECORDING_FILE))
-    definition = definitions.read(name)
+    definition = reading.read(name)
     study = StudyFolder(folder)
     create(study)
     _keep(study, definition.config)

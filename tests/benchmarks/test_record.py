@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from optuna_mde_studies.definitions import DefinitionError
-from optuna_mde_studies.progress import Progress, console
+from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.terminal.progress import Progress, console
 from optuna_mde_trainers.corpus.builtin.environment import Document
 from scipy.stats import spearmanr
 

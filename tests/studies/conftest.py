@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna_mde_studies.confirm import Confirmation
+from optuna_mde_studies.runner.confirm import Confirmation
 
 from optuna_mde import recommend, report_losses, suggest_mixture
 from optuna_mde.answers.answer import Recommendation

@@ -13,8 +13,8 @@ from typing import Any, get_args
 import optuna
 import pytest
 import yaml
-from optuna_mde_studies import definitions
-from optuna_mde_studies.config import StudyConfig
+from optuna_mde_studies.definition import reading
+from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_trainers.spec import RunResult, RunSpec
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
@@ -123,11 +123,11 @@ def test_definitions_are_valid(document, tmp_path):
     for number, text in enumerate(whole):
         path = tmp_path / f"{number}.yaml"
         path.write_text(text, encoding="utf-8")
-        definitions.read(str(path))
+        reading.read(str(path))
 
 
 def test_changeable_fields_are_those_that_are_named():
-    from optuna_mde_studies.folder import CHANGEABLE
+    from optuna_mde_studies.runner.folder import CHANGEABLE
 
     text = DOCUMENTS["docs/definition.md"].read_text(encoding="utf-8")
     named = re.findall(r"^\| `([\w.]+?)(?:\.\*)?` \| may change", text, re.MULTILINE)

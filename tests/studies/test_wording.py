@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from optuna_mde_studies.wording import amount, copyable, in_words, objective_in_words, percent
-
-from optuna_mde.objective import Objective
+from optuna_mde_studies.wording import amount, copyable, in_words, percent
 
 
 @pytest.mark.parametrize(
@@ -20,22 +18,6 @@ def test_a_sentence_names_the_largest_parts():
     many = {f"d{i}": 0.125 for i in range(8)}
     assert in_words(many).endswith("and 3 smaller parts")
     assert percent(1e-16) == "0"
-
-
-@pytest.mark.parametrize(
-    ("objective", "said"),
-    [
-        (None, "Objective: the mean loss over all validation sets."),
-        ({"docs": 1, "prose": 1}, "Objective: the mean loss on docs and prose."),
-        ({"docs": 3, "prose": 1}, "Objective: 0.75 docs + 0.25 prose."),
-        (
-            {"code": {"python": 1}, "text": "mean"},
-            "Objectives: code, the loss on python; text, the mean loss over all validation sets.",
-        ),
-    ],
-)
-def test_objectives_are_said(objective, said):
-    assert objective_in_words(Objective.parse(objective)) == said
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from optuna_mde_studies import definitions
-from optuna_mde_studies.experiment import Experiment
-from optuna_mde_studies.folder import StudyFolder
+from optuna_mde_studies.definition import reading
+from optuna_mde_studies.runner.experiment import Experiment
+from optuna_mde_studies.runner.folder import StudyFolder
 from optuna_mde_trainers.corpus.blocks import Corpus, DomainInfo
 
 TOKENS = {"code": 100_000, "prose": 100_000, "numbers": 1000}
@@ -28,5 +28,5 @@ def experiment(*overrides: str) -> Experiment:
         source="",
         made_from={},
     )
-    config = definitions.read("tiny.yaml", overrides).config
+    config = reading.read("tiny.yaml", overrides).config
     return Experiment(config, StudyFolder(Path("runs/tiny")), corpus)

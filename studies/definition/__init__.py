@@ -1,0 +1,1 @@
+"""What a study is: its definition, from a YAML file to checked fields."""

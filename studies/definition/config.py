@@ -1,0 +1,165 @@
+"""The fields of a study definition and what each means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from optuna_mde_trainers.corpus.corpora import CorpusConfig
+from optuna_mde_trainers.spec import (
+    DecoderConfig,
+    OptimizerConfig,
+    TrainingSpec,
+)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from optuna_mde.objective import Objective
+
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+EXPERT_BUDGET = 0.5
+"""Share of a run that an expert trains. As good as a full one or better in searches of up to 24
+runs' worth on three corpora, and far better where a domain is scarce (`docs/definition.md`)."""
+
+MAX_EPOCHS = 4.0
+"""Where an expert stops. On a corpus with one scarce domain, that domain's expert gained .01 nats
+per token on its own set from 4 epochs to 8, and lost 1.0 on the mean of all sets."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class SearchConfig(_Section):
+    """How many mixtures are tried, and which are allowed."""
+
+    n_trials: Count
+    """Finished trials in all, the experts (one a domain) included."""
+    seed: Seed = 0
+    """Seed of the sampler."""
+    bounds: dict[str, tuple[Rate, Rate]] = {}
+    """Domain -> lowest and highest rate that a proposal may give it. Not named: 0 to 1."""
+    natural: dict[str, Rate] | None = None
+    """The mixture to beat, domain -> rate. None: each domain's share of the text found."""
+
+
+class TrainingConfig(_Section):
+    """Length and loop of every run; the names are those of Lightning's Trainer."""
+
+    max_steps: Count
+    """Optimizer steps."""
+    global_batch_size: Count
+    """Sequences a step."""
+    micro_batch_size: Count | None = None
+    """Sequences a forward pass; gradients are accumulated. None: the whole step at once."""
+    seed: Seed = 0
+    """Seed of the weights and of the data order, the same for all mixtures of the search."""
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """Lightning's precision. It changes the losses, so it never changes by itself."""
+    gradient_clip_val: Annotated[float, Field(ge=0)] = 1.0
+    """Largest norm of a step's gradient. 0: no clipping."""
+
+
+class ExpertsConfig(_Section):
+    """How long experts train. They need not be good models: only their comparison counts."""
+
+    budget: Annotated[float, Field(gt=0, le=1)] = EXPERT_BUDGET
+    """Share of a run's steps, over which warm-up and decay are scaled as well."""
+    max_epochs: Annotated[float, Field(gt=0)] | None = MAX_EPOCHS
+    """Passes over its domain's text after which an expert stops. None: no limit."""
+
+
+class LaunchConfig(_Section):
+    """Where runs take place: nothing that a loss depends on."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    """Lightning's accelerator."""
+    workers: Count | Literal["auto"] = "auto"
+    """Runs side by side, each a process with one thread. auto: what cores and memory allow."""
+    logger: Literal["csv", "tensorboard"] | None = None
+    """Log of the training loss in the folder of every run."""
+    checkpoint_every_n_steps: Count = 200
+    """Steps between two checkpoints, from which a killed run goes on."""
+
+
+def _check_seeds(seeds: int) -> int:
+    if seeds != 0 and seeds < 2:
+        raise ValueError(
+            "2 fresh seeds at least tell a difference from noise; take 2 or more, or 0 for no "
+            f"confirmation (got {seeds})"
+        )
+    return seeds
+
+
+class ConfirmConfig(_Section):
+    """The test at the end: the mixtures that matter, trained again with fresh seeds."""
+
+    seeds: Annotated[int, AfterValidator(_check_seeds)] = 3
+    """Fresh seeds, the same ones for every mixture. 0: no test."""
+
+
+def _check_objective(objective: Any) -> Any:
+    try:
+        Objective.parse(objective)
+    except ValueError as error:  # "objective: " stands before it already
+        raise ValueError(
+            str(error).removeprefix("objective ").removeprefix("'objective': ")
+        ) from None
+    return objective
+
+
+class StudyConfig(_Section):
+    """A study, from its text to its confirmed mixture."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Name of the Optuna study and of its folder: letters, digits, `_`, `.` and `-`."""
+    corpus: CorpusConfig
+    """The text: training domains, unseen validation sets, tokenizer, block size."""
+    objective: Annotated[Any, AfterValidator(_check_objective)] = "mean"
+    """What is minimised: weights of validation sets, `mean` of all, one set, or named groups of
+    weights, each of which becomes an objective of its own. Weights are made to sum to 1."""
+    search: SearchConfig
+    model: DecoderConfig = DecoderConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig
+    experts: ExpertsConfig = ExpertsConfig()
+    launch: LaunchConfig = LaunchConfig()
+    confirm: ConfirmConfig = ConfirmConfig()
+
+    @property
+    def goals(self) -> Objective:
+        """The objective as the sampler understands it."""
+        return Objective.parse(self.objective)
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The training domains, in the order of the definition."""
+        return tuple(self.corpus.domains)
+
+
+def training_spec(
+    config: StudyConfig, mixture: dict[str, float], *, corpus: str, tokenizer: str, seed: int
+) -> TrainingSpec:
+    """The training part of a run of this study.
+
+    Args:
+        config: the study's definition.
+        mixture: domain -> rate, summing to 1.
+        corpus: fingerprint of the corpus.
+        tokenizer: fingerprint of its tokenizer.
+        seed: seed of the run, which may differ from the definition's in repeats.
+    """
+    training = config.training.model_dump(exclude={"seed"})
+    return TrainingSpec(
+        mixture=mixture,
+        corpus=corpus,
+        tokenizer=tokenizer,
+        model=config.model,
+        optimizer=config.optimizer,
+        seed=seed,
+        **training,
+    )

@@ -1,0 +1,117 @@
+"""What must agree between the fields of a study definition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from optuna_mde_studies.definition.config import StudyConfig, training_spec
+from optuna_mde_trainers.spec import SUM_TOLERANCE, explain
+from pydantic import ValidationError
+
+from optuna_mde.simplex.projection import check_bounds
+
+FieldPath = tuple[str | int, ...]
+
+
+def inconsistencies(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
+    """What is right by itself but does not fit together: field and sentence."""
+    domains = config.domains
+    yield from _domain_problems(config)
+    yield from objective_problems(config, (*domains, *config.corpus.validation))
+    yield from bounds_problems(config, domains)
+    yield from _natural_problems(config)
+    if domains and config.search.n_trials <= len(domains):
+        yield (
+            ("search", "n_trials"),
+            f"{config.search.n_trials} trials leave nothing to search, because {len(domains)} "
+            f"domains need an expert each first; take at least {len(domains) + 2}",
+        )
+    yield from _training_problems(config)
+
+
+def objective_problems(
+    config: StudyConfig, sets: Iterable[str]
+) -> Iterator[tuple[FieldPath, str]]:
+    """Validation sets that the objective weighs and that do not exist."""
+    known = list(sets)
+    for name in config.goals.sets:
+        if name not in known:
+            yield (
+                _objective_field(config.objective, name),
+                f"no validation set is called {name!r}; there are {', '.join(known)}",
+            )
+
+
+def bounds_problems(
+    config: StudyConfig, domains: tuple[str, ...]
+) -> Iterator[tuple[FieldPath, str]]:
+    """Bounds of unknown domains, and bounds between which no rates sum to 1."""
+    bounds = config.search.bounds
+    for name, (low, high) in bounds.items():
+        if name not in config.domains:
+            yield (
+                ("search", "bounds", name),
+                f"no domain is called {name!r}; there are {', '.join(config.domains)}",
+            )
+        elif low > high:
+            yield (
+                ("search", "bounds", name),
+                f"the lowest rate {low:g} is above the highest {high:g}; swap them",
+            )
+    if any(name not in config.domains or low > high for name, (low, high) in bounds.items()):
+        return
+    lower, upper = zip(*(bounds.get(name, (0.0, 1.0)) for name in domains), strict=True)
+    try:
+        check_bounds(domains, lower, upper)
+    except ValueError as error:
+        yield ("search", "bounds"), str(error)
+
+
+def _domain_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
+    if len(config.domains) < 2:
+        yield (
+            ("corpus", "domains"),
+            f"a mixture needs two domains or more, and there are {len(config.domains)}; "
+            "add domains",
+        )
+
+
+def _natural_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
+    natural = config.search.natural
+    if natural is None:
+        return
+    missing = [name for name in config.domains if name not in natural]
+    unknown = [name for name in natural if name not in config.domains]
+    if missing or unknown:
+        wrong = [f"no rate for {', '.join(missing)}"] if missing else []
+        wrong += [f"no domain is called {', '.join(unknown)}"] if unknown else []
+        yield ("search", "natural"), f"{' and '.join(wrong)}; name every domain once"
+        return
+    total = math.fsum(natural.values())
+    if abs(total - 1) > SUM_TOLERANCE:
+        rates = " + ".join(f"{rate:g}" for rate in natural.values())
+        yield (
+            ("search", "natural"),
+            f"rates must sum to 1, and {rates} = {total:g}; divide each by {total:g}",
+        )
+
+
+def _training_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
+    try:
+        training_spec(config, {"uniform": 1.0}, corpus="", tokenizer="", seed=0)
+    except ValidationError as error:
+        yield ("training",), explain(error)
+
+
+def _objective_field(objective: Any, name: str) -> FieldPath:
+    if isinstance(objective, dict):
+        if name in objective and not isinstance(objective[name], dict | list):
+            return ("objective", name)
+        for group, weights in objective.items():
+            if isinstance(weights, dict) and name in weights:
+                return ("objective", group, name)
+            if weights == name or (isinstance(weights, list) and name in weights):
+                return ("objective", group)
+    return ("objective",)

@@ -1,0 +1,1 @@
+"""What a study found, for a browser: the page and the dashboard."""

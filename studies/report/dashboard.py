@@ -1,0 +1,170 @@
+"""A study in Optuna Dashboard: our pictures among its graphs, and a note with the recommendation.
+
+What is published lies in the study's storage, so a dashboard that somebody else has opened on it
+shows it too. It is a picture of that moment: publish again after further runs.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import socketserver
+import warnings
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import optuna
+import plotly.graph_objects as go
+from optuna_mde_studies.report import figures, overview, statements
+from optuna_mde_studies.report.judgement import Judgement, judge
+from optuna_mde_studies.runner.folder import StudyError
+from optuna_mde_studies.wording import marked, sentence
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from optuna_mde_studies.report.figures import Picture
+    from optuna_mde_studies.runner.confirm import Confirmation
+
+    from optuna_mde.answers.answer import Recommendation
+
+END = "*Written by `optuna-mde dashboard`, which keeps what stands below this line.*"
+CARD_HEIGHT = 450
+"""Pixels that the dashboard gives to a figure, whatever the figure asks for."""
+
+
+def publish(
+    study: optuna.Study,
+    *,
+    recommendation: Recommendation | None = None,
+    confirmation: Confirmation | None = None,
+) -> None:
+    """Puts our figures among the study's graphs, a note above them, and names on its objectives.
+
+    A note that the user has written is kept below ours.
+
+    Args:
+        study: any study with mixtures; it need not be finished.
+        recommendation: what `optuna_mde.recommend(study)` has said; asked for if missing.
+        confirmation: runs of the recommended mixture and others with fresh seeds.
+    """
+    from optuna_dashboard import get_note, save_note, save_plotly_graph_object
+
+    reason = ""
+    if recommendation is None:
+        recommendation, reason = overview.recommendation(study)
+    found = overview.read(study)
+    confirmed = judge(found, recommendation, confirmation)
+    for picture in [*figures.confirmation(confirmed), *figures.pictures(found, recommendation)]:
+        save_plotly_graph_object(study, _card(picture), graph_object_id=picture.key)
+    _, _, rest = get_note(study).rpartition(END)
+    text = (
+        _note(found, recommendation, confirmed)
+        if recommendation
+        else f"No recommendation yet: {_plain(sentence(reason))}"
+    )
+    save_note(study, f"## Data mixture\n\n{text}\n\n---\n{END}\n\n{rest.lstrip()}")
+    if not study.metric_names:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(found.objectives))
+
+
+def _card(picture: Picture) -> go.Figure:
+    """The figure with its title, above which the legend may grow to two lines."""
+    title = {
+        "text": f"<b>{html.escape(picture.title, quote=False)}</b>",
+        "font": {"size": 15},
+        "x": 0,
+        "xanchor": "left",
+        "y": 1,
+        "yanchor": "top",
+        "yref": "container",
+        "pad": {"l": 12, "t": 16},
+    }
+    top = 56 if picture.figure.layout.showlegend is False else 100
+    return go.Figure(picture.figure).update_layout(height=CARD_HEIGHT, title=title, margin_t=top)
+
+
+def _note(
+    found: overview.Overview, recommendation: Recommendation, confirmed: Judgement | None
+) -> str:
+    rates, _ = statements.recommended(found, recommendation)
+    held = confirmed is None or confirmed.held
+    said = [
+        statements.gain_in_words(found, recommendation),
+        statements.seeds_in_words(recommendation, confirmed),
+        confirmed.verdict if confirmed else "",
+    ]
+    title = statements.headline(recommendation, rates, held=held)
+    names = [_plain(marked(row, row.name)) for row in recommendation.rows]
+    lines = [
+        f"**{_plain(title)}.** {_plain(' '.join(filter(None, said)))}",
+        "",
+        f"| % | {' | '.join(f'&emsp;{name}' for name in names)} |",
+        f"|---|{'---:|' * len(recommendation.rows)}",
+    ]
+    for domain in rates:
+        cells = [f"{100 * row.mixture.get(domain, 0.0):.1f}" for row in recommendation.rows]
+        lines.append(f"| {_plain(domain)} | {' | '.join(cells)} |")
+    cells = [f"{row.objective.mean:.3f}" for row in recommendation.rows]
+    lines.append(f"| predicted | {' | '.join(cells)} |")
+    cells = ["" if r.observed is None else f"{r.observed:.3f}" for r in recommendation.rows]
+    lines.append(f"| observed | {' | '.join(cells)} |")
+    lines += ["", _plain(sentence(recommendation.trust.statement))]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """Text whose characters mean nothing in Markdown."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&$])", r"\\\1", text.replace("\n", " "))
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True  # a browser's open connection does not hold up Ctrl-C
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """The dashboard asks for news every few seconds; nobody wants to read that."""
+
+
+def serve(
+    storage_url: str,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    *,
+    artifact_folder: Path | None = None,
+) -> None:
+    """Opens Optuna Dashboard and prints its address; returns on Ctrl-C.
+
+    Args:
+        storage_url: storage of the study, as Optuna takes it.
+        host: address to listen on. Whoever reaches it may change the study.
+        port: port to listen on; 0 takes a free one.
+        artifact_folder: folder of the study's artifacts, if it has any.
+
+    Raises:
+        StudyError: if nothing can listen there.
+    """
+    from optuna_dashboard import wsgi
+
+    store = (
+        optuna.artifacts.FileSystemArtifactStore(str(artifact_folder)) if artifact_folder else None
+    )
+    app = wsgi(storage_url, artifact_store=store)
+    try:
+        server = make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
+    except OSError as error:
+        raise StudyError(
+            f"--host {host} --port {port}: cannot listen there ({error.strerror or error}); "
+            "choose another port, 0 takes a free one"
+        ) from None
+    with server:
+        print(
+            f"Optuna Dashboard: http://{host}:{server.server_port}/  (Ctrl-C ends it)", flush=True
+        )
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return

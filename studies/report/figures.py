@@ -1,0 +1,124 @@
+"""All pictures of a study, in the order in which they are best read, with titles and captions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from optuna_mde_studies.report import mixture_figures, search_figures
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import plotly.graph_objects as go
+    from optuna_mde_studies.report.judgement import Judgement
+    from optuna_mde_studies.report.overview import Overview
+
+    from optuna_mde.answers.answer import Recommendation
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with what stands above and below it."""
+
+    key: str
+    """Letters and hyphens: the HTML id, and the figure's name in the dashboard."""
+    title: str
+    caption: str
+    figure: go.Figure
+
+
+def confirmation(judgement: Judgement | None) -> list[Picture]:
+    """Confirmed differences of the recommended mixture to others, a picture for every goal."""
+    if judgement is None:
+        return []
+    several = len(judgement.differences) > 1
+    title = "Confirmed differences" + ("" if judgement.is_current else " (earlier recommendation)")
+    return [
+        Picture(
+            f"confirmed-{i}" if several else "confirmed",
+            f"{title}: {goal}" if several else title,
+            "Loss of the recommended mixture minus another's, both trained again with the same "
+            "fresh seeds: left of the line it is better. Bars are 95 % intervals.",
+            mixture_figures.confirmed(found),
+        )
+        for i, (goal, found) in enumerate(judgement.differences.items())
+        if found
+    ]
+
+
+def pictures(overview: Overview, recommendation: Recommendation | None = None) -> list[Picture]:
+    """What the runs and the recommendation look like; only the pictures that the data allow."""
+    return [
+        *_of_recommendation(overview, recommendation),
+        *_of_search(overview, recommendation),
+    ]
+
+
+def _of_recommendation(
+    overview: Overview, recommendation: Recommendation | None
+) -> Iterator[Picture]:
+    rows = recommendation.rows if recommendation else ()
+    if rows:
+        yield Picture(
+            "mixtures",
+            "The mixtures compared",
+            "Each domain's share of the training tokens; on the right the predicted objective.",
+            mixture_figures.mixtures(rows, overview.domains),
+        )
+    if len(rows) > 1 and overview.sets:
+        figure = mixture_figures.set_losses(rows, overview.sets, overview.counted)
+        yield Picture(
+            "sets",
+            "Loss on every validation set",
+            "Predicted losses with 90 % intervals, as differences to the reference: left of the "
+            f"line is better. Sets in bold count in the objective.{_beyond(figure)}",
+            figure,
+        )
+
+
+def _of_search(overview: Overview, recommendation: Recommendation | None) -> Iterator[Picture]:
+    single = len(overview.objectives) == 1
+    whole = "full " if any(run.is_shortened for run in overview.runs) else ""
+    for i, name in enumerate(overview.objectives if overview.complete else ()):
+        figure = search_figures.history(overview, recommendation if single else None, objective=i)
+        yield Picture(
+            "search" if single else f"search-{i}",
+            "The search" if single else f"The search: {name}",
+            f"The objective of every {whole}run in the order of the search"
+            + (", and beside each proposal what had been predicted for it." if single else ".")
+            + _beyond(figure),
+            figure,
+        )
+    front = recommendation.pareto if recommendation else ()
+    for i in range(1, len(overview.objectives) if front else 1):
+        yield Picture(
+            f"trade-off-{i}",
+            f"Trade-off: {overview.objectives[0]}, {overview.objectives[i]}",
+            "Two objectives of every run, and the mixtures that are predicted to be best for some "
+            "weighting of the objectives.",
+            search_figures.trade_off(overview, front, first=0, second=i),
+        )
+    if search_figures.foreseen(overview):
+        noise = recommendation.noise_sd if recommendation else 0.0
+        yield Picture(
+            "foresight",
+            "Predicted against observed",
+            "Proposals as predicted before they were trained, and what their runs then gave; bars "
+            "are 90 % intervals of a single run, so nine in ten should reach the diagonal.",
+            search_figures.foresight(overview, noise_sd=noise),
+        )
+    if any(run.mixture for run in overview.runs):
+        yield Picture(
+            "tried",
+            "Every mixture tried",
+            "Each domain's share of the training tokens in every run, in the order of the search.",
+            search_figures.mixtures_by_run(overview),
+        )
+
+
+def _beyond(figure: go.Figure) -> str:
+    """Explains marks at the edge, where there are any."""
+    symbols = [symbol for trace in figure.data for symbol in (trace.marker.symbol or ())]
+    hollow = any(str(symbol).endswith("-open") for symbol in symbols)
+    return " Hollow marks lie beyond the edge, at the value beside them." if hollow else ""

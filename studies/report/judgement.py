@@ -1,0 +1,78 @@
+"""What a confirmation says of the mixture that is recommended now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from optuna_mde_studies.runner.confirm import verdict
+from optuna_mde_studies.runner.experiment import same_mixture
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from optuna_mde_studies.report.overview import Overview
+    from optuna_mde_studies.runner.confirm import Confirmation, Difference, FreshRun
+
+    from optuna_mde.answers.answer import Recommendation
+
+SAME_RATE = 1e-3
+"""Recommendations that differ less are one mixture, fitted on two machines."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A confirmation beside the recommendation."""
+
+    confirmation: Confirmation
+    differences: Mapping[str, Sequence[Difference]]
+    """Goal -> confirmed mixture minus each of the others."""
+    fresh_runs: Mapping[str, FreshRun]
+    """Goal -> what a run of the confirmed mixture with another seed is to reach."""
+    is_current: bool
+    """False where the mixture that was confirmed is no longer the recommended one."""
+
+    @property
+    def mixture(self) -> Mapping[str, float]:
+        """The mixture that was confirmed."""
+        return next(iter(self.confirmation.mixtures.values()))
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Goal -> what is better than what, in a sentence."""
+        seeds = len(self.confirmation.seeds)
+        return {goal: verdict(found, seeds) for goal, found in self.differences.items()}
+
+    @property
+    def verdict(self) -> str:
+        """The sentence on the recommended mixture; empty if it was another, or for many goals."""
+        said = list(self.verdicts.values())
+        return said[0] if self.is_current and len(said) == 1 else ""
+
+    @property
+    def fresh_run(self) -> FreshRun | None:
+        """What the recommended mixture is to reach with another seed; None as for `verdict`."""
+        found = list(self.fresh_runs.values())
+        return found[0] if self.is_current and len(found) == 1 else None
+
+    @property
+    def held(self) -> bool:
+        """Whether the recommended mixture was not found to be worse than another."""
+        (found, *others) = self.differences.values()
+        return bool(others) or not self.is_current or not any(d.is_worse for d in found)
+
+
+def judge(
+    overview: Overview, recommendation: Recommendation | None, confirmation: Confirmation | None
+) -> Judgement | None:
+    """The confirmation as far as it concerns a recommendation; None if there is none."""
+    if confirmation is None or overview.goals is None:
+        return None
+    differences = confirmation.differences(overview.goals)
+    fresh_runs = confirmation.fresh_runs(overview.goals)
+    found = Judgement(confirmation, differences, fresh_runs, is_current=True)
+    if recommendation is None or same_mixture(
+        found.mixture, recommendation.mixture, within=SAME_RATE
+    ):
+        return found
+    return replace(found, is_current=False)

@@ -1,0 +1,158 @@
+"""One HTML page that says what a study found: the answer first, then why it can be believed.
+
+The page needs nothing but itself: Plotly's script is inside, and its content security policy
+forbids every connection. Whatever a user has named (study, domains, sets) is escaped.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from importlib import resources
+from itertools import zip_longest
+from string import Template
+from typing import TYPE_CHECKING
+
+from optuna_mde_studies.report import figures, overview, sections
+from optuna_mde_studies.report.judgement import Judgement, judge
+from optuna_mde_studies.runner.confirm import Confirmation
+from optuna_mde_studies.runner.folder import StudyFolder
+from optuna_mde_trainers.corpus.blocks import Corpus
+from optuna_mde_trainers.corpus.documents import CorpusError
+from optuna_mde_trainers.spec import write_atomic
+from plotly.offline import get_plotlyjs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from optuna import Study
+    from optuna_mde_studies.report.figures import Picture
+
+    from optuna_mde.answers.answer import Recommendation
+
+TEMPLATE = "page.html"
+
+
+def write(
+    study: Study,
+    folder: Path,
+    *,
+    recommendation: Recommendation | None = None,
+    confirmation: Confirmation | None = None,
+) -> Path:
+    """Writes `report.html`.
+
+    Args:
+        study: any study with mixtures; it need not be finished.
+        folder: where the page goes. A corpus in `folder/corpus` is described in it.
+        recommendation: what `optuna_mde.recommend(study)` has said; asked for if missing.
+        confirmation: runs of the recommended mixture and others with fresh seeds.
+
+    Returns:
+        The path of the page.
+    """
+    reason = ""
+    if recommendation is None:
+        recommendation, reason = overview.recommendation(study)
+    found = overview.read(study)
+    confirmed = judge(found, recommendation, confirmation)
+    drawn = figures.confirmation(confirmed)
+    shown = figures.pictures(found, recommendation)
+    parts = [
+        sections.header(found),
+        *_answer(found, recommendation, confirmed, reason),
+        *_confirmed(confirmed, drawn),
+        *(f"<h2>{escape(picture.title)}</h2>{_figure(picture)}" for picture in shown),
+        sections.runs(found),
+        sections.losses(found),
+        *_corpus(StudyFolder(folder).corpus),
+        sections.costs(found, confirmed.confirmation if confirmed else None),
+        sections.versions(),
+    ]
+    path = StudyFolder(folder).report
+    write_atomic(path, _page(study.study_name, parts, [*drawn, *shown]))
+    return path
+
+
+def keep_current(
+    study: Study, folder: StudyFolder, recommendation: Recommendation, begin: Callable[[], None]
+) -> None:
+    """Writes the page of a study that has ended, unless it shows what is known already.
+
+    Args:
+        study: the study.
+        folder: its folder, where a confirmation may lie.
+        recommendation: what it recommends.
+        begin: called before the page is written.
+    """
+    if _is_stale(folder):
+        begin()
+        confirmation = Confirmation.read(folder.confirmation)
+        write(study, folder.path, recommendation=recommendation, confirmation=confirmation)
+
+
+def _is_stale(folder: StudyFolder) -> bool:
+    """Whether what the page shows is newer than the page."""
+    if not folder.report.exists():
+        return True
+    written = folder.report.stat().st_mtime
+    shown = (folder.recommendation, folder.confirmation)
+    return any(path.exists() and path.stat().st_mtime > written for path in shown)
+
+
+def _answer(
+    found: overview.Overview,
+    recommendation: Recommendation | None,
+    confirmed: Judgement | None,
+    reason: str,
+) -> Iterator[str]:
+    if recommendation is None:
+        yield sections.no_answer(reason)
+        return
+    yield sections.answer(found, recommendation, confirmed)
+    yield sections.comparison(found, recommendation)
+    if recommendation.pareto:
+        yield sections.trade_offs(found, recommendation.pareto)
+    yield sections.trust(recommendation)
+
+
+def _confirmed(confirmed: Judgement | None, drawn: Sequence[Picture]) -> Iterator[str]:
+    if confirmed is None:
+        return
+    yield sections.confirmation(confirmed)
+    verdicts = confirmed.verdicts
+    for (goal, found), picture in zip_longest(confirmed.differences.items(), drawn):
+        yield sections.confirmed(goal if len(verdicts) > 1 else "", found, verdicts[goal])
+        if picture:
+            yield _figure(picture)
+
+
+def _corpus(folder: Path) -> Iterator[str]:
+    try:
+        yield sections.corpus(Corpus.load(folder))
+    except CorpusError:  # none, or one that is still being made
+        return
+
+
+def _figure(picture: Picture) -> str:
+    return (
+        f'<figure aria-label="{escape(picture.title)}">'
+        f'<div id="{picture.key}" style="--height:{picture.figure.layout.height}"></div>'
+        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+    )
+
+
+def _page(title: str, parts: Sequence[str], shown: Sequence[Picture]) -> str:
+    template = resources.files("optuna_mde_studies.report").joinpath(TEMPLATE).read_text("utf-8")
+    figures = ",\n".join(f'"{picture.key}": {picture.figure.to_json()}' for picture in shown)
+    return Template(template).substitute(
+        title=escape(f"{title}: data mixture"),
+        plotly=get_plotlyjs(),
+        body="\n".join(parts),
+        figures=_inert(f"{{{figures}}}"),
+    )
+
+
+def _inert(data: str) -> str:
+    """JSON that may stand inside a script element, whatever the names in it."""
+    return data.replace("<", "\\u003c").replace(">", "\\u003e")

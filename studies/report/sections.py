@@ -1,0 +1,368 @@
+"""The report's parts, each from plain data to a piece of HTML."""
+
+from __future__ import annotations
+
+import platform
+from html import escape
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from optuna_mde_studies.report.palette import domain_colours, signed
+from optuna_mde_studies.report.statements import (
+    gain_in_words,
+    headline,
+    objective_in_words,
+    recommended,
+    seeds_in_words,
+)
+from optuna_mde_studies.wording import (
+    NARROW,
+    NONE,
+    amount,
+    count,
+    in_words,
+    marked,
+    percent,
+    sentence,
+    share_of_a_run,
+    shortened,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from optuna_mde_studies.report.judgement import Judgement
+    from optuna_mde_studies.report.overview import Overview, Run
+    from optuna_mde_studies.runner.confirm import Confirmation, Difference
+    from optuna_mde_trainers.corpus.blocks import Corpus
+
+    from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.answers.rows import Row
+    from optuna_mde.answers.trust import Trust
+
+PACKAGES = (
+    "optuna-mde",
+    "optuna",
+    "torch",
+    "botorch",
+    "gpytorch",
+    "lightning",
+    "datasets",
+    "plotly",
+)
+PHASES = {"model": "proposal", "prior": "proposal (no fit)", "mde": "proposal (MDE alone)"}
+"""What a reader calls the phases of the search whose own names do not say it."""
+
+
+def header(overview: Overview) -> str:
+    """Name of the study, and in one line what was searched."""
+    what = [count(len(overview.finished), "finished run"), count(len(overview.domains), "domain")]
+    if overview.sets:
+        what.append(count(len(overview.sets), "validation set"))
+    return (
+        '<header><p class="kicker">Data mixture study</p>'
+        f"<h1>{escape(overview.study)}</h1>"
+        f"<p>{', '.join(what)}. {escape(objective_in_words(overview.goals))}</p></header>"
+    )
+
+
+def answer(
+    overview: Overview, recommendation: Recommendation, judgement: Judgement | None = None
+) -> str:
+    """The recommended mixture: a sentence, a table and what to paste into a configuration."""
+    rates, beside = recommended(overview, recommendation)
+    held = judgement is None or judgement.held
+    leads = [gain_in_words(overview, recommendation), seeds_in_words(recommendation, judgement)]
+    if not (recommendation.signal and held):
+        leads[0] = f"It would be {in_words(rates)}. {leads[0]}"
+    if judgement and judgement.verdict:
+        leads.append(f"With fresh seeds: {judgement.verdict}")
+    kind = "answer" if recommendation.signal and held else "answer none"
+    title = headline(recommendation, rates, held=held)
+    return (
+        f'<section class="{kind}" id="answer"><h2>{escape(title)}</h2>'
+        + "".join(f'<p class="lead">{escape(text)}</p>' for text in leads)
+        + f'<div class="pair">{_rates_table(overview, rates)}{_snippet(rates, beside)}'
+        "</div></section>"
+    )
+
+
+def no_answer(reason: str) -> str:
+    """Why nothing is recommended yet."""
+    return (
+        '<section class="answer none" id="answer"><h2>No recommendation yet</h2>'
+        f'<p class="lead">{escape(sentence(reason))}</p></section>'
+    )
+
+
+def _rates_table(overview: Overview, rates: Mapping[str, float]) -> str:
+    colours = domain_colours(overview.domains)
+    natural = overview.natural
+    lines = []
+    for domain in sorted(rates, key=lambda d: -rates[d]):
+        cells = [
+            f'<span class="swatch" style="background:{colours.get(domain, "#fff")}"></span>'
+            f"{escape(domain)}",
+            percent(rates[domain]),
+        ]
+        lines.append(cells + ([percent(natural.get(domain, 0.0))] if natural else []))
+    return _table(["domain", "recommended", *(["natural"] if natural else [])], lines, text=1)
+
+
+def _snippet(rates: Mapping[str, float], beside: Mapping[str, Any]) -> str:
+    data = {"mixture": dict(rates), **({"parameters": dict(beside)} if beside else {})}
+    text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    return (
+        '<div class="snippet"><button type="button" data-copies="rates">Copy</button>'
+        f'<pre id="rates">{escape(text)}</pre></div>'
+    )
+
+
+def comparison(overview: Overview, recommendation: Recommendation) -> str:
+    """Recommended, natural, uniform, best expert, best seen: predicted and observed."""
+    goals = overview.objectives if len(overview.objectives) > 1 else ()
+    best = recommendation.objective.mean
+    lines = []
+    for i, row in enumerate(recommendation.rows):
+        lines.append(
+            [
+                escape(marked(row, row.name)),
+                *(f"{goal.mean:.3f}" for goal in (row.goals if goals else ())),
+                f"{row.objective.mean:.3f}",
+                f"{row.objective.low:.3f} to {row.objective.high:.3f}",
+                "" if row.observed is None else f"{row.observed:.3f}",
+                "" if row.trial is None else str(row.trial),
+                signed(row.objective.mean - best) if i else "",
+            ]
+        )
+    predicted = "predicted"
+    if goals:  # plain values have units of their own, and no mean
+        predicted = "mean of objectives" if overview.goals else escape(goals[0])
+    head = ["mixture", *map(escape, goals), predicted, "90 % interval", "observed", "trial"]
+    head.append("minus recommended")
+    return "<h2>Beside the alternatives</h2>" + _table(head, lines, text=1, first=True)
+
+
+def trade_offs(overview: Overview, front: Sequence[Row]) -> str:
+    """Mixtures for other weightings of several objectives."""
+    colours = domain_colours(overview.domains)
+    lines = [
+        [
+            _bar(row.mixture, colours),
+            escape(in_words(row.mixture)),
+            *(f"{goal.mean:.3f}" for goal in row.goals),
+        ]
+        for row in front
+    ]
+    return (
+        "<h2>Other trade-offs</h2><p>Mixtures that are predicted to be best for some weighting of "
+        "the objectives, and their predicted values.</p>"
+        + _table(["mixture", "", *map(escape, overview.objectives)], lines, text=2)
+    )
+
+
+def trust(recommendation: Recommendation) -> str:
+    """How far the predictions can be believed, and whether to go on."""
+    known: Trust = recommendation.trust
+    facts = {"runs judged": str(known.n_runs)}
+    if known.rmse is not None:
+        facts["error (rms)"] = f"{known.rmse:.3f}"
+    if known.spearman is not None:
+        facts["rank correlation"] = f"{known.spearman:.2f}"
+    if known.coverage is not None:
+        facts["inside the 90 % interval"] = f"{100 * known.coverage:.0f}{NARROW}%"
+    facts["noise of one run (sd)"] = f"{recommendation.noise_sd:.3f}"
+    facts["gain of one more run"] = f"{recommendation.expected_gain:.3f}"
+    notes = "".join(f"<li>{escape(note)}</li>" for note in recommendation.notes)
+    parts = [
+        f"<h2>How far to trust it</h2>{_facts(facts)}",
+        f"<p>{escape(sentence(known.statement))}</p>",
+        f"<ul>{notes}</ul>" if notes else "",
+    ]
+    return "".join(parts)
+
+
+def confirmation(judgement: Judgement) -> str:
+    """How the confirmation was done, and of what."""
+    kept = judgement.confirmation
+    earlier = (
+        ""
+        if judgement.is_current
+        else f"<p>They confirm an earlier recommendation, made after {kept.told} trials: "
+        f"{escape(in_words(judgement.mixture))}.</p>"
+    )
+    return (
+        "<h2>Confirmed with fresh seeds</h2>"
+        f'<p class="muted">{len(kept.mixtures)} mixtures, each trained {len(kept.seeds)} times, '
+        "with seeds that no run of the search has used; differences are paired by seed, in nats "
+        f"per token.</p>{earlier}"
+    )
+
+
+def confirmed(goal: str, differences: Sequence[Difference], said: str) -> str:
+    """What it has said for one goal, whose name is empty if there is one only."""
+    lines = [
+        [
+            f"against {escape(d.other)}",
+            f'<span class="{"good" if d.is_better else "bad" if d.is_worse else "muted"}">'
+            f"{signed(d.mean)}</span>",
+            f"{signed(d.low)} to {signed(d.high)}",
+        ]
+        for d in differences
+    ]
+    title = f"<b>{escape(goal)}:</b> " if goal else ""
+    return f"<p>{title}{escape(said)}</p>" + _table(
+        ["recommended mixture", "difference", "95 % interval"], lines, text=1
+    )
+
+
+def runs(overview: Overview) -> str:
+    """Every run: who chose it, its mixture, what was observed and predicted, what it cost."""
+    colours = domain_colours(overview.domains)
+    beside = any(run.parameters for run in overview.runs)
+    head = ["trial", "phase", "mixture", "", *(["parameters"] if beside else [])]
+    head += ["observed", "predicted ± sd", "seconds"]
+    lines = [_run_line(run, colours, beside=beside) for run in overview.runs]
+    return "<h2>All trials</h2>" + _table(head, lines, text=5 if beside else 4)
+
+
+def _run_line(run: Run, colours: Mapping[str, str], *, beside: bool) -> list[str]:
+    state = share_of_a_run(run.budget) if run.is_shortened else run.state
+    observed = " / ".join(f"{value:.3f}" for value in run.values) or state
+    predicted = run.predicted and f"{run.predicted[0]:.3f} ± {run.predicted[1]:.3f}"
+    parameters = ", ".join(f"{name} = {_plain(v)}" for name, v in run.parameters.items())
+    return [
+        str(run.number),
+        escape(PHASES.get(run.phase, run.phase)),
+        _bar(run.mixture, colours),
+        escape(in_words(run.mixture)) if run.mixture else "",
+        *([escape(parameters)] if beside else []),
+        observed,
+        predicted or "",
+        "" if run.seconds is None else f"{run.seconds:.1f}",
+    ]
+
+
+def losses(overview: Overview) -> str:
+    """Observed loss of every run on every validation set."""
+    if not overview.sets:
+        return ""
+    names = [f'<span title="{escape(s)}">{escape(shortened(s))}</span>' for s in overview.sets]
+    head = ["trial", *names]
+    lines = [
+        [
+            str(run.number),
+            *(f"{run.losses[s]:.3f}" if s in run.losses else "" for s in overview.sets),
+        ]
+        for run in overview.runs
+        if run.losses
+    ]
+    return (
+        "<h2>Losses on every validation set</h2>"
+        f'<p class="muted">Nats per token.</p>{_table(head, lines, text=0)}'
+    )
+
+
+def corpus(held: Corpus) -> str:
+    """Text that the runs were trained and scored on."""
+    domains = [
+        [escape(d.name), f"{d.tokens:,}", f"{d.bytes / 1e6:.2f}", percent(d.natural)]
+        for d in held.domains.values()
+    ]
+    sets = [
+        [escape(s.name), f"{s.tokens:,}", "" if s.domain else "unseen"] for s in held.sets.values()
+    ]
+    dropped = [f"{name} was left out: {reason}" for name, reason in held.dropped.items()]
+    return (
+        "<h2>Corpus</h2>"
+        + "".join(f"<p>{escape(sentence(text))}</p>" for text in dropped)
+        + '<div class="pair">'
+        + _table(["domain", "training tokens", "MB", "natural share"], domains, text=1)
+        + _table(["validation set", "tokens scored", ""], sets, text=1)
+        + "</div>"
+    )
+
+
+def costs(overview: Overview, confirmation: Confirmation | None = None) -> str:
+    """Tokens, seconds and runs that the search has spent, and runs of the confirmation."""
+    finished = overview.finished
+    facts = {"finished runs": str(len(finished))}
+    shortened = sum(run.is_shortened for run in finished)
+    if shortened:
+        facts["shortened experts among them"] = str(shortened)
+        facts["worth in full runs"] = f"{sum(run.budget for run in finished):.1f}"
+    unfinished = len(overview.runs) - len(finished)
+    if unfinished:
+        facts["other runs"] = str(unfinished)
+    if confirmation is not None:
+        repeats = len(confirmation.mixtures) * len(confirmation.seeds)
+        facts["further runs, with fresh seeds"] = str(repeats)
+    tokens = sum(run.tokens or 0 for run in overview.runs)
+    if tokens:
+        facts["training tokens of the search"] = amount(tokens)
+    weights = {run.weights for run in overview.runs if run.weights}
+    if len(weights) == 1:
+        facts["weights of the model"] = amount(weights.pop())
+    spent = sum(run.seconds or 0 for run in overview.runs)
+    if spent:
+        facts["time in runs of the search"] = _duration(spent)
+    return f"<h2>Costs</h2>{_facts(facts)}"
+
+
+def versions() -> str:
+    """What wrote this page; the runs' own versions are in their folders."""
+    found = [f"Python {platform.python_version()}"]
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return f'<h2>Versions</h2><p class="muted">{escape(", ".join(found))}</p>'
+
+
+# Small things
+
+
+def _table(
+    head: Sequence[str], lines: Iterable[Sequence[str]], *, text: int, first: bool = False
+) -> str:
+    """A table of ready HTML cells; columns from `text` on hold numbers."""
+    kinds = ["" if i < text else ' class="n"' for i in range(len(head))]
+    titles = "".join(f"<th{kind}>{title}</th>" for title, kind in zip(head, kinds, strict=True))
+    rows = []
+    for i, line in enumerate(lines):
+        cells = "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(line, kinds, strict=True))
+        rows.append(f'<tr class="first">{cells}</tr>' if first and i == 0 else f"<tr>{cells}</tr>")
+    return (
+        f'<div class="scroll"><table><thead><tr>{titles}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _facts(facts: Mapping[str, str]) -> str:
+    pairs = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in facts.items()
+    )
+    return f'<dl class="facts">{pairs}</dl>'
+
+
+def _bar(mixture: Mapping[str, float], colours: Mapping[str, str]) -> str:
+    parts = "".join(
+        f'<span style="width:{rate:.2%};background:{colours[domain]}" '
+        f'title="{escape(domain)} {rate:.1%}"></span>'
+        for domain, rate in mixture.items()
+        if rate >= NONE and domain in colours
+    )
+    return f'<div class="bar">{parts}</div>'
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

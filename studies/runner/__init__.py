@@ -1,0 +1,1 @@
+"""What carries a study out: its folder, its workers, its trials, its confirmation."""

@@ -1,0 +1,105 @@
+"""The text of a study: built once, and the same for all of its runs."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+from optuna_mde_studies.definition.consistency import bounds_problems, objective_problems
+from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.runner.experiment import Experiment
+from optuna_mde_studies.runner.folder import StudyError
+from optuna_mde_studies.runner.trials import num_finished
+from optuna_mde_studies.wording import rates
+from optuna_mde_trainers.corpus import corpora
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna_mde_studies.definition.reading import Definition
+    from optuna_mde_studies.runner.display import Display
+    from optuna_mde_studies.runner.folder import StudyFolder
+    from optuna_mde_trainers.corpus.blocks import Corpus
+
+
+def open_experiment(
+    definition: Definition, folder: StudyFolder, study: optuna.Study, progress: Display
+) -> Experiment:
+    """The experiment on the study's corpus, which is built if there is none yet.
+
+    Raises:
+        DefinitionError: if the sources hold too little text for the definition.
+        StudyError: if the study has trials on text that is another one today.
+    """
+    if not folder.corpus.exists():
+        progress.stage("building the corpus")
+    try:
+        corpus = _prepared(definition, folder, progress)
+    except corpora.CorpusChangedError as error:
+        if study.get_trials(deepcopy=False):
+            raise StudyError(_changed(folder, study, error.changes)) from None
+        shutil.rmtree(folder.corpus)  # nothing has been trained on it
+        corpus = _prepared(definition, folder, progress)
+    _check_fit(definition, corpus)
+    _check_same(folder, study, corpus)
+    experiment = Experiment(definition.config, folder, corpus)
+    if "natural" not in study.user_attrs:
+        study.set_user_attr("natural", experiment.natural)
+        progress.line(f"natural mixture: {rates(experiment.natural)}")
+    return experiment
+
+
+def changed_text(definition: Definition, folder: StudyFolder, study: optuna.Study) -> str:
+    """What to say of a study whose text would be another one today; nothing if it is the same."""
+    if not folder.corpus.exists():
+        return ""
+    try:
+        corpora.prepare(definition.config.corpus, folder.corpus)
+    except corpora.CorpusChangedError as error:
+        return _changed(folder, study, error.changes)
+    return ""
+
+
+def _prepared(definition: Definition, folder: StudyFolder, progress: Display) -> Corpus:
+    try:
+        return corpora.prepare(definition.config.corpus, folder.corpus, progress=progress.line)
+    except corpora.CorpusChangedError:
+        raise
+    except corpora.CorpusError as error:
+        raise DefinitionError(definition.located(str(error))) from None
+
+
+def _changed(folder: StudyFolder, study: optuna.Study, changes: list[str]) -> str:
+    more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    return (
+        f"{folder.path}: the text of this study would not be the same today "
+        f"({'; '.join(changes[:3])}{more}), so that new runs could not be compared with its "
+        f"{num_finished(study)} finished ones. Start afresh with `--out OTHER_FOLDER`, "
+        f"or delete {folder.path}"
+    )
+
+
+def _check_fit(definition: Definition, corpus: Corpus) -> None:
+    """A corpus may hold fewer domains and sets than the definition names."""
+    problems = [
+        *objective_problems(definition.config, corpus.sets),
+        *bounds_problems(definition.config, tuple(corpus.domains)),
+    ]
+    lines = []
+    for path, text in problems:
+        reason = corpus.dropped.get(str(path[-1]))
+        if reason:
+            text = f"{path[-1]!r} was left out of the corpus ({reason}); do not aim at it"
+        lines.append(f"{definition.place(path)}: {text}")
+    if lines:
+        raise DefinitionError("\n".join(lines))
+
+
+def _check_same(folder: StudyFolder, study: optuna.Study, corpus: Corpus) -> None:
+    """Keeps the fingerprints of what is trained on, or checks them."""
+    prints = {"corpus": corpus.fingerprint, "tokenizer": corpus.tokenizer_fingerprint}
+    known = study.user_attrs
+    if any(known.get(key, value) != value for key, value in prints.items()):
+        raise StudyError(_changed(folder, study, ["the corpus in its folder was replaced"]))
+    for key, value in prints.items():
+        if key not in known:
+            study.set_user_attr(key, value)

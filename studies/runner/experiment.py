@@ -1,0 +1,205 @@
+"""A trial becomes a spec, the spec a run, and the run what the study is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optuna_mde_studies.definition.config import StudyConfig, training_spec
+from optuna_mde_studies.runner.folder import StudyFolder, stored_config
+from optuna_mde_trainers.spec import (
+    RESULT_FILE,
+    LaunchSpec,
+    RunResult,
+    RunSpec,
+    ScoreSpec,
+    TrainingSpec,
+)
+
+from optuna_mde import report_losses, suggest_mixture
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna_mde_trainers.corpus.blocks import Corpus
+
+SPEC_ATTR = "spec"
+"""Trial attribute: the training and score parts of the run's spec, written before it trains."""
+RUN_ATTR = "run"
+"""Trial attribute: the run's folder, relative to the study's."""
+SAME_RATE = 1e-9
+"""Mixtures that differ less are the same training."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What all runs of a study share."""
+
+    config: StudyConfig
+    folder: StudyFolder
+    corpus: Corpus
+
+    @classmethod
+    def open(cls, folder: StudyFolder) -> Experiment:
+        """The experiment of a study whose definition and corpus are in its folder."""
+        from optuna_mde_trainers.corpus.blocks import Corpus
+
+        return cls(stored_config(folder), folder, Corpus.load(folder.corpus))
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Domains that hold enough text, in the definition's order."""
+        return tuple(self.corpus.domains)
+
+    @property
+    def natural(self) -> dict[str, float]:
+        """The definition's natural mixture over these domains, else the shares of the text."""
+        given = self.config.search.natural or {}
+        total = sum(given.get(name, 0.0) for name in self.domains)
+        if not total:
+            return dict(self.corpus.natural)
+        return {name: given[name] / total for name in self.domains}
+
+    @property
+    def expert_steps(self) -> dict[str, int]:
+        """Domain -> steps that its expert trains: the definition's share of a run, or as many as
+        its epochs allow."""
+        training, experts = self.config.training, self.config.experts
+        steps = round(experts.budget * training.max_steps)
+        if experts.max_epochs is None:
+            return dict.fromkeys(self.domains, max(1, steps))
+        per_step = training.global_batch_size * self.corpus.block_size
+        return {
+            name: max(1, min(steps, math.floor(experts.max_epochs * held.tokens / per_step)))
+            for name, held in self.corpus.domains.items()
+        }
+
+    @property
+    def expert_budget(self) -> dict[str, float]:
+        """The same as shares of a full run, for the sampler."""
+        full = self.config.training.max_steps
+        return {name: steps / full for name, steps in self.expert_steps.items()}
+
+    def propose(self, trial: optuna.Trial, study: optuna.Study) -> RunSpec:
+        """The spec of the trial's run; a retried trial keeps the one that was written on it."""
+        bounds = self.config.search.bounds
+        mixture = suggest_mixture(
+            trial,
+            self.domains,
+            bounds={name: bounds[name] for name in self.domains if name in bounds},
+            natural=self.natural,
+        )
+        if SPEC_ATTR not in trial.user_attrs:
+            score = ScoreSpec(logprobs=mixture.is_expert)
+            steps = round(mixture.budget * self.config.training.max_steps)
+            with self.folder.asking():
+                seed = self.config.training.seed + _repeats(study, mixture)
+                training = self.training(mixture, seed=seed, max_steps=steps)
+                parts = {
+                    "training": training.model_dump(mode="json"),
+                    "score": score.model_dump(mode="json"),
+                }
+                trial.set_user_attr(SPEC_ATTR, parts)
+        spec = self.spec(trial.user_attrs)
+        trial.set_user_attr(RUN_ATTR, f"{self.folder.runs.name}/{spec.folder_name}")
+        return spec
+
+    def training(
+        self, mixture: Mapping[str, float], *, seed: int, max_steps: int | None = None
+    ) -> TrainingSpec:
+        """The training part of a run on this corpus, whole or shortened with its schedule."""
+        training = training_spec(
+            self.config,
+            dict(mixture),
+            corpus=self.corpus.fingerprint,
+            tokenizer=self.corpus.tokenizer_fingerprint,
+            seed=seed,
+        )
+        if max_steps is None or max_steps == training.max_steps:
+            return training
+        optimizer = training.optimizer
+        if optimizer.warmup_steps is not None:  # else it is a share of the steps already
+            warmup = round(optimizer.warmup_steps * max_steps / training.max_steps)
+            optimizer = optimizer.model_copy(update={"warmup_steps": warmup})
+        return training.model_copy(update={"max_steps": max_steps, "optimizer": optimizer})
+
+    def launched(self, training: TrainingSpec, score: ScoreSpec) -> RunSpec:
+        """The whole spec, launched as the definition says: one thread, next to other workers."""
+        launch = self.config.launch
+        return RunSpec(
+            training=training,
+            launch=LaunchSpec(
+                corpus_folder=str(self.folder.corpus.resolve()),
+                accelerator=launch.accelerator,
+                num_threads=1,
+                logger=launch.logger,
+                checkpoint_every_n_steps=launch.checkpoint_every_n_steps,
+            ),
+            score=score,
+        )
+
+    def spec(self, attrs: Mapping[str, Any]) -> RunSpec:
+        """The spec that was written on a trial."""
+        parts = attrs[SPEC_ATTR]
+        return self.launched(
+            TrainingSpec.model_validate(parts["training"]),
+            ScoreSpec.model_validate(parts["score"]),
+        )
+
+    def train(self, spec: RunSpec, on_step: Callable[[int, int], None]) -> RunResult:
+        """Trains and scores, or takes the result of a run that is finished already."""
+        from optuna_mde_trainers.run import train
+
+        return train(spec, self.folder.runs, on_step=on_step)
+
+    def finished(self, spec: RunSpec) -> RunResult | None:
+        """The result of a run that has been trained and scored as its spec asks."""
+        path = self.folder.runs / spec.folder_name / RESULT_FILE
+        if not path.is_file():
+            return None
+        result = RunResult.read(path)
+        scored = set(self.corpus.sets) <= set(result.losses)
+        return result if scored and (result.logprobs or not spec.score.logprobs) else None
+
+    def report(
+        self, trial: optuna.Trial, spec: RunSpec, result: RunResult
+    ) -> float | tuple[float, ...]:
+        """Records the run on its trial.
+
+        Returns:
+            The objective value(s), to be told.
+
+        Raises:
+            optuna.TrialPruned: for a shortened expert, which is evidence but no candidate.
+        """
+        logprobs = None
+        if result.logprobs:
+            logprobs = f"{self.folder.runs.name}/{spec.folder_name}/{result.logprobs}"
+        return report_losses(
+            trial,
+            result.losses,
+            objective=self.config.objective,
+            logprobs=logprobs,
+            budget=spec.training.max_steps / self.config.training.max_steps,
+            tokens=result.tokens,
+            parameters=result.parameters,
+        )
+
+
+def same_mixture(
+    one: Mapping[str, float], other: Mapping[str, float], within: float = SAME_RATE
+) -> bool:
+    """Whether no rate of two mixtures differs by more; one that is not named is 0."""
+    return all(abs(one.get(name, 0.0) - other.get(name, 0.0)) <= within for name in {*one, *other})
+
+
+def _repeats(study: optuna.Study, mixture: Mapping[str, float]) -> int:
+    """Trials that run this very mixture already: the next one takes another seed."""
+    from optuna.trial import TrialState
+
+    return sum(
+        same_mixture(other.user_attrs[SPEC_ATTR]["training"]["mixture"], mixture)
+        for other in study.get_trials(deepcopy=False)
+        if other.state != TrialState.FAIL and SPEC_ATTR in other.user_attrs
+    )

@@ -1,0 +1,329 @@
+"""A study from its definition to its confirmed mixture, gone on with wherever it stopped."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import TrialState
+from optuna_mde_studies.definition.config import StudyConfig
+from optuna_mde_studies.definition.reading import Definition
+from optuna_mde_studies.runner import confirm, findings
+from optuna_mde_studies.runner.confirm import Confirmation
+from optuna_mde_studies.runner.corpus import changed_text, open_experiment
+from optuna_mde_studies.runner.display import Display
+from optuna_mde_studies.runner.experiment import Experiment
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create, keep_definition
+from optuna_mde_studies.runner.messages import (
+    Asked,
+    Event,
+    Failed,
+    Lost,
+    Order,
+    RunOrder,
+    SearchOrder,
+    Told,
+    Trained,
+)
+from optuna_mde_studies.runner.recovery import settle
+from optuna_mde_studies.runner.resources import worker_count
+from optuna_mde_studies.runner.trials import num_finished
+from optuna_mde_studies.runner.workers import Pool
+from optuna_mde_studies.wording import goals, label, rates, share_of_a_run
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+    from optuna_mde_trainers.spec import RunResult
+
+    from optuna_mde.answers.answer import Recommendation
+
+MAX_FAILURES = 3
+"""Runs that may fail one after the other before the study stops: it is not the mixture then."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a study has come to."""
+
+    study: optuna.Study
+    recommendation: Recommendation
+    confirmation: Confirmation | None
+
+
+def open_study(folder: StudyFolder, config: StudyConfig) -> optuna.Study:
+    """The study, made if it is not there yet: an ordinary Optuna study of the definition's name.
+
+    Its sampler here is one that is never asked: the workers have the real one.
+    """
+    goals = config.goals.names
+    study = optuna.create_study(
+        study_name=config.name,
+        storage=folder.storage(),
+        sampler=optuna.samplers.RandomSampler(),
+        directions=["minimize"] * len(goals),
+        load_if_exists=True,
+    )
+    if study.metric_names != list(goals):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(list(goals))
+    here = str(folder.path.resolve())
+    if study.user_attrs.get("mde_folder") != here:  # new, or the folder has moved
+        study.set_user_attr("mde_folder", here)
+    return study
+
+
+def run(definition: Definition, folder: StudyFolder, progress: Display) -> Outcome:
+    """Runs a study to its end: corpus, experts, search, confirmation.
+
+    Raises:
+        DefinitionError: if the definition does not fit the study in the folder, or the text.
+        StudyError: if it cannot go on.
+    """
+    create(folder)
+    with folder.owned():
+        keep_definition(folder, definition)
+        with Session(definition, folder, progress) as session:
+            return session.run()
+
+
+def confirm_again(
+    definition: Definition, folder: StudyFolder, progress: Display, n_seeds: int | None
+) -> Outcome:
+    """Confirms a study's recommendation as it is now, whether or not its search is over."""
+    create(folder)
+    with folder.owned(), Session(definition, folder, progress) as session:
+        if not num_finished(session.study):
+            raise StudyError(f"{folder.path}: no trial is finished yet; `optuna-mde run` first")
+        if n_seeds is None and not session.config.confirm.seeds:
+            raise StudyError("the definition has confirm.seeds 0: say how many with --seeds")
+        return session.conclude(n_seeds)
+
+
+@dataclass
+class Session:
+    """One start of a study, by the process that owns its folder.
+
+    A context manager: at its end no worker is alive and no trial RUNNING.
+    """
+
+    definition: Definition
+    folder: StudyFolder
+    progress: Display
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _trials: dict[int, int] = field(default_factory=dict)
+    """Worker -> trial that it works on."""
+    _failures: int = 0
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "pool" in self.__dict__:  # it was started
+            self._stack.close()
+            settle(self.study, lambda: self.experiment)
+
+    @property
+    def config(self) -> StudyConfig:
+        return self.definition.config
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        return open_study(self.folder, self.config)
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """The experiment on the study's corpus, which is made if there is none yet."""
+        return open_experiment(self.definition, self.folder, self.study, self.progress)
+
+    @cached_property
+    def pool(self) -> Pool:
+        """Worker processes, started when something is to be trained and kept until the end."""
+        size = worker_count(self.config.launch.workers, len(self.config.domains))
+        self.progress.start_workers(size)
+        return self._stack.enter_context(Pool(self.folder, size))
+
+    def run(self) -> Outcome:
+        """Everything that is not done yet."""
+        self.search()
+        return self.conclude(None)
+
+    def search(self) -> None:
+        """Trials until as many are finished as the definition asks for."""
+        settle(self.study, lambda: self.experiment)
+        if num_finished(self.study) < self.config.search.n_trials:
+            self._search()
+        else:
+            changed = changed_text(self.definition, self.folder, self.study)
+            if changed:
+                self.progress.line(changed)
+
+    def conclude(self, n_seeds: int | None) -> Outcome:
+        """The recommendation and its confirmation; what is there already is kept.
+
+        Args:
+            n_seeds: seeds to confirm with. None: at least as many as the definition says, if any.
+        """
+        recommendation = findings.recommend(
+            self.study,
+            self.folder.recommendation,
+            lambda: self.progress.stage("fitting the recommendation"),
+        )
+        kept = Confirmation.read(self.folder.confirmation)
+        seeds = self.config.confirm.seeds if n_seeds is None else n_seeds
+        confirmation = None
+        if kept is not None and self._is_current(kept, n_seeds):
+            confirmation = kept
+        elif seeds:
+            confirmation = self._confirm(recommendation, seeds)
+        return Outcome(self.study, recommendation, confirmation)
+
+    def _is_current(self, kept: Confirmation, n_seeds: int | None) -> bool:
+        if kept.told != num_finished(self.study):
+            return False
+        if n_seeds is None:
+            return len(kept.seeds) >= self.config.confirm.seeds
+        return len(kept.seeds) == n_seeds
+
+    # --- search ---
+
+    def _search(self) -> None:
+        pool = self.pool  # they start while the corpus is made
+        experiment = self.experiment
+        n_trials, done = self.config.search.n_trials, num_finished(self.study)
+        self.progress.done = done
+        self.progress.total = n_trials + 4 * self.config.confirm.seeds
+        if done:
+            self.progress.line(f"going on: {done} trials are finished already")
+        self.progress.line(f"to minimise, nats per token: {goals(self.config.goals)}")
+        self.progress.stage(
+            f"searching: {n_trials} trials, the first {len(experiment.domains)} of them experts, "
+            f"on {pool.size} worker{'s' if pool.size > 1 else ''}"
+        )
+        full, steps = self.config.training.max_steps, experiment.expert_steps
+        if min(steps.values()) < full:
+            told = ", ".join(f"{domain} {n}" for domain, n in steps.items())
+            self.progress.line(f"steps of the experts, out of {full}: {told}")
+        self._show_best()
+        while True:
+            pool.run(self._next_trial, self._on_search)
+            # Only a worker that died before it could name its trial leaves one behind here.
+            if not settle(self.study, lambda: experiment):
+                return
+
+    def _next_trial(self) -> Order | None:
+        started = num_finished(self.study) + self.pool.num_busy
+        return SearchOrder() if started < self.config.search.n_trials else None
+
+    def _on_search(self, worker: int, event: Event) -> None:
+        self.progress.event(worker, event)
+        match event:
+            case Asked(number):
+                self._trials[worker] = number
+            case Told(number):
+                self._failures = 0
+                self._trials.pop(worker, None)
+                self._show(number)
+            case Failed(_, message):
+                self._trials.pop(worker, None)
+                self._failures += 1
+                if self._failures >= MAX_FAILURES:
+                    raise StudyError(
+                        f"{self._failures} runs failed one after the other; the last: {message} "
+                        f"(details in {self.folder.logs})"
+                    )
+            case Lost():
+                held = self._trials.pop(worker, None)
+                if held is not None:
+                    settle(self.study, lambda: self.experiment, held)
+
+    def _show(self, number: int) -> None:
+        trial = self.study.get_trials(deepcopy=False)[number]
+        attrs = trial.user_attrs
+        mixture = attrs["spec"]["training"]["mixture"]
+        values = ", ".join(f"{value:.4f}" for value in trial.values or ())
+        predicted = ""
+        if attrs.get("predicted_mean") is not None:
+            predicted = (
+                f" (predicted {attrs['predicted_mean']:.4f}, sd {attrs['predicted_sd']:.4f})"
+            )
+        phase = attrs.get("phase", "")
+        self.progress.finished(
+            f"trial {number:<3} {phase:<10} {values or _shortened(trial)}{predicted}  "
+            f"{rates(mixture)}"
+        )
+        self._show_best()
+
+    def _show_best(self) -> None:
+        if len(self.study.directions) > 1:
+            return
+        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        if not done:
+            return
+        best = min(done, key=lambda trial: trial.value or 0.0)
+        text = f"{best.value:.4f} by trial {best.number}"
+        natural = [t for t in done if t.user_attrs.get("phase") == "natural"]
+        if natural:
+            text += f" (natural: {natural[0].value:.4f})"
+        self.progress.best = text
+
+    # --- confirmation ---
+
+    def _confirm(self, recommendation: Recommendation, n_seeds: int) -> Confirmation:
+        experiment = self.experiment
+        mixtures = {confirm.RECOMMENDED: dict(recommendation.mixture)}
+        wanted = ("natural", "uniform", "best expert")
+        mixtures |= {
+            label(row): dict(row.mixture)
+            for row in recommendation.rows
+            if row.name.startswith(wanted)
+        }
+        confirmation = Confirmation(
+            told=num_finished(self.study),
+            seeds=confirm.fresh_seeds(self.config.training.seed, n_seeds),
+            mixtures=confirm.distinct(mixtures),
+        )
+        orders = confirm.orders(experiment, confirmation)
+        results = self.train(
+            orders, f"confirming: {', '.join(confirmation.mixtures)}, {n_seeds} fresh seeds each"
+        )
+        confirmation = confirm.gather(confirmation, results)
+        confirmation.write(self.folder.confirmation)
+        return confirmation
+
+    def train(self, orders: list[RunOrder], stage: str) -> list[RunResult]:
+        """Results of runs, in their order; those that are finished already are taken."""
+        experiment = self.experiment
+        results = {order.name: experiment.finished(order.spec) for order in orders}
+        waiting = deque(run for run in orders if results[run.name] is None)
+        self.progress.done += len(orders) - len(waiting)
+        self.progress.total = self.progress.done + len(waiting)
+        if waiting:
+            self.progress.stage(stage)
+
+        def on_event(worker: int, event: Event) -> None:
+            self.progress.event(worker, event)
+            match event:
+                case Trained(order, result):
+                    results[order.name] = result
+                    values = self.config.goals.values(result.losses)
+                    shown = ", ".join(f"{value:.4f}" for value in values)
+                    self.progress.finished(f"{order.name}: {shown}")
+                case Failed(order, message):
+                    raise StudyError(f"a confirming run failed: {message}")
+                case Lost(RunOrder() as order, _):
+                    waiting.appendleft(order)
+
+        if waiting:
+            self.pool.run(lambda: waiting.popleft() if waiting else None, on_event)
+        return [result for result in results.values() if result is not None]
+
+
+def _shortened(trial: FrozenTrial) -> str:
+    """What to say of an expert that has no value to compare with the others'."""
+    return f"expert at {share_of_a_run(trial.user_attrs['budget'])}"

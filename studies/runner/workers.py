@@ -1,0 +1,338 @@
+"""Processes that train, one run each at a time, and the runner's end of the wire to them.
+
+Every worker has a pipe of its own: a killed process can then break nothing but its own pipe, where
+a shared queue would stay locked for all. A worker that dies is replaced, and the runner is told
+what it was working on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder
+from optuna_mde_studies.runner.messages import (
+    Asked,
+    Failed,
+    Lost,
+    OnEvent,
+    Order,
+    Ready,
+    RunOrder,
+    Step,
+    Told,
+    Trained,
+    Training,
+)
+
+if TYPE_CHECKING:
+    from multiprocessing.context import SpawnProcess
+
+    import optuna
+    from optuna_mde_studies.runner.experiment import Experiment
+
+MAX_LOST = 3
+"""Workers that may die one after the other, with nothing finished between, before we give up."""
+
+STEP_SECONDS = 0.25
+"""At most one report of a run's step in this time."""
+
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Two threads of one run beside another busy process can be 70 times slower than one."""
+
+
+# --- the runner's side ---------------------------------------------------------------------------
+
+
+@dataclass
+class _Worker:
+    index: int
+    process: SpawnProcess
+    connection: Connection
+    order: Order | None = None
+    ready: bool = False
+
+
+@dataclass
+class Pool:
+    """Worker processes of one study; a context manager that leaves none behind."""
+
+    folder: StudyFolder
+    size: int
+    _workers: list[_Worker] = field(default_factory=list)
+    _lost: int = 0
+
+    def __enter__(self) -> Pool:
+        self._workers = [self._start(index) for index in range(self.size)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            # Not terminate(): Lightning answers SIGTERM with an orderly end that can take long,
+            # and a run is safe against SIGKILL anyway.
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.connection.close()
+        self._workers = []
+
+    @property
+    def num_busy(self) -> int:
+        """Workers that have an order."""
+        return sum(worker.order is not None for worker in self._workers)
+
+    def run(self, next_order: Callable[[], Order | None], on_event: OnEvent) -> None:
+        """Keeps the workers busy until there is no order left and none is at work.
+
+        Args:
+            next_order: the next order, or None if there is nothing to do at the moment; asked
+                again whenever something has happened.
+            on_event: hears the index of a worker and what happened to it.
+
+        Raises:
+            StudyError: if workers keep dying.
+        """
+        while True:
+            dry = self._hand_out(next_order)
+            if dry and not self.num_busy:
+                return
+            ends: list[Any] = [worker.connection for worker in self._workers]
+            ends += [worker.process.sentinel for worker in self._workers]
+            ended = set(wait(ends))
+            for position, worker in enumerate(self._workers):
+                alive = self._hear(worker, on_event) if worker.connection in ended else True
+                if not alive or worker.process.sentinel in ended:
+                    self._hear(worker, on_event)  # what it said before it died
+                    self._workers[position] = self._replace(worker, on_event)
+
+    def _hand_out(self, next_order: Callable[[], Order | None]) -> bool:
+        """Gives every idle worker an order; says whether orders ran out."""
+        for worker in self._workers:
+            if not worker.ready or worker.order is not None:
+                continue
+            order = next_order()
+            if order is None:
+                return True
+            worker.order = order
+            with suppress(OSError):  # it died just now; its sentinel says so
+                worker.connection.send(order)
+        return False
+
+    def _hear(self, worker: _Worker, on_event: OnEvent) -> bool:
+        """Passes on what the worker has said; False once its end of the pipe is closed."""
+        try:
+            while worker.connection.poll():
+                event = worker.connection.recv()
+                if isinstance(event, Ready):
+                    worker.ready = True
+                if isinstance(event, Told | Trained | Failed):
+                    worker.order = None
+                if isinstance(event, Told | Trained):
+                    self._lost = 0
+                on_event(worker.index, event)
+        except (EOFError, OSError):
+            return False
+        return True
+
+    def _replace(self, worker: _Worker, on_event: OnEvent) -> _Worker:
+        worker.process.kill()
+        worker.process.join()
+        worker.connection.close()
+        on_event(worker.index, Lost(worker.order, worker.process.exitcode))
+        self._lost += 1
+        if self._lost >= MAX_LOST:
+            log = log_file(self.folder, worker.index)
+            raise StudyError(
+                f"{self._lost} worker processes died one after the other (exit code "
+                f"{worker.process.exitcode}{_killed_hint(worker.process.exitcode)}); "
+                f"the last one's output is in {log}: {_last_line(log)}"
+            )
+        return self._start(worker.index)
+
+    def _start(self, index: int) -> _Worker:
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=work, args=(theirs, self.folder, index), name=f"worker-{index}", daemon=True
+        )
+        with _one_thread():
+            process.start()
+        theirs.close()  # else its death would not close the pipe
+        return _Worker(index, process, ours)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Lets processes that are started here begin with one thread; libraries read it on import."""
+    before = {variable: os.environ.get(variable) for variable in ONE_THREAD}
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            if value is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = value
+
+
+def log_file(folder: StudyFolder, index: int) -> Path:
+    """Where a worker's output goes."""
+    return folder.logs / f"worker-{index}.log"
+
+
+def _killed_hint(exitcode: int | None) -> str:
+    if exitcode == -signal.SIGKILL:
+        return ": killed, most often for want of memory; try `--set launch.workers=1`"
+    return ""
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return "(no output)"
+    return next((line.strip() for line in reversed(lines) if line.strip()), "(no output)")
+
+
+# --- the worker's side ---------------------------------------------------------------------------
+
+
+def work(connection: Connection, folder: StudyFolder, index: int) -> None:
+    """A worker process, from its start to the runner's end."""
+    _end_with_runner()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
+    with folder.worker(index):
+        _write_to(log_file(folder, index))
+        print(f"{datetime.now():%Y-%m-%d %H:%M:%S} worker process {os.getpid()}", flush=True)
+        bench = _Bench(connection, folder)
+        connection.send(Ready())
+        while True:
+            try:
+                order = connection.recv()
+            except EOFError:  # the runner is gone
+                return
+            try:
+                bench.perform(order)
+            except Exception as error:
+                traceback.print_exc()
+                connection.send(Failed(order, f"{type(error).__name__}: {error}"))
+
+
+class _Bench:
+    """What a worker keeps between its orders."""
+
+    def __init__(self, connection: Connection, folder: StudyFolder) -> None:
+        import optuna
+
+        # Seconds of imports: better now than inside the first run's time.
+        import optuna_mde_trainers.training.fit  # noqa: F401
+        from tqdm import tqdm  # type: ignore[import-untyped]
+
+        # Its default lock is a semaphore between processes, which a killed one leaves behind.
+        tqdm.set_lock(threading.RLock())
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._connection = connection
+        self._folder = folder
+        self._experiment: Experiment | None = None
+        self._study: optuna.Study | None = None
+        self._last_step = 0.0
+
+    @property
+    def experiment(self) -> Experiment:
+        if self._experiment is None:  # the corpus is made while the workers start
+            from optuna_mde_studies.runner.experiment import Experiment
+
+            self._experiment = Experiment.open(self._folder)
+        return self._experiment
+
+    @property
+    def study(self) -> optuna.Study:
+        if self._study is None:
+            import optuna
+
+            from optuna_mde import MDESampler
+
+            config = self.experiment.config
+            sampler = MDESampler(
+                seed=config.search.seed,
+                objective=config.objective,
+                expert_budget=self.experiment.expert_budget,
+            )
+            self._study = optuna.load_study(
+                study_name=config.name, storage=self._folder.storage(), sampler=sampler
+            )
+        return self._study
+
+    def perform(self, order: Order) -> None:
+        if isinstance(order, RunOrder):
+            self._connection.send(Training(order.name, dict(order.spec.training.mixture)))
+            result = self.experiment.train(order.spec, self._on_step)
+            self._connection.send(Trained(order, result))
+        else:
+            self._search()
+
+    def _search(self) -> None:
+        import optuna
+
+        with self._folder.asking():
+            trial = self.study.ask()
+            self._connection.send(Asked(trial.number))
+        try:
+            spec = self.experiment.propose(trial, self.study)
+            name = f"trial {trial.number}"
+            if phase := trial.user_attrs.get("phase"):
+                name += f", {phase}"
+            self._connection.send(Training(name, dict(spec.training.mixture)))
+            result = self.experiment.train(spec, self._on_step)
+            values = self.experiment.report(trial, spec, result)
+        except optuna.TrialPruned:
+            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        except Exception as error:
+            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            raise
+        else:
+            self.study.tell(trial, values)
+        self._connection.send(Told(trial.number))
+
+    def _on_step(self, step: int, total: int) -> None:
+        now = time.monotonic()
+        if step == total or now - self._last_step >= STEP_SECONDS:
+            self._last_step = now
+            self._connection.send(Step(step, total))
+
+
+def _end_with_runner() -> None:
+    """Ends this process when the runner ends, however it does: nobody would tell its trial."""
+    runner = parent_process()
+    assert runner is not None, "a worker is started by its runner"
+
+    def watch(sentinels: Iterable[Any]) -> None:
+        wait(list(sentinels))
+        os._exit(1)
+
+    threading.Thread(target=watch, args=([runner.sentinel],), daemon=True).start()
+
+
+def _write_to(path: Path) -> None:
+    """Sends the output of this process, libraries' included, to a file: the terminal is live."""
+    path.parent.mkdir(exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)

@@ -1,0 +1,123 @@
+"""What a study found, as tables for the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import yaml
+from optuna_mde_studies.runner.confirm import Confirmation, verdict
+from optuna_mde_studies.wording import copyable, label, percent, rates
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    import optuna
+
+    from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.objective import Objective
+
+MAX_BEST = 5
+"""Trials of a Pareto front that are listed."""
+
+
+def outcome(recommendation: Recommendation, objective: Objective) -> Iterator[RenderableType]:
+    """The recommended mixture beside the ones that everybody asks for, and how far to trust it."""
+    several = f", mean of {', '.join(objective.names)}" if len(objective.names) > 1 else ""
+    table = _table(f"nats per token{several}", "predicted", "90 % interval", "observed", "trial")
+    for row in recommendation.rows:
+        table.add_row(
+            Text(label(row)),
+            f"{row.objective.mean:.4f}",
+            f"[{row.objective.low:.4f}, {row.objective.high:.4f}]",
+            "" if row.observed is None else f"{row.observed:.4f}",
+            "" if row.trial is None else str(row.trial),
+        )
+    yield table
+    yield Text(recommendation.on_seeds)
+    yield _rates(recommendation)
+    if recommendation.pareto:
+        yield _front(recommendation, objective)
+    yield Text(f"Trust in these predictions: {recommendation.trust.statement}")
+    for note in recommendation.notes:
+        yield Text(note)
+
+
+def confirmed(confirmation: Confirmation, objective: Objective) -> Iterator[RenderableType]:
+    """Differences with fresh seeds, and what they amount to."""
+    seeds = len(confirmation.seeds)
+    values = confirmation.values(objective)
+    for goal, differences in confirmation.differences(objective).items():
+        label = f"{seeds} fresh seeds" + (f", {goal}" if len(values) > 1 else "")
+        table = _table(label, "mean loss", "recommended minus it", "95 % interval")
+        by_name = {d.other: d for d in differences}
+        for name, losses in values[goal].items():
+            mean = f"{sum(losses) / len(losses):.4f}"
+            d = by_name.get(name)
+            if d is None:
+                table.add_row(Text(name), mean, "", "")
+            else:
+                table.add_row(Text(name), mean, f"{d.mean:+.4f}", f"[{d.low:+.4f}, {d.high:+.4f}]")
+        yield table
+        found = confirmation.fresh_runs(objective)[goal]
+        yield Text(
+            f"A run of the recommended mixture with another seed is expected between "
+            f"{found.low:.4f} and {found.high:.4f} (90 %)."
+        )
+        yield Text(verdict(differences, seeds), style="bold")
+
+
+def rates_as(format: str, mixture: Mapping[str, float]) -> str:
+    """The rates alone, as `yaml` or `json` that a training configuration can take in.
+
+    They are rounded to six digits and still sum to 1: the largest takes what rounding left over.
+    """
+    rounded = copyable(mixture, decimals=6)
+    if format == "json":
+        return json.dumps(rounded, indent=2, ensure_ascii=False) + "\n"
+    return str(yaml.safe_dump(rounded, sort_keys=False, allow_unicode=True))
+
+
+def status(study: optuna.Study, counts: Mapping[str, int], n_trials: int) -> Iterator[str]:
+    """How far a study is, in lines."""
+    finished = counts.get("complete", 0) + counts.get("pruned", 0)
+    others = [
+        f"{number} {state}"
+        for state, number in counts.items()
+        if state not in ("complete", "pruned")
+    ]
+    yield f"{study.study_name}: {finished} of {n_trials} trials finished" + "".join(
+        f", {other}" for other in others
+    )
+    best = study.best_trials if counts.get("complete") else []
+    for trial in best[:MAX_BEST]:
+        values = ", ".join(f"{value:.4f}" for value in trial.values)
+        yield f"best: {values} by trial {trial.number}"
+
+
+def _rates(recommendation: Recommendation) -> Table:
+    rows = [row for row in recommendation.rows if row.name != "uniform"]
+    table = _table("rate", *(row.name for row in rows))
+    for domain in recommendation.mixture:
+        table.add_row(Text(domain), *(percent(row.mixture.get(domain, 0.0)) for row in rows))
+    return table
+
+
+def _front(recommendation: Recommendation, objective: Objective) -> Table:
+    """Mixtures of which none is predicted to be better in every goal."""
+    table = _table("no goal better without another worse", *objective.names)
+    # Neighbours on the front differ by less than a line can show.
+    distinct = {rates(row.mixture): row for row in reversed(recommendation.pareto)}
+    for mixture, row in reversed(distinct.items()):
+        table.add_row(Text(mixture), *(f"{goal.mean:.4f}" for goal in row.goals))
+    return table
+
+
+def _table(label: str, *columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column(Text(label))
+    for column in columns:
+        table.add_column(Text(column), justify="right")
+    return table

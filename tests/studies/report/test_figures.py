@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import optuna
+import pytest
+from optuna_mde_studies.report import figures, overview
+from optuna_mde_studies.report.judgement import judge
+from optuna_mde_studies.report.mixture_figures import mixtures, set_losses
+from optuna_mde_studies.report.palette import DOMAIN_COLOURS, ink_on
+from optuna_mde_studies.report.search_figures import foresight, history, mixtures_by_run
+
+from optuna_mde import recommend
+
+
+def keys(shown):
+    return [picture.key for picture in shown]
+
+
+def traces(figure):
+    return {trace.name: trace for trace in figure.data}
+
+
+def test_a_finished_study_has_every_picture(finished, invented):
+    study, recommendation = finished
+    found = overview.read(study)
+    assert keys(figures.pictures(found, recommendation)) == [
+        "mixtures",
+        "sets",
+        "search",
+        "foresight",
+        "tried",
+    ]
+    confirmed = judge(found, recommendation, invented.confirmation(recommendation))
+    assert keys(figures.confirmation(confirmed)) == ["confirmed"]
+
+
+def test_an_empty_study_has_no_picture():
+    assert figures.pictures(overview.read(optuna.create_study())) == []
+
+
+def test_several_objectives_have_a_history_each_and_their_trade_off(invent):
+    world = invent()
+    world.objective = {"code": {"python": 1}, "text": {"docs": 1, "prose": 1}}
+    study = world.study()
+    found = overview.read(study)
+    shown = figures.pictures(found, recommend(study))
+    assert keys(shown) == ["mixtures", "sets", "search-0", "search-1", "trade-off-1", "tried"]
+    assert found.objectives == ("code loss", "text loss")
+
+
+def test_pictures_stay_small_enough_for_a_storage_and_are_strict_json(finished):
+    study, recommendation = finished
+    for picture in figures.pictures(overview.read(study), recommendation):
+        text = picture.figure.to_json()
+        json.loads(text, parse_constant=pytest.fail)
+        assert len(text) < 15_000, picture.key
+
+
+def test_a_domain_has_one_colour_in_all_pictures(finished):
+    study, recommendation = finished
+    found = overview.read(study)
+    compared = traces(mixtures(recommendation.rows, found.domains))
+    by_run = traces(mixtures_by_run(found))
+    assert list(compared) == list(by_run) == list(found.domains)
+    for domain, colour in zip(found.domains, DOMAIN_COLOURS, strict=False):
+        assert compared[domain].marker.color == by_run[domain].marker.color == colour
+
+
+def test_more_domains_than_colours_share_the_last_and_still_fill_the_bar(finished):
+    _, recommendation = finished
+    domains = [f"d{i}" for i in range(30)]
+    row = replace(recommendation.rows[0], mixture=dict.fromkeys(domains, 1 / 30))
+    layers = mixtures([row], domains).data
+    assert [layer.name for layer in layers][-1] == "18 others"
+    assert sum(layer.x[0] for layer in layers) == pytest.approx(1, abs=1e-3)
+
+
+def test_history_shows_what_was_observed_and_predicted(finished):
+    study, recommendation = finished
+    shown = traces(history(overview.read(study), recommendation))
+    proposals = [t for t in study.trials if t.user_attrs["phase"] == "model"]
+    assert shown["proposals"].y == pytest.approx([t.value for t in proposals], abs=1e-4)
+    assert shown["predicted ± sd"].y == pytest.approx(
+        [t.user_attrs["predicted_mean"] for t in proposals], abs=1e-4
+    )
+    best = shown["best so far"].y
+    assert list(best) == sorted(best, reverse=True)
+    assert best[-1] == pytest.approx(study.best_value, abs=1e-4)
+    assert shown["recommended"].y[0] == pytest.approx(recommendation.objective.mean, abs=1e-4)
+
+
+def test_far_values_stand_at_the_edge_with_their_number(finished):
+    found = overview.read(finished[0])
+    runs = [replace(run, values=(math.inf,)) if run.number == 0 else run for run in found.runs]
+    figure = history(replace(found, runs=tuple(runs)))
+    experts = traces(figure)["experts"]
+    low, high = figure.layout.yaxis.range
+    assert all(low < y < high for y in experts.y)
+    assert experts.text[0] == "inf"
+    assert experts.marker.symbol[0].endswith("-open")
+    json.loads(figure.to_json(), parse_constant=pytest.fail)
+
+
+def test_intervals_of_foresight_count_the_noise_of_a_run(finished):
+    figure = foresight(overview.read(finished[0]), noise_sd=0.05)
+    assert figure.data[1].error_x.array[0] == pytest.approx(
+        1.645 * math.hypot(0.02, 0.05), abs=1e-3
+    )
+
+
+def test_losses_are_differences_to_natural_with_the_goal_first(finished):
+    study, recommendation = finished
+    found = overview.read(study)
+    figure = set_losses(recommendation.rows, found.sets, found.counted)
+    labels = figure.layout.yaxis.ticktext
+    assert labels == ("<b>docs</b>", "<b>prose</b>", "<b>mathdocs</b>", "python", "boilerplate")
+    natural = next(row for row in recommendation.rows if row.name == "natural")
+    shown = traces(figure)
+    expected = recommendation.losses["docs"].mean - natural.losses["docs"].mean
+    assert shown["recommended"].x[0] == pytest.approx(expected, abs=1e-4)
+    assert set(shown["natural"].x) == {0}
+
+
+def test_hostile_names_stay_text(invent):
+    world = invent(domains=("<img src=x onerror=alert(1)>", "%{x}", "<b>b</b>", "a" * 200))
+    for picture in figures.pictures(overview.read(world.study())):
+        texts = json.loads(picture.figure.to_json())
+        assert "<img" not in json.dumps(texts)
+        assert "%{x}" not in [trace.get("name") for trace in texts["data"]]
+        assert "a" * 30 not in json.dumps(texts)
+
+
+def test_text_on_a_colour_is_readable():
+    assert {ink_on("#ccbb44"), ink_on("#332288")} == {"#1f2933", "#ffffff"}
