@@ -213,7 +213,7 @@ def train(
         result = perform(asked, runs, on_step=display.own_steps(asked.training.mixture))
     for name, loss in result.losses.items():
         print(f"{name}: {loss:.4f} nats per token")
-    print(runs / asked.folder_name)
+    print(asked.folder(runs))
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunRes
 
     Args:
         spec: The run.
-        runs: Folder of all runs; this one's is `runs / spec.folder_name`.
+        runs: Folder of all runs; this one's is `spec.folder(runs)`.
         on_step: Called after every step with (steps done, steps of the run).
 
     Raises:
@@ -60,7 +60,7 @@ def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunRes
     """
     corpus = Corpus.load(spec.launch.corpus_folder)
     wanted = _wanted_sets(spec, corpus)
-    folder = Path(runs) / spec.folder_name
+    folder = spec.folder(Path(runs))
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK_FILE):
         path = folder / RESULT_FILE
@@ -112,6 +112,11 @@ def _trained(
 ) -> tuple[nn.Module, RunResult]:
     """The finished model, its weights written, and a result without scores."""
     training = spec.training
+    if spec.unknown_fields:
+        raise RunError(
+            f"{', '.join(spec.unknown_fields)}: fields of a newer version, of which this one does "
+            "not know what they change: update optuna-mde to train this run"
+        )
     for field, asked, held in (
         ("corpus", training.corpus, corpus.fingerprint),
         ("tokenizer", training.tokenizer, corpus.tokenizer_fingerprint),
@@ -235,7 +240,7 @@ def _scored(
             sets={**fingerprints, **{name: score.fingerprint for name, score in scores.items()}},
             tokenizer=spec.training.tokenizer,
             tokens=result.tokens,
-            run=spec.folder_name,
+            run=folder.name,
             **_expert_of(result),
         )
     return result.model_copy(

@@ -108,7 +108,7 @@ def _finished(recorder: Recorder) -> Iterable[Row]:
     for index, job in enumerate(recorder.jobs):
         result = recorder.finished(job)
         if result is not None:
-            folder = recorder.folder.runs / recorder.spec(job).folder_name
+            folder = recorder.spec(job).folder(recorder.folder.runs)
             yield Row(index, job, result, folder)
 
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 from optuna_mde_trainers.corpus.corpora import CorpusConfig
 from optuna_mde_trainers.spec import (
     DecoderConfig,
+    LaunchConfig,
     OptimizerConfig,
+    TrainingConfig,
     TrainingSpec,
 )
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -47,23 +49,6 @@ class SearchConfig(_Section):
     """The mixture to beat, domain -> rate. None: each domain's share of the text found."""
 
 
-class TrainingConfig(_Section):
-    """Length and loop of every run; the names are those of Lightning's Trainer."""
-
-    max_steps: Count
-    """Optimizer steps."""
-    global_batch_size: Count
-    """Sequences a step."""
-    micro_batch_size: Count | None = None
-    """Sequences a forward pass; gradients are accumulated. None: the whole step at once."""
-    seed: Seed = 0
-    """Seed of the weights and of the data order, the same for all mixtures of the search."""
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    """Lightning's precision. It changes the losses, so it never changes by itself."""
-    gradient_clip_val: Annotated[float, Field(ge=0)] = 1.0
-    """Largest norm of a step's gradient. 0: no clipping."""
-
-
 class ExpertsConfig(_Section):
     """How long experts train. They need not be good models: only their comparison counts."""
 
@@ -73,17 +58,11 @@ class ExpertsConfig(_Section):
     """Passes over its domain's text after which an expert stops. None: no limit."""
 
 
-class LaunchConfig(_Section):
+class WorkersConfig(LaunchConfig):
     """Where runs take place: nothing that a loss depends on."""
 
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
-    """Lightning's accelerator."""
     workers: Count | Literal["auto"] = "auto"
     """Runs side by side, each a process with one thread. auto: what cores and memory allow."""
-    logger: Literal["csv", "tensorboard"] | None = None
-    """Log of the training loss in the folder of every run."""
-    checkpoint_every_n_steps: Count = 200
-    """Steps between two checkpoints, from which a killed run goes on."""
 
 
 def _check_seeds(seeds: int) -> int:
@@ -127,7 +106,7 @@ class StudyConfig(_Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig
     experts: ExpertsConfig = ExpertsConfig()
-    launch: LaunchConfig = LaunchConfig()
+    launch: WorkersConfig = WorkersConfig()
     confirm: ConfirmConfig = ConfirmConfig()
 
     @property
@@ -153,13 +132,11 @@ def training_spec(
         tokenizer: fingerprint of its tokenizer.
         seed: seed of the run, which may differ from the definition's in repeats.
     """
-    training = config.training.model_dump(exclude={"seed"})
     return TrainingSpec(
         mixture=mixture,
         corpus=corpus,
         tokenizer=tokenizer,
         model=config.model,
         optimizer=config.optimizer,
-        seed=seed,
-        **training,
+        **{**dict(config.training), "seed": seed},
     )

@@ -11,6 +11,7 @@ from optuna_mde_studies.definition.config import StudyConfig, training_spec
 from optuna_mde_studies.runner.folder import StudyFolder, stored_config
 from optuna_mde_trainers.spec import (
     RESULT_FILE,
+    SPEC_VERSION,
     LaunchSpec,
     RunResult,
     RunSpec,
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from optuna_mde_trainers.corpus.blocks import Corpus
 
 SPEC_ATTR = "spec"
-"""Trial attribute: the training and score parts of the run's spec, written before it trains."""
+"""Trial attribute: the training and score parts of the run's spec and its version, written before
+it trains."""
 RUN_ATTR = "run"
 """Trial attribute: the run's folder, relative to the study's."""
 SAME_RATE = 1e-9
@@ -97,12 +99,13 @@ class Experiment:
                 seed = self.config.training.seed + _repeats(study, mixture)
                 training = self.training(mixture, seed=seed, max_steps=steps)
                 parts = {
+                    "version": SPEC_VERSION,
                     "training": training.model_dump(mode="json"),
                     "score": score.model_dump(mode="json"),
                 }
                 trial.set_user_attr(SPEC_ATTR, parts)
         spec = self.spec(trial.user_attrs)
-        trial.set_user_attr(RUN_ATTR, f"{self.folder.runs.name}/{spec.folder_name}")
+        trial.set_user_attr(RUN_ATTR, self._relative(spec))
         return spec
 
     def training(
@@ -124,28 +127,21 @@ class Experiment:
             optimizer = optimizer.model_copy(update={"warmup_steps": warmup})
         return training.model_copy(update={"max_steps": max_steps, "optimizer": optimizer})
 
+    @property
+    def launch(self) -> LaunchSpec:
+        """As the definition says: one thread, next to other workers."""
+        launch = dict(self.config.launch)
+        del launch["workers"]
+        folder = str(self.folder.corpus.resolve())
+        return LaunchSpec(corpus_folder=folder, num_threads=1, **launch)
+
     def launched(self, training: TrainingSpec, score: ScoreSpec) -> RunSpec:
-        """The whole spec, launched as the definition says: one thread, next to other workers."""
-        launch = self.config.launch
-        return RunSpec(
-            training=training,
-            launch=LaunchSpec(
-                corpus_folder=str(self.folder.corpus.resolve()),
-                accelerator=launch.accelerator,
-                num_threads=1,
-                logger=launch.logger,
-                checkpoint_every_n_steps=launch.checkpoint_every_n_steps,
-            ),
-            score=score,
-        )
+        """The whole spec."""
+        return RunSpec(training=training, launch=self.launch, score=score)
 
     def spec(self, attrs: Mapping[str, Any]) -> RunSpec:
         """The spec that was written on a trial."""
-        parts = attrs[SPEC_ATTR]
-        return self.launched(
-            TrainingSpec.model_validate(parts["training"]),
-            ScoreSpec.model_validate(parts["score"]),
-        )
+        return RunSpec.parse({**attrs[SPEC_ATTR], "launch": self.launch.model_dump()})
 
     def train(self, spec: RunSpec, on_step: Callable[[int, int], None]) -> RunResult:
         """Trains and scores, or takes the result of a run that is finished already."""
@@ -155,7 +151,7 @@ class Experiment:
 
     def finished(self, spec: RunSpec) -> RunResult | None:
         """The result of a run that has been trained and scored as its spec asks."""
-        path = self.folder.runs / spec.folder_name / RESULT_FILE
+        path = spec.folder(self.folder.runs) / RESULT_FILE
         if not path.is_file():
             return None
         result = RunResult.read(path)
@@ -175,7 +171,7 @@ class Experiment:
         """
         logprobs = None
         if result.logprobs:
-            logprobs = f"{self.folder.runs.name}/{spec.folder_name}/{result.logprobs}"
+            logprobs = f"{self._relative(spec)}/{result.logprobs}"
         return report_losses(
             trial,
             result.losses,
@@ -185,6 +181,10 @@ class Experiment:
             tokens=result.tokens,
             parameters=result.parameters,
         )
+
+    def _relative(self, spec: RunSpec) -> str:
+        """The run's folder, from the study's."""
+        return f"{self.folder.runs.name}/{spec.folder(self.folder.runs).name}"
 
 
 def same_mixture(

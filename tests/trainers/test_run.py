@@ -14,7 +14,7 @@ import pytest
 import torch
 from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.run import RunError, train
-from optuna_mde_trainers.spec import DivergedError, RunResult, RunSpec
+from optuna_mde_trainers.spec import DivergedError, RunResult, RunSpec, naming
 from safetensors.torch import load_file
 
 from optuna_mde.mde.logprobs import load_logprobs
@@ -160,6 +160,33 @@ def test_a_finished_run_is_not_trained_again(make_spec: MakeSpec, tmp_path: Path
 
     again = train(make_spec({"num_threads": 2}), tmp_path, on_step=on_step)
     assert again == first
+
+
+def test_a_run_of_the_first_release_is_not_trained_again(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    """Its folder had another name, and its files lack what came later."""
+    spec = make_spec(max_steps=4)
+    train(spec, tmp_path)
+    name = naming.first_release_name(spec.training)
+    assert name is not None
+    folder = (tmp_path / spec.folder_name).rename(tmp_path / name)
+    content = json.loads((folder / "result.json").read_text())
+    del content["ledger"]
+    (folder / "result.json").write_text(json.dumps({**content, "version": 1, "seconds": 99}))
+    assert train(spec, tmp_path).seconds == 99
+    logged = train(make_spec(score={"logprobs": True}, max_steps=4), tmp_path)
+    assert (folder / str(logged.logprobs)).exists()
+    assert not (tmp_path / spec.folder_name).exists()
+
+
+def test_fields_of_a_newer_version_are_not_trained_without(
+    make_spec: MakeSpec, tmp_path: Path
+) -> None:
+    content = make_spec().model_dump(mode="json") | {"version": 99}
+    content["training"]["dropout"] = 0.1
+    with pytest.raises(RunError, match=r"training\.dropout.*update"):
+        train(RunSpec.parse(content), tmp_path)
 
 
 def test_asking_a_finished_run_needs_no_torch(make_spec: MakeSpec, tmp_path: Path) -> None:

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna_mde_trainers.spec import RunResult, RunSpec, SpecError, write_atomic
+from optuna_mde_trainers.spec import (
+    OptimizerConfig,
+    RunResult,
+    RunSpec,
+    SpecError,
+    TrainingSpec,
+    naming,
+    write_atomic,
+)
 
 
 def _plain(**training: Any) -> dict[str, Any]:
@@ -58,9 +66,54 @@ def test_folder_ignores_the_order_of_domains_and_absent_ones() -> None:
     assert one.folder_name == other.folder_name
 
 
-def test_folder_name_is_stable_between_releases() -> None:
+def test_folder_names_are_stable_between_releases() -> None:
     """A change here makes every finished folder of a user train again."""
-    assert _spec().folder_name == "989330bb710a5b20"
+    assert _spec().folder_name == "a3e60a47d4532e36"
+    assert _spec(optimizer={"lr": 1e-3}).folder_name == "53f8aa0d2cac1262"
+    assert naming.first_release_name(_spec().training) == "989330bb710a5b20"
+
+
+def test_a_new_field_renames_no_run_that_leaves_it_at_its_default() -> None:
+    class Optimizer(OptimizerConfig):
+        muon: bool = False
+
+    class Training(TrainingSpec):
+        optimizer: Optimizer = Optimizer()
+        dropout: float = 0.0
+
+    plain = _plain()["training"]
+    old, new = TrainingSpec.model_validate(plain), Training.model_validate(plain)
+    assert naming.name(new) == naming.name(old)
+    assert naming.first_release_name(new) == naming.first_release_name(old)
+    for change in ({"dropout": 0.1}, {"optimizer": {"muon": True}}):
+        other = Training.model_validate({**plain, **change})
+        assert naming.name(other) != naming.name(old)
+        assert naming.first_release_name(other) is None
+
+
+def test_a_changed_default_renames_no_run() -> None:
+    class Training(TrainingSpec):
+        seed: int = 1
+
+    plain = _plain()["training"]
+    for seed in (0, 1):
+        old = TrainingSpec.model_validate({**plain, "seed": seed})
+        assert naming.name(Training.model_validate({**plain, "seed": seed})) == naming.name(old)
+
+
+def test_every_default_has_its_reference() -> None:
+    """A field without one would be renamed with its default: add it to `naming.REFERENCE`, with
+    the value under which a run is what it was before."""
+    required = ("mixture", "corpus", "tokenizer", "max_steps", "global_batch_size")
+    paths = [path for path, _, _ in naming._leaves(_spec().training)]
+    assert {path for path in paths if path not in required} <= set(naming.REFERENCE)
+
+
+def test_a_folder_of_the_first_release_is_found(tmp_path: Path) -> None:
+    assert _spec().folder(tmp_path) == tmp_path / _spec().folder_name
+    (tmp_path / "989330bb710a5b20").mkdir()
+    assert _spec().folder(tmp_path).name == "989330bb710a5b20"
+    assert _spec(seed=1).folder(tmp_path).name == _spec(seed=1).folder_name
 
 
 @pytest.mark.parametrize(
@@ -96,11 +149,38 @@ def test_a_truncated_file_is_a_spec_error(tmp_path: Path) -> None:
         RunResult.read(tmp_path / "result.json")
 
 
-def test_unknown_versions_are_refused(tmp_path: Path) -> None:
+def test_a_spec_of_a_newer_version_keeps_its_unknown_fields(tmp_path: Path) -> None:
     path = tmp_path / "spec.json"
-    path.write_text(json.dumps({**_plain(), "version": 2}))
-    with pytest.raises(SpecError, match="version"):
+    newer = _plain(optimizer={"muon": True}, dropout=0.1) | {"version": 99, "comment": "new"}
+    path.write_text(json.dumps(newer))
+    spec = RunSpec.read(path)
+    assert set(spec.unknown_fields) == {"training.optimizer.muon", "training.dropout", "comment"}
+    assert spec.folder_name != _spec().folder_name
+    spec.write(path)
+    written = json.loads(path.read_text())
+    assert written["version"] == 99
+    assert written["training"]["optimizer"]["muon"] is True
+    path.write_text(json.dumps({**newer, "version": 1}))
+    with pytest.raises(SpecError, match=r"training\.optimizer\.muon"):
         RunSpec.read(path)
+
+
+def test_results_of_other_versions_are_read_and_keep_their_fields(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    first = {
+        **{"version": 1, "losses": {"a": 2.0}, "bits_per_byte": {"a": 1.0}, "points": []},
+        **{"set_fingerprints": {"a": "s0"}, "train_loss": 2.0, "tokens": 640, "parameters": 10},
+        **{"realised": {}, "seconds": 0.1, "logprobs": None},
+    }
+    path.write_text(json.dumps(first))
+    assert RunResult.read(path).ledger is None
+    newer = first | {"version": 99, "joules": 5, "ledger": {"tokens": 640, "carbon": 1}}
+    path.write_text(json.dumps(newer))
+    RunResult.read(path).write(path)
+    kept = json.loads(path.read_text())
+    assert kept["joules"] == 5
+    assert kept["version"] == 99
+    assert kept["ledger"]["carbon"] == 1
 
 
 def test_write_atomic_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Files of a run's folder: their names, how they are written, and what is said when they or what
+they ask for cannot be used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+SPEC_FILE = "spec.json"
+CHECKPOINT_FILE = "last.ckpt"  # while the run is unfinished
+WEIGHTS_FILE = "model.safetensors"  # float32, with the names of LlamaForCausalLM
+LOGPROBS_FILE = "logprobs.safetensors"  # if they were asked for: an expert's file
+RESULT_FILE = "result.json"  # written last: a folder that has one is finished
+LOCK_FILE = "run.lock"  # held by the process that works here
+
+
+class SpecError(ValueError):
+    """A spec or result that cannot be used; the message names the file, the field and the mend."""
+
+
+class DivergedError(RuntimeError):
+    """The loss of a run is no longer a number. The same spec will always diverge.
+
+    Args:
+        step: The first step without a finite loss; None if only the scores are not finite.
+    """
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+def explain(error: ValidationError) -> str:
+    """One line for the first fault that pydantic found: field, fault, and what it got."""
+    fault = error.errors(include_url=False, include_context=False)[0]
+    field = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    got = (
+        "" if isinstance(fault["input"], (dict, list, BaseModel)) else f" (got {fault['input']!r})"
+    )
+    return f"{field}: {message}{got}" if field else f"{message}{got}"
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file that a reader, or a killed writer, never leaves half-done."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)

@@ -1,0 +1,116 @@
+"""What came of a run, as `result.json` holds it.
+
+A result of another version is read: fields that this one does not know are kept, and written
+again when more is scored; fields that an older one did not have are at their defaults.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from optuna_mde_trainers.spec.files import SpecError, explain, write_atomic
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+RESULT_VERSION = 2  # of the set of fields; 1 was release 0.1.0
+
+
+class _Record(BaseModel):
+    """Facts that a program wrote down; those of a newer version are kept."""
+
+    model_config = ConfigDict(
+        extra="allow", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Realised(_Record):
+    """What a run truly drew from one domain."""
+
+    rate: float
+    """Share of the training sequences."""
+    tokens: int
+    """Training tokens."""
+    epochs: float
+    """Times that the domain was seen: sequences drawn / blocks held."""
+
+
+class Point(_Record):
+    """Losses on the way, before the end of a run."""
+
+    step: int
+    """Steps done."""
+    tokens: int
+    """Training tokens until then."""
+    schedule: float | None = None
+    """Share of the run's own learning-rate schedule that was done, in (0, 1)."""
+    losses: dict[str, float]
+    """Validation loss of every set, nats per token."""
+    logprobs: str | None = None
+    """File of the token log-probabilities in the run's folder, if they were asked for."""
+
+
+class Ledger(_Record):
+    """What a run cost."""
+
+    tokens: int | None = None
+    """Tokens trained, those of repeated steps after a resume included."""
+    flops_6nd: float | None = None
+    """6 x parameters x tokens, floating-point operations."""
+    flops: float | None = None
+    """The same with attention and output projection counted, by the formula of the trainer."""
+    wall_seconds: float | None = None
+    """From the start of the run to its result, all attempts together."""
+    device_seconds: float | None = None
+    """Wall seconds of the training steps x devices."""
+    peak_memory_bytes: int | None = None
+    """Largest memory of a device, or of the process where that is the CPU."""
+    tokens_per_second: float | None = None
+    """Over the training steps."""
+    mfu: float | None = None
+    """Share of the devices' peak that `flops` took; None where the peak is not known."""
+
+
+class RunResult(_Record):
+    """What came of a run."""
+
+    version: Annotated[int, Field(ge=1)] = RESULT_VERSION
+    losses: dict[str, float]
+    """Validation loss of every set, nats per token."""
+    bits_per_byte: dict[str, float]
+    """The same per byte of text, in bits: comparable between tokenizers."""
+    set_fingerprints: dict[str, str]
+    """Fingerprint of each set when it was scored: a set that has changed is scored again."""
+    logprobs: str | None = None
+    """File of the token log-probabilities in the run's folder, if they were asked for."""
+    train_loss: float
+    """Mean training loss of the last tenth of the steps, nats per token."""
+    tokens: int
+    """Training tokens."""
+    parameters: int
+    """Number of trained weights, the tied embedding counted once."""
+    realised: dict[str, Realised]
+    """What was drawn from every domain of the corpus."""
+    seconds: float
+    """Wall seconds of the training steps, those of earlier attempts up to their checkpoint
+    included; scoring and start-up are not."""
+    points: list[Point] = []
+    """Losses at earlier points of the run, in their order."""
+    ledger: Ledger | None = None
+    """What the run cost."""
+
+    @classmethod
+    def read(cls, path: Path) -> RunResult:
+        """The result in a JSON file.
+
+        Raises:
+            SpecError: If the file holds no result; the message names the field.
+            OSError: If it cannot be read.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise SpecError(f"{path}: {explain(error)}") from error
+
+    def write(self, path: Path) -> None:
+        """Write the result as JSON, atomically."""
+        write_atomic(path, self.model_dump_json(indent=2) + "\n")
