@@ -23,6 +23,7 @@ from optuna_mde.gp.surrogate import Surrogate
 
 _CHEBYSHEV_RHO = 0.05  # [Knowles2006]_
 _QMC_SAMPLES = 64
+_PRUNING_SAMPLES = 2048  # BoTorch's number: a told point on no front in any of them is left out
 
 
 class ChebyshevImprovement(GoalAcquisition):
@@ -79,13 +80,15 @@ class HypervolumeImprovement(AcquisitionFunction):
         mean, sd = means @ W.mT, surrogate.spread(sd, W)
         kept = limits.kept(means)
         baseline = incumbents[kept] if bool(kept.any()) else incumbents
+        model, reference = GoalModel(surrogate, W), -reference_point(mean, sd)
+        # BoTorch's own pruning draws from torch's global generator: unlike in every process.
+        many = SobolQMCNormalSampler(torch.Size([_PRUNING_SAMPLES]), seed=seed)
         with _uncompiled(logei):
             self.inner = logei.qLogNoisyExpectedHypervolumeImprovement(
-                model=GoalModel(surrogate, W),
-                ref_point=(-reference_point(mean, sd)).tolist(),
-                X_baseline=baseline,
+                model=model,
+                ref_point=reference.tolist(),
+                X_baseline=baseline[_on_a_front(many(model.posterior(baseline)), reference)],
                 sampler=SobolQMCNormalSampler(torch.Size([_QMC_SAMPLES]), seed=seed),
-                prune_baseline=True,
                 cache_root=False,
             )
 
@@ -148,6 +151,15 @@ class GoalModel(Model):
         if len(normals) == 1:
             return GPyTorchPosterior(normals[0])
         return GPyTorchPosterior(MultitaskMultivariateNormal.from_independent_mvns(normals))
+
+
+def _on_a_front(samples: Tensor, reference: Tensor) -> Tensor:
+    """Which points `[n]` are on the front in any of the samples `[s, n, G]`, maximised, and
+    better there than the reference point `[G]`."""
+    from botorch.utils.multi_objective.pareto import is_non_dominated
+
+    good = is_non_dominated(samples, deduplicate=False) & (samples > reference).all(dim=-1)
+    return good.any(dim=0)
 
 
 def reference_point(mean: Tensor, sd: Tensor) -> Tensor:

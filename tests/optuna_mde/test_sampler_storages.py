@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -125,6 +126,45 @@ def test_another_process_proposes_the_same(tmp_path: Path) -> None:
     ).stdout
     here = list(suggest_mixture(study.ask(), DOMAINS).values())
     assert eval(output) == pytest.approx(here, abs=1e-6)
+
+
+TWO_VALUES = """
+import sys, warnings, numpy as np, optuna, torch
+warnings.simplefilter("ignore")
+from optuna_mde import MDESampler, suggest_mixture
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+torch.manual_seed(int(sys.argv[1]))  # what training leaves behind
+rng, part = np.random.default_rng(2), optuna.distributions.FloatDistribution(0, 1)
+lr = optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)
+study = optuna.create_study(directions=["minimize"] * 2, sampler=MDESampler(seed=3))
+corners_and_centre = [(1, 0, 0), (0, 1, 0), (1 / 3, 1 / 3, 1 / 3)]
+for a, b, c in corners_and_centre + rng.dirichlet(np.ones(3), 9).tolist():
+    u = 2 * rng.random()
+    params = {"mix/web": a, "mix/code": b, "mix/books": c, "lr": 10 ** (u - 4)}
+    values = [(a - .3) ** 2 + (u - 1) ** 2, (b - .5) ** 2 + c * abs(u - 1.5)]
+    ranges = dict.fromkeys(params, part) | {"lr": lr}
+    study.add_trial(optuna.create_trial(params=params, distributions=ranges, values=values))
+for trial in (study.ask(), study.ask()):  # the first is pending when the second asks
+    mixture = suggest_mixture(trial, ["web", "code", "books"])
+    assert trial.user_attrs["phase"] == "model"
+    print(list(mixture.values()), trial.suggest_float("lr", 1e-4, 1e-2, log=True))
+"""
+
+
+def test_fresh_processes_propose_the_same_for_two_plain_values() -> None:
+    """From the same history, pending trials and seed."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_VALUES, seed],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        for seed in ("1", "2")
+    ]
+    outputs = [process.communicate(timeout=100)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert outputs[0] == outputs[1]
 
 
 @pytest.fixture

@@ -123,6 +123,32 @@ def test_many_goals_are_scalarised_and_repeatable(surrogate: Surrogate) -> None:
     assert first.isfinite().all()
 
 
+@pytest.mark.parametrize("goals", [1, 2, 5])
+def test_no_acquisition_draws_from_torchs_global_generator(
+    surrogate: Surrogate, goals: int
+) -> None:
+    W = torch.rand(goals, 2, generator=torch.Generator().manual_seed(0)).double()
+    X = points(20).unsqueeze(-2)
+    values = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        values.append(build(surrogate, W, [], surrogate.runs.X, seed=3)(X))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*values)
+
+
+def test_points_that_are_on_no_front_are_left_out(surrogate: Surrogate) -> None:
+    """They cost a box decomposition each, and no improvement is measured against them."""
+    seen, W = surrogate.runs.X, torch.eye(2, dtype=torch.float64)
+    acquisition = build(surrogate, W, [], seen, seed=0)
+    kept = acquisition.inner.X_baseline
+    mean = surrogate.means(seen)
+    front = (mean.unsqueeze(0) <= mean.unsqueeze(1)).all(dim=-1).sum(dim=1) == 1
+    assert 0 < len(kept) < len(seen)
+    assert all(bool((kept == x).all(dim=-1).any()) for x in seen[front])
+
+
 def test_the_reference_point_lies_behind_the_front() -> None:
     mean = torch.tensor([[0.0, 1.0], [1.0, 0.0], [5.0, 5.0]], dtype=torch.float64)
     point = reference_point(mean, torch.zeros_like(mean))
