@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 Z90 = 1.6448536269514722  # half width of a 90 % interval, in sd
 
 
@@ -19,16 +17,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
-
-
-def weighed(predicted: Interval, observed: float, noise_sd: float) -> Interval:
-    sd = max((predicted.high - predicted.low) / (2.0 * Z90), 1e-12)
-    if not np.isfinite(observed):
-        return predicted
-    share = sd**2 / (sd**2 + noise_sd**2)
-    return interval(
-        predicted.mean + share * (observed - predicted.mean), noise_sd * float(np.sqrt(share))
-    )
 
 
 def interval(mean: float, sd: float) -> Interval:

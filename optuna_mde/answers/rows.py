@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from optuna_mde.answers.fitted import Fitted
 from optuna_mde.answers.held_out import widening
-from optuna_mde.answers.intervals import Interval, interval, signed, weighed
+from optuna_mde.answers.intervals import Interval, interval, signed
 from optuna_mde.gp import calibration
 from optuna_mde.objective import CONSTRAINT
 from optuna_mde.simplex.projection import Array
@@ -79,27 +79,9 @@ def row_of(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> 
 
 
 def run_row(fitted: Fitted, name: str, trial: Record) -> Row | None:
-    """The row of what a trial ran; None where its space is another one.
-
-    The surrogate is not told the loss of an expert that has log-probabilities, which would spoil
-    what it says of mixtures; here that run and its prediction are weighed by their precision.
-    """
+    """The row of what a trial ran; None where its space is another one."""
     x = point_of(fitted, trial)
-    if x is None:
-        return None
-    row = row_of(fitted, name, x, trial)
-    if not _is_untold(fitted, trial) or len(fitted.weights) > 1:
-        return row
-    outputs, noise = fitted.observations.outputs, fitted.surrogate.noise_sd.numpy()
-    _, Y = fitted.told(trial)
-    losses = {
-        name: weighed(interval, fitted.observations.signs[i] * Y[i], noise[i])
-        for i, name in enumerate(outputs)
-        if (interval := row.losses.get(name)) is not None
-    }
-    told = row.objective.mean if row.observed is None else row.observed
-    objective = weighed(row.objective, told, float(fitted.noise()[0]))
-    return replace(row, losses=losses, objective=objective)
+    return None if x is None else row_of(fitted, name, x, trial)
 
 
 def broken(fitted: Fitted, x: Array, runs: Sequence[Record]) -> tuple[str, ...]:
@@ -156,13 +138,6 @@ def _intervals(fitted: Fitted, x: Array, W: Array, signs: Sequence[float]) -> li
     mean, sd = fitted.goals(x[None], W)
     sd = sd * widths(fitted, W)
     return [signed(interval(m, s), sign) for m, s, sign in zip(mean[0], sd[0], signs, strict=True)]
-
-
-def _is_untold(fitted: Fitted, trial: Record) -> bool:
-    """Whether the run is an expert that the surrogate knows by its log-probabilities alone."""
-    groups = fitted.space.groups
-    domain = trial.corner(groups[0]) if groups else None
-    return domain is not None and domain in fitted.expert_domains
 
 
 def _distance(fitted: Fitted, trial: Record, x: Array) -> float:

@@ -13,6 +13,7 @@ from scipy.spatial.distance import pdist
 import optuna_mde
 from optuna_mde import MDESampler, predict, recommend, report_losses, suggest_mixture
 from optuna_mde.answers.fitted import fit_study
+from optuna_mde.answers.intervals import Z90
 from tests.optuna_mde.recorded import add_run
 
 NATURAL = {"web": 0.5, "code": 0.1, "books": 0.2, "math": 0.2}
@@ -137,12 +138,23 @@ def test_the_rows_a_reader_expects(world, study) -> None:
     assert f"{rows['natural'].observed:.4f}" in text
 
 
-def test_an_experts_prediction_is_its_own_loss(world, study) -> None:
-    expert = next(r for r in recommend(study).rows if r.name == "best expert")
+def test_an_experts_run_counts_once(world, study) -> None:
+    """Its row is what the posterior, which was told the run, says of its mixture."""
+    answer = recommend(study)
+    expert = next(r for r in answer.rows if r.name == "best expert")
     own = study.trials[expert.trial].user_attrs["losses"]
-    for name, interval in expert.losses.items():
+    told = predict(study, expert.mixture)
+    half = Z90 * told.objective_sd[0]
+    mean = told.objective_mean[0]
+    assert expert.objective.mean == pytest.approx(mean, abs=1e-9)
+    assert expert.objective.low == pytest.approx(mean - half, abs=1e-9)
+    assert expert.objective.high == pytest.approx(mean + half, abs=1e-9)
+    for i, name in enumerate(told.sets):
+        interval = expert.losses[name]
         assert interval.mean == pytest.approx(own[name], abs=0.02)
-        assert interval.high - interval.low < 0.08
+        assert interval.mean == pytest.approx(told.mean[0, i], abs=1e-9)
+        # one run, and a file with that run's noise in it, say no more than one run can
+        assert interval.high - interval.low > 2 * Z90 * 0.9 * told.noise_sd[i]
 
 
 def test_of_a_cheap_expert_a_full_run_is_predicted(world, tmp_path) -> None:
