@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from optuna_mde.answers.rows import Row
     from optuna_mde.objective import Objective
 
 NARROW = "\u202f"
@@ -60,17 +59,6 @@ def in_words(mixture: Mapping[str, float]) -> str:
     words = [f"{100 * rate:.0f}{NARROW}% {shortened(domain)}" for domain, rate in named]
     rest = sum(1 for _, rate in parts if rate >= NONE) - len(named)
     return listed([*words, f"{count(rest, 'smaller part')}"] if rest else words)
-
-
-def marked(row: Row, name: str) -> str:
-    """A row's name, marked where the row breaks a limit."""
-    return f"{name}, breaks {listed(row.breaks)}" if row.breaks else name
-
-
-def label(row: Row) -> str:
-    """The row's name; an expert says of what, a row that breaks a limit says so."""
-    of = next((domain for domain, rate in row.mixture.items() if rate == 1.0), None)
-    return marked(row, f"{row.name} ({of})" if of and row.name == "best expert" else row.name)
 
 
 def percent(rate: float) -> str:

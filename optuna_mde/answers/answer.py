@@ -8,7 +8,7 @@ from typing import Any
 from optuna_mde.answers.intervals import Interval
 from optuna_mde.answers.rows import Row
 from optuna_mde.answers.seeds import FreshSeed
-from optuna_mde.answers.tables import rates_text, table_of
+from optuna_mde.answers.tables import rates_text, text_of
 from optuna_mde.answers.trust import Trust
 
 
@@ -71,7 +71,7 @@ class Recommendation:
                 f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
                 for k, v in self.params.items()
             )
-        lines = [head, "", *table_of((*self.rows, *self.pareto), self.goals), "", self.on_seeds]
+        lines = [head, "", *text_of((*self.rows, *self.pareto), self.goals), "", self.on_seeds]
         lines.append(f"Trust: {self.trust}.")
         lines.append(
             f"One more run is expected to gain {self.expected_gain:.4f} "

@@ -1,28 +1,59 @@
-"""Rows of a recommendation as aligned text."""
+"""Rows of a recommendation as tables: the cells that text, terminal, page and dashboard show."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from optuna_mde.answers.rows import Row
 
 MIXTURE_WIDTH = 60  # characters of rates in a row; the recommended ones are listed in full
+NONE = 5e-4  # rates below this round to nothing in percent with a decimal
 
-HEADINGS = ("mixture", "predicted", "90 % interval", "observed", "trial", "rates")
+
+@dataclass(frozen=True)
+class Table:
+    """Cells in words; the first column holds names, the others figures."""
+
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
 
 
-def table_of(rows: Sequence[Row], goals: Sequence[str] = ()) -> list[str]:
-    """Lines of a table, headings first; several ``goals`` have two columns each."""
-    if not goals:
-        return _aligned([HEADINGS, *(_cells(row) for row in rows)])
-    pairs = [column for goal in goals for column in (goal, "observed")]
-    return _aligned([("mixture", *pairs, "trial", "rates"), *(_cells(row) for row in rows)])
+def comparison(rows: Sequence[Row], goals: Sequence[str] = ()) -> Table:
+    """A line a row: predicted and observed. Several ``goals`` have two columns each."""
+    columns: tuple[str, ...] = ("predicted", "90 % interval", "observed")
+    if goals:
+        columns = tuple(column for goal in goals for column in (goal, "observed"))
+    return Table(("mixture", *columns, "trial"), tuple(map(_cells, rows)))
+
+
+def rates(rows: Sequence[Row]) -> Table:
+    """A line a domain: its rate in every row, in percent."""
+    domains = rows[0].mixture if rows else ()
+    lines = ((name, *(_percent(row.mixture.get(name, 0.0)) for row in rows)) for name in domains)
+    return Table(("%", *(row.name for row in rows)), tuple(lines))
+
+
+def text_of(rows: Sequence[Row], goals: Sequence[str] = ()) -> list[str]:
+    """Lines of the comparison as aligned text, headings first, with the rates of every row."""
+    table = comparison(rows, goals)
+    ends = ["rates", *(_short(rates_text(row.mixture)) for row in rows)]
+    return _aligned(
+        [(*line, end) for line, end in zip((table.head, *table.lines), ends, strict=True)]
+    )
 
 
 def rates_text(mixture: Mapping[str, float]) -> str:
     """Rates above 0, the largest first."""
     parts = sorted(mixture.items(), key=lambda item: -item[1])
     return ", ".join(f"{domain} {rate:.3f}" for domain, rate in parts if rate > 0)
+
+
+def label(row: Row) -> str:
+    """The row's name; an expert says of what, a row that breaks a limit says which."""
+    of = next((domain for domain, rate in row.mixture.items() if rate == 1.0), None)
+    name = f"{row.name} ({of})" if of and row.name == "best expert" else row.name
+    return f"{name} (breaks {', '.join(row.breaks)})" if row.breaks else name
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -35,17 +66,15 @@ def _cells(row: Row) -> tuple[str, ...]:
     if row.goals:
         pairs = zip(row.goals, row.observed_goals, strict=True)
         figures = [cell for goal, seen in pairs for cell in (str(goal), _number(seen))]
-    trial = "" if row.trial is None else str(row.trial)
-    return (label(row), *figures, trial, _short(rates_text(row.mixture)))
-
-
-def label(row: Row) -> str:
-    """The row's name, marked where it breaks a limit."""
-    return f"{row.name} (breaks {', '.join(row.breaks)})" if row.breaks else row.name
+    return (label(row), *figures, "" if row.trial is None else str(row.trial))
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def _percent(rate: float) -> str:
+    return "0" if rate < NONE else f"{100 * rate:.1f}"
 
 
 def _short(text: str) -> str:

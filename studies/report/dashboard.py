@@ -18,9 +18,12 @@ import plotly.graph_objects as go
 from optuna_mde_studies.report import figures, overview, statements
 from optuna_mde_studies.report.judgement import Judgement, judge
 from optuna_mde_studies.runner.folder import StudyError
-from optuna_mde_studies.wording import marked, sentence
+from optuna_mde_studies.wording import sentence
+
+from optuna_mde.answers import tables
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from optuna_mde_studies.report.figures import Picture
@@ -97,22 +100,21 @@ def _note(
         confirmed.verdict if confirmed else "",
     ]
     title = statements.headline(recommendation, rates, held=held)
-    names = [_plain(marked(row, row.name)) for row in recommendation.rows]
-    lines = [
-        f"**{_plain(title)}.** {_plain(' '.join(filter(None, said)))}",
-        "",
-        f"| % | {' | '.join(f'&emsp;{name}' for name in names)} |",
-        f"|---|{'---:|' * len(recommendation.rows)}",
-    ]
-    for domain in rates:
-        cells = [f"{100 * row.mixture.get(domain, 0.0):.1f}" for row in recommendation.rows]
-        lines.append(f"| {_plain(domain)} | {' | '.join(cells)} |")
-    cells = [f"{row.objective.mean:.3f}" for row in recommendation.rows]
-    lines.append(f"| predicted | {' | '.join(cells)} |")
-    cells = ["" if r.observed is None else f"{r.observed:.3f}" for r in recommendation.rows]
-    lines.append(f"| observed | {' | '.join(cells)} |")
-    lines += ["", _plain(sentence(recommendation.trust.statement))]
+    lines = [f"**{_plain(title)}.** {_plain(' '.join(filter(None, said)))}", ""]
+    rows = recommendation.rows
+    for table in (tables.rates(rows), tables.comparison(rows, recommendation.goals)):
+        lines += [*_markdown(table), ""]
+    lines.append(_plain(sentence(recommendation.trust.statement)))
     return "\n".join(lines)
+
+
+def _markdown(table: tables.Table) -> Iterator[str]:
+    name, *figures = map(_plain, table.head)
+    # The dashboard draws cells without a margin.
+    yield f"| {name} | {' | '.join(f'&emsp;{figure}' for figure in figures)} |"
+    yield f"|---|{'---:|' * len(figures)}"
+    for line in table.lines:
+        yield f"| {' | '.join(map(_plain, line))} |"
 
 
 def _plain(text: str) -> str:

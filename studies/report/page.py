@@ -110,7 +110,7 @@ def _answer(
         yield sections.no_answer(reason)
         return
     yield sections.answer(found, recommendation, confirmed)
-    yield sections.comparison(found, recommendation)
+    yield sections.comparison(recommendation)
     if recommendation.pareto:
         yield sections.trade_offs(found, recommendation.pareto)
     yield sections.trust(recommendation)

@@ -22,12 +22,13 @@ from optuna_mde_studies.wording import (
     amount,
     count,
     in_words,
-    marked,
     percent,
     sentence,
     share_of_a_run,
     shortened,
 )
+
+from optuna_mde.answers import tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -119,29 +120,19 @@ def _snippet(rates: Mapping[str, float], beside: Mapping[str, Any]) -> str:
     )
 
 
-def comparison(overview: Overview, recommendation: Recommendation) -> str:
+def comparison(recommendation: Recommendation) -> str:
     """Recommended, natural, uniform, best expert, best seen: predicted and observed."""
-    goals = overview.objectives if len(overview.objectives) > 1 else ()
-    best = recommendation.objective.mean
-    lines = []
-    for i, row in enumerate(recommendation.rows):
-        lines.append(
-            [
-                escape(marked(row, row.name)),
-                *(f"{goal.mean:.3f}" for goal in (row.goals if goals else ())),
-                f"{row.objective.mean:.3f}",
-                f"{row.objective.low:.3f} to {row.objective.high:.3f}",
-                "" if row.observed is None else f"{row.observed:.3f}",
-                "" if row.trial is None else str(row.trial),
-                signed(row.objective.mean - best) if i else "",
-            ]
-        )
-    predicted = "predicted"
-    if goals:  # plain values have units of their own, and no mean
-        predicted = "mean of objectives" if overview.goals else escape(goals[0])
-    head = ["mixture", *map(escape, goals), predicted, "90 % interval", "observed", "trial"]
-    head.append("minus recommended")
-    return "<h2>Beside the alternatives</h2>" + _table(head, lines, text=1, first=True)
+    rows = recommendation.rows
+    table = tables.comparison(rows, recommendation.goals)
+    head, lines = [*table.head], [[*line] for line in table.lines]
+    if not recommendation.goals:
+        head.append("minus recommended")
+        gains = [signed(row.objective.mean - rows[0].objective.mean, 4) for row in rows]
+        lines = [[*line, gain] for line, gain in zip(lines, ["", *gains[1:]], strict=True)]
+    cells = [list(map(escape, line)) for line in lines]
+    return "<h2>Beside the alternatives</h2>" + _table(
+        list(map(escape, head)), cells, text=1, first=True
+    )
 
 
 def trade_offs(overview: Overview, front: Sequence[Row]) -> str:

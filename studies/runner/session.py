@@ -34,7 +34,9 @@ from optuna_mde_studies.runner.recovery import settle
 from optuna_mde_studies.runner.resources import worker_count
 from optuna_mde_studies.runner.trials import num_finished
 from optuna_mde_studies.runner.workers import Pool
-from optuna_mde_studies.wording import goals, label, rates, share_of_a_run
+from optuna_mde_studies.wording import goals, rates, share_of_a_run
+
+from optuna_mde.answers.tables import label
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

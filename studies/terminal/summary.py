@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 import yaml
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
-from optuna_mde_studies.wording import copyable, label, percent, rates
+from optuna_mde_studies.wording import copyable
+from optuna_mde_studies.wording import rates as one_line
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from optuna_mde.answers.tables import Table as Cells
+from optuna_mde.answers.tables import comparison, rates
 
 if TYPE_CHECKING:
     import optuna
@@ -25,19 +29,9 @@ MAX_BEST = 5
 
 def outcome(recommendation: Recommendation, objective: Objective) -> Iterator[RenderableType]:
     """The recommended mixture beside the ones that everybody asks for, and how far to trust it."""
-    several = f", mean of {', '.join(objective.names)}" if len(objective.names) > 1 else ""
-    table = _table(f"nats per token{several}", "predicted", "90 % interval", "observed", "trial")
-    for row in recommendation.rows:
-        table.add_row(
-            Text(label(row)),
-            f"{row.objective.mean:.4f}",
-            f"[{row.objective.low:.4f}, {row.objective.high:.4f}]",
-            "" if row.observed is None else f"{row.observed:.4f}",
-            "" if row.trial is None else str(row.trial),
-        )
-    yield table
+    yield _shown(comparison(recommendation.rows, recommendation.goals), "nats per token")
     yield Text(recommendation.on_seeds)
-    yield _rates(recommendation)
+    yield _shown(rates(recommendation.rows), "% of the tokens")
     if recommendation.pareto:
         yield _front(recommendation, objective)
     yield Text(f"Trust in these predictions: {recommendation.trust.statement}")
@@ -97,11 +91,10 @@ def status(study: optuna.Study, counts: Mapping[str, int], n_trials: int) -> Ite
         yield f"best: {values} by trial {trial.number}"
 
 
-def _rates(recommendation: Recommendation) -> Table:
-    rows = [row for row in recommendation.rows if row.name != "uniform"]
-    table = _table("rate", *(row.name for row in rows))
-    for domain in recommendation.mixture:
-        table.add_row(Text(domain), *(percent(row.mixture.get(domain, 0.0)) for row in rows))
+def _shown(cells: Cells, title: str) -> Table:
+    table = _table(title, *cells.head[1:])
+    for name, *figures in cells.lines:
+        table.add_row(Text(name), *map(Text, figures))
     return table
 
 
@@ -109,7 +102,7 @@ def _front(recommendation: Recommendation, objective: Objective) -> Table:
     """Mixtures of which none is predicted to be better in every goal."""
     table = _table("no goal better without another worse", *objective.names)
     # Neighbours on the front differ by less than a line can show.
-    distinct = {rates(row.mixture): row for row in reversed(recommendation.pareto)}
+    distinct = {one_line(row.mixture): row for row in reversed(recommendation.pareto)}
     for mixture, row in reversed(distinct.items()):
         table.add_row(Text(mixture), *(f"{goal.mean:.4f}" for goal in row.goals))
     return table

@@ -104,10 +104,10 @@ def test_the_table_has_the_recommendations_numbers(finished, page):
     _, *lines = Page(page.read_text("utf-8")).tables[1]
     for line, row in zip(lines, recommendation.rows, strict=True):
         name, predicted, interval, observed, trial, _ = line
-        assert name == row.name
-        assert predicted == f"{row.objective.mean:.3f}"
-        assert interval == f"{row.objective.low:.3f} to {row.objective.high:.3f}"
-        assert observed == ("" if row.observed is None else f"{row.observed:.3f}")
+        assert name.split(" (")[0] == row.name
+        assert predicted == f"{row.objective.mean:.4f}"
+        assert interval == f"{row.objective.low:.4f} … {row.objective.high:.4f}"
+        assert observed == ("" if row.observed is None else f"{row.observed:.4f}")
         assert trial == ("" if row.trial is None else str(row.trial))
 
 
@@ -150,7 +150,7 @@ def test_rows_that_break_a_limit_are_marked(finished, tmp_path):
     marked = replace(recommendation, rows=(first, replace(others[0], breaks=("docs",))))
     path = write(study, tmp_path, recommendation=marked)
     names = [line[0] for line in Page(path.read_text("utf-8")).tables[1][1:]]
-    assert names == ["recommended", "natural, breaks docs"]
+    assert names == ["recommended", "natural (breaks docs)"]
 
 
 def test_a_confirmation_of_an_earlier_recommendation_is_not_taken_for_this_ones(

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from io import StringIO
+
+import pytest
+from optuna_dashboard import get_note
+from optuna_mde_studies.report import dashboard, page
+from optuna_mde_studies.terminal import summary
+from optuna_mde_studies.terminal.progress import PLAIN_WIDTH
+from rich.console import Console
+
+from optuna_mde import recommend
+from optuna_mde.answers.tables import comparison, rates
+from optuna_mde.objective import Objective
+
+
+def printed(recommendation, goals, width=PLAIN_WIDTH) -> str:
+    out = Console(file=StringIO(), width=width, highlight=False)
+    for part in summary.outcome(recommendation, goals):
+        out.print(part)
+    return out.file.getvalue()
+
+
+ONE = {"docs": 1, "prose": 1}
+TWO = {"writing": {"docs": 1, "prose": 1}, "code": {"python": 1}}
+
+
+@pytest.mark.parametrize("objective", [ONE, TWO])
+def test_every_place_shows_the_same_cells(objective, invent, tmp_path):
+    world = invent()
+    world.objective = objective
+    study = world.study()
+    recommendation = recommend(study)
+    dashboard.publish(study, recommendation=recommendation)
+    written = page.write(study, tmp_path, recommendation=recommendation).read_text("utf-8")
+    note, text = get_note(study), str(recommendation)
+    terminal = printed(recommendation, Objective.parse(objective), 200)
+    for line in comparison(recommendation.rows, recommendation.goals).lines:
+        for cell in line:
+            assert cell in terminal
+            assert cell in text
+            assert f">{cell}</td>" in written
+            assert f"| {dashboard._plain(cell)} |" in note
+    for line in rates(recommendation.rows).lines:
+        assert f"| {' | '.join(map(dashboard._plain, line))} |" in note
+        assert line in [tuple(found.split()) for found in terminal.splitlines()]
+
+
+def test_labels_fit_eighty_columns(finished):
+    _, recommendation = finished
+    text = printed(recommendation, Objective.parse("mean"), 80)
+    for row in recommendation.rows:
+        assert any(line.startswith(f"{row.name} ") for line in text.splitlines())
