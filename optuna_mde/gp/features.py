@@ -94,9 +94,9 @@ class Features:
         return len(self.coreset.sets) if self.coreset is not None else 0
 
     @property
-    def n_experts(self) -> int:
-        """Columns of `experts`."""
-        return 0 if self.block is None else self.block.stop - self.block.start
+    def n_blended(self) -> int:
+        """Columns of `blended`: the rates of the mixture that has experts, else of all."""
+        return self.n_rates if self.block is None else self.block.stop - self.block.start
 
     @property
     def scale(self) -> Tensor:
@@ -162,9 +162,10 @@ class Features:
             return X.new_ones(*X.shape[:-1], 1)
         return (GROWTH * (self._concentration(X) - BALANCED)).exp()
 
-    def experts(self, X: Tensor) -> Tensor:
-        """Rates `[..., K]` by which the experts' own seed noise enters; `[..., 0]` without any."""
-        return X[..., :0] if self.block is None else X[..., self.block]
+    def blended(self, X: Tensor) -> Tensor:
+        """Rates `[..., n_blended]` whose blends count, and by which the experts' own seed noise
+        enters."""
+        return torch.cat(self._rates(X), dim=-1) if self.block is None else X[..., self.block]
 
     def _concentration(self, X: Tensor) -> Tensor:
         """Σλ² `[..., 1]` of the mixture that has experts: 1 at a corner."""

@@ -55,7 +55,9 @@ _STEPS_WITH_MDE, _STEPS_WITHOUT = 12, 25
 # leaps to e^230 finds no covariance that can be factorised, and the fit would be lost.
 _SCALES = (-6.0, 5.0)
 
-_NOISE_OF_THE_REST = 0.1  # as a climb starts (`python -m benchmarks.worlds`)
+# As a climb starts: noise as a share of what is left, length-scales without MDE as one of their
+# medians (`python -m benchmarks.worlds`).
+_NOISE_OF_THE_REST, _SHORT = 0.1, 0.25
 
 
 def fit(
@@ -90,21 +92,23 @@ def fit(
     kernel = ResidualKernel(columns_of(features, shared))
     prior_of_noise = noise_of(features)
     noise = prior_of_noise.median.exp()
-    if start is None:
-        if shared is not None and steps > 0:
-            noise = _begin(kernel, noise, shared.rest)
-    else:
+    climbs = steps > 0 and len(runs.X) >= 2
+    if start is None and climbs:
+        noise = _begin(kernel, noise, shared)
+    elif start is not None:
         with torch.no_grad():
             kernel.log_lengthscale.copy_(start.lengthscale)
             kernel.log_outputscale.copy_(start.outputscale)
             kernel.log_slopescale.copy_(start.slopescale)
+            kernel.log_blend.copy_(start.blend)
         noise = start.noise.clone()
-    if steps > 0 and len(runs.X) >= 2:
+    if climbs:
         untold = torch.where(known_to_mde(features, runs), ABSENT, evidence.extra)
         others = replace(evidence, extra=untold)
         noise = _fit_hyperparameters(kernel, noise, prior_of_noise, others, steps)
     kernel.requires_grad_(False)
-    kernel.expert_noise = noise
+    if features.coreset is not None:
+        kernel.expert_noise = noise
     process = Process(kernel, noise, evidence)
     present = evidence.present.double().sum(dim=-1)
     widening = calibration.of_the_posterior(features, present)
@@ -112,15 +116,22 @@ def fit(
     return Surrogate(features, runs, prior, units, process, shared, widening, correlation)
 
 
-def _begin(kernel: ResidualKernel, noise: Tensor, rest: float) -> Tensor:
-    """Noise `[M]` and residuals to start a climb from: the residual has most of what is left.
+def _begin(kernel: ResidualKernel, noise: Tensor, shared: SharedSlopes | None) -> Tensor:
+    """Where a climb starts; returns the noise `[M]`.
 
-    From the prior's medians, when these are far below, a climb ends where no noise is; with half
-    of the rest as noise it ends, after few runs, where nothing else is.
+    With MDE, blends and the residual have most of what is left: from the prior's medians, when
+    these are far below, a climb ends where no noise is; with half of the rest as noise it ends,
+    after few runs, where nothing else is. Without MDE, from length-scales as long as their medians
+    it takes a landscape for noise.
     """
     with torch.no_grad():
-        kernel.log_outputscale.clamp_min_(math.log(rest) - 0.5 * math.log(2.0))
-    return noise.clamp_min(_NOISE_OF_THE_REST * rest**2)
+        if shared is None:
+            kernel.log_lengthscale += math.log(_SHORT)
+            return noise
+        rest = math.log(shared.rest)
+        kernel.log_outputscale.clamp_min_(rest - 0.5 * math.log(2.0))
+        kernel.log_blend.clamp_min_(rest)
+    return noise.clamp_min(_NOISE_OF_THE_REST * shared.rest**2)
 
 
 def _evidence(
@@ -225,6 +236,7 @@ def _fit_hyperparameters(
             "bounds": {
                 "model.covar_module.log_outputscale": _SCALES,
                 "model.covar_module.log_slopescale": _SCALES,
+                "model.covar_module.log_blend": _SCALES,
             },
             "options": {"maxiter": steps},
         },

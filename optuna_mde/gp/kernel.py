@@ -2,13 +2,15 @@
 
 Notation: a batch of B Gaussian processes over inputs ``Z = [z, φ, e, a]`` `B x n x C`, C = D + L +
 K + 1: ``z`` are the columns that distances are taken in, ``φ`` regressors with Gaussian
-coefficients, ``e`` the experts' rates, ``a`` the relative sd of the residual there:
+coefficients, ``e`` the rates, ``a`` the relative sd of the residual there:
 
-``k(Z, Z') = φᵀ (ω² S² + R Rᵀ) φ' + σ² eᵀe' + o² a a' M(|z - z'| / ℓ) + ρ² M(|z - z'| / r)``
+``k(Z, Z') = φᵀ (ω² S² + R Rᵀ) φ' + σ² eᵀe' + ψ² Σ_{j<k} 4 e_j e_k 4 e'_j e'_k
++ o² a a' M(|z - z'| / ℓ) + ρ² M(|z - z'| / r)``
 
 with M the Matérn correlation, ν = 5/2. ``S`` (diagonal) and ω are an output's own departures from
 what all share, ``R Rᵀ`` the doubt that is left of what they share, σ² the noise of an expert's
-seed, which its MDE loss holds.
+seed, which its MDE loss holds. ψ is what blending two domains gains or costs: the terms of second
+order of the polynomial of mixtures [Scheffé 1958], 0 at the corners.
 
 Columns of ``z`` fall into blocks that share one length-scale. Integrating the
 coefficients out (rather than fitting them) keeps their uncertainty in the
@@ -42,8 +44,10 @@ class Columns:
         slope: `B x L` usual sd of the regressors' coefficients; 0 switches one off.
         slope_prior: of the logarithm of a factor `[B]` of them.
         shared: `B x L x L` root R of the covariance of what all outputs share of the coefficients.
-        experts: number K of the experts' columns.
-        expert_noise: `[B]` prior medians of σ².
+        rates: number K of the columns of rates.
+        expert_noise: `[B]` prior medians of σ²; 0 without experts.
+        blend: `[B]` prior medians of ψ.
+        blend_prior: of its logarithm.
         rough: sd ρ of the rough part, in standardised units; 0 switches it off.
         rough_lengthscale: its length-scale r, the same for all columns.
     """
@@ -56,8 +60,10 @@ class Columns:
     slope: Tensor
     slope_prior: Prior
     shared: Tensor
-    experts: int
+    rates: int
     expert_noise: Tensor
+    blend: Tensor
+    blend_prior: Prior
     rough: float
     rough_lengthscale: float
 
@@ -92,6 +98,10 @@ class ResidualKernel(Kernel):
         self.register_parameter(
             "log_slopescale", nn.Parameter(torch.zeros_like(columns.outputscale).unsqueeze(-1))
         )
+        self.register_parameter("log_blend", nn.Parameter(columns.blend.log().unsqueeze(-1)))
+        self.register_prior(
+            "blend_prior", columns.blend_prior, lambda kernel: kernel.log_blend.squeeze(-1)
+        )
         self.register_prior(
             "outputscale_prior",
             columns.outputscale_prior,
@@ -108,9 +118,11 @@ class ResidualKernel(Kernel):
         if diag:
             r2 = (first.z - second.z).square().sum(dim=-1)
             linear = (first.phi * second.phi).sum(dim=-1)
+            both = first.rates * second.rates
+            blends = _pairs(both.sum(dim=-1), both.square().sum(dim=-1))
             smooth = first.residual * second.residual * matern52(r2)
             rough = matern52((first.raw - second.raw).square().sum(dim=-1))
-            return linear + smooth + self.columns.rough**2 * rough
+            return linear + blends + smooth + self.columns.rough**2 * rough
         return self.covariance(first, second)
 
     def scale(self, x: Tensor) -> Scaled:
@@ -119,17 +131,20 @@ class ResidualKernel(Kernel):
         scale = math.sqrt(5.0) * torch.exp(-self.log_lengthscale)[..., self.columns.block]
         z = x[..., :D] * scale.unsqueeze(-2)
         raw = x[..., :1, :, :D] * (math.sqrt(5.0) / self.columns.rough_lengthscale)
-        phi, seeds = x[..., D : D + L], x[..., D + L : -1]
+        phi, rates = x[..., D : D + L], x[..., D + L : -1]
+        blended = rates * (0.5 * self.log_blend).exp().unsqueeze(-1)
         own = phi * (self.columns.slope * self.log_slopescale.exp()).unsqueeze(-2)
-        seeds = seeds * self.expert_noise.sqrt()[:, None, None]
+        seeds = rates * self.expert_noise.sqrt()[:, None, None]
         linear = torch.cat([own, phi @ self.columns.shared, seeds], dim=-1)
-        return Scaled(z, raw, linear, x[..., -1] * self.log_outputscale.exp())
+        return Scaled(z, raw, linear, blended, x[..., -1] * self.log_outputscale.exp())
 
     def covariance(self, first: Scaled, second: Scaled) -> Tensor:
         """Covariance `... x B x n1 x n2` of scaled inputs."""
         smooth = matern52(squared_distances(first.z, second.z))
         smooth = first.residual.unsqueeze(-1) * smooth * second.residual.unsqueeze(-2)
-        covariance = first.phi @ second.phi.mT + smooth
+        alone = first.rates.square() @ second.rates.square().mT
+        blends = _pairs(first.rates @ second.rates.mT, alone)
+        covariance = first.phi @ second.phi.mT + blends + smooth
         if self.columns.rough == 0.0:
             return covariance
         rough = matern52(squared_distances(first.raw, second.raw))
@@ -137,7 +152,9 @@ class ResidualKernel(Kernel):
 
     def variance(self, x: Scaled) -> Tensor:
         """Prior variance `... x B x n` of scaled inputs."""
-        return x.phi.square().sum(dim=-1) + x.residual.square() + self.columns.rough**2
+        squares = x.rates.square()
+        blends = _pairs(squares.sum(dim=-1), squares.square().sum(dim=-1))
+        return x.phi.square().sum(dim=-1) + blends + x.residual.square() + self.columns.rough**2
 
 
 @dataclass(frozen=True)
@@ -148,13 +165,20 @@ class Scaled:
         z: `... x B x n x D` distance columns in units of ``ℓ / sqrt 5``.
         raw: `... x 1 x n x D` the same in units of ``r / sqrt 5``; all processes have one.
         phi: `... x B x n x (2 L + K)` linear columns times the sd of their coefficients.
+        rates: `... x B x n x K` rates times the root of ψ.
         residual: `... x B x n` sd of the residual.
     """
 
     z: Tensor
     raw: Tensor
     phi: Tensor
+    rates: Tensor
     residual: Tensor
+
+
+def _pairs(together: Tensor, alone: Tensor) -> Tensor:
+    """``Σ_{j<k} 4 a_j a_k 4 b_j b_k`` of ``aᵀb`` and ``Σ a_j² b_j²``: each is 1 at an even blend."""
+    return 8.0 * (together.square() - alone)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -29,6 +29,9 @@ FAR = (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0)  # an output that no expert kept
 RESIDUAL_WITH_MDE, RESIDUAL_WITHOUT = 0.1, 1.0
 RESIDUAL = Tails(above=0.5, below=0.2, own=0.5)
 DEPARTURE = Tails(above=0.4, below=0.2, own=0.4)  # of ω, by which WITH_MDE and FAR are taken
+# Median of ψ, what an even blend of two domains gains or costs (`python -m benchmarks.worlds`).
+BLEND_WITH_MDE, BLEND_WITHOUT = 0.03, 0.3
+BLEND = Tails(above=0.7, below=0.2, own=0.5)
 
 # Medians of length-scales and sd of their logarithms (`python -m benchmarks.prediction`).
 LENGTHSCALE, SPREAD = 0.7, 0.5  # of all rates together, beside MDE losses; of other parameters
@@ -62,9 +65,12 @@ def columns_of(features: Features, shared: SharedSlopes | None) -> Columns:
     else:
         median[:first], spread[:first] = DOMAIN_LENGTHSCALE, DOMAIN_SPREAD
     M = len(features.outputs)
-    strain = 0.0 if shared is None else shared.strain
-    residual = (RESIDUAL_WITH_MDE if mde else RESIDUAL_WITHOUT) * max(1.0, strain)
-    outputscale = torch.full((M,), residual, dtype=torch.float64)
+    strain = 1.0 if shared is None else max(1.0, shared.strain)
+    residual, blend = (
+        (RESIDUAL_WITH_MDE, BLEND_WITH_MDE) if mde else (RESIDUAL_WITHOUT, BLEND_WITHOUT)
+    )
+    ones = torch.ones(M, dtype=torch.float64)
+    outputscale, blends = residual * strain * ones, blend * strain * ones
     return Columns(
         block=torch.tensor(blocks, dtype=torch.long),
         lengthscale=median.expand(M, -1).clone(),
@@ -74,8 +80,10 @@ def columns_of(features: Features, shared: SharedSlopes | None) -> Columns:
         slope=_slopes(features),
         slope_prior=HeavyTailed(torch.zeros_like(outputscale), DEPARTURE),
         shared=_shared_roots(features, shared),
-        experts=features.n_experts,
-        expert_noise=noise_of(features).median.exp(),
+        rates=features.n_blended,
+        expert_noise=noise_of(features).median.exp() if mde else 0.0 * ones,
+        blend=blends,
+        blend_prior=HeavyTailed(blends.log(), BLEND),
         rough=0.0 if mde else ROUGH,
         rough_lengthscale=ROUGH_LENGTHSCALE,
     )

@@ -50,6 +50,7 @@ class Hyperparameters:
         lengthscale: `M x J` logarithms.
         outputscale: `M x 1` logarithms.
         slopescale: `M x 1` logarithms.
+        blend: `M x 1` logarithms.
         noise: `[M]` variances in standard units.
         shared: what all outputs have in common; None without MDE losses.
     """
@@ -57,6 +58,7 @@ class Hyperparameters:
     lengthscale: Tensor
     outputscale: Tensor
     slopescale: Tensor
+    blend: Tensor
     noise: Tensor
     shared: SharedSlopes | None
 
@@ -208,6 +210,7 @@ class Surrogate:
             lengthscale=kernel.log_lengthscale.detach().clone(),
             outputscale=kernel.log_outputscale.detach().clone(),
             slopescale=kernel.log_slopescale.detach().clone(),
+            blend=kernel.log_blend.detach().clone(),
             noise=self.process.noise.clone(),
             shared=self.shared,
         )
@@ -261,9 +264,9 @@ def stack_inputs(
     z, phi, prior = features.lift(X)
     if shared is not None:
         prior = prior + (phi * features.units) @ shared.mean
-    seeds = features.experts(X)
-    if corner is not None:
-        seeds = torch.where(corner.unsqueeze(-1), 0.0, seeds)
+    rates = features.blended(X)
+    if corner is not None:  # where no domains are blended
+        rates = torch.where(corner.unsqueeze(-1), 0.0, rates)
     every = (len(features.outputs), -1, -1)
-    beside = torch.cat([seeds, features.amplitude(X)], dim=-1).expand(every)
+    beside = torch.cat([rates, features.amplitude(X)], dim=-1).expand(every)
     return torch.cat([z.expand(every), phi.permute(1, 0, 2), beside], dim=-1), prior

@@ -122,8 +122,9 @@ def test_what_is_shared_and_the_posterior_are_those_of_the_page(study):
     a = np.exp(1.5 * (q - 0.3))
     seeds = np.where(np.r_[corner, np.zeros(len(new), bool)][:, None], 0.0, rates)
     for i in range(M + 1):
-        length, o, omega = (
-            np.exp(x[i].numpy()) for x in (state.lengthscale, state.outputscale, state.slopescale)
+        length, o, omega, psi = (
+            np.exp(x[i].numpy())
+            for x in (state.lengthscale, state.outputscale, state.slopescale, state.blend)
         )
         eta2 = float(state.noise[i])
         gaps = [z[:, None] - z for z in (roots / length[0], level / length[1])]
@@ -141,6 +142,8 @@ def test_what_is_shared_and_the_posterior_are_those_of_the_page(study):
             centre, unit = np.sort(h)[(n - 1) // 2], np.diff(np.quantile(h, [0.16, 0.84]))[0] / 2
             y, noise = (h - centre) / unit, eta2 * (np.exp(centre) / (Y[:, i] - floor)) ** 2
         k = (phi * (omega * own) ** 2) @ phi.T + (phi * per) @ covariance @ (phi * per).T
+        blends = [4 * rates[:, j] * rates[:, k] for j, k in itertools.combinations(range(K), 2)]
+        k += psi**2 * np.transpose(blends) @ blends
         k += eta2 * seeds @ seeds.T + o**2 * np.outer(a, a) * matern(distance)
         solved = np.linalg.solve(k[:n, :n] + np.diag(noise), np.c_[y, k[:n, n:]])
         g = k[n:, :n] @ solved[:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -11,7 +12,7 @@ from optuna_mde.gp.kernel import Columns, ResidualKernel
 from optuna_mde.gp.tails import HeavyTailed, Tails
 from tests.optuna_mde.fits import features_of
 
-D, L, K = 3, 2, 2
+D, L, K = 3, 2, 3
 COLUMNS = Columns(
     block=torch.tensor([0, 0, 1]),
     lengthscale=torch.tensor([[0.7, 1.5], [0.4, 2.0]]).double(),
@@ -21,8 +22,10 @@ COLUMNS = Columns(
     slope=torch.tensor([[1.0, 0.5], [0.2, 0.0]]).double(),
     slope_prior=HeavyTailed(torch.zeros(2).double(), Tails(0.5, 0.2, 0.5)),
     shared=torch.tensor([[[0.3, 0.0], [0.1, 0.2]], [[0.0, 0.0], [0.0, 0.0]]]).double(),
-    experts=K,
+    rates=K,
     expert_noise=torch.tensor([0.04, 0.09]).double(),
+    blend=torch.tensor([0.5, 0.7]).double(),
+    blend_prior=HeavyTailed(torch.zeros(2).double(), Tails(0.5, 0.2, 0.5)),
     rough=0.2,
     rough_lengthscale=0.3,
 )
@@ -51,10 +54,14 @@ def test_covariance_is_the_formula() -> None:
         doubt = COLUMNS.shared[b] @ COLUMNS.shared[b].mT
         expected = phi @ (torch.diag((2.0 * COLUMNS.slope[b]).square()) + doubt) @ psi.mT
         expected = expected + COLUMNS.expert_noise[b] * e @ f.mT
+        for j, k in itertools.combinations(range(K), 2):  # Scheffé's terms of second order
+            blends = [4.0 * rates[:, j] * rates[:, k] for rates in (e, f)]
+            expected = expected + COLUMNS.blend[b] ** 2 * torch.outer(*blends)
         expected = expected + COLUMNS.outputscale[b] ** 2 * (a @ c.mT) * matern(z, y, lengthscale)
         expected = expected + 0.2**2 * matern(z, y, torch.tensor(0.3).double())
         torch.testing.assert_close(found[b], expected)
         torch.testing.assert_close(own[b], kernel.forward(first, first)[b].diagonal())
+        torch.testing.assert_close(own[b], kernel.variance(kernel.scale(first))[b])
 
 
 def test_more_is_left_to_learn_where_one_domain_dominates(world) -> None:
