@@ -177,7 +177,7 @@ class Scaled:
 
 
 def _pairs(together: Tensor, alone: Tensor) -> Tensor:
-    """``Σ_{j<k} 4 a_j a_k 4 b_j b_k`` of ``aᵀb`` and ``Σ a_j² b_j²``: each is 1 at an even blend."""
+    """``Σ_{j<k} 4a_j a_k 4b_j b_k`` of ``aᵀb`` and ``Σ a_j² b_j²``: each is 1 at an even blend."""
     return 8.0 * (together.square() - alone)
 
 
