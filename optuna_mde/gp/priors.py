@@ -30,7 +30,7 @@ RESIDUAL_WITH_MDE, RESIDUAL_WITHOUT = 0.1, 1.0
 RESIDUAL = Tails(above=0.5, below=0.2, own=0.5)
 DEPARTURE = Tails(above=0.4, below=0.2, own=0.4)  # of ω, by which WITH_MDE and FAR are taken
 # Median of ψ, what an even blend of two domains gains or costs (`python -m benchmarks.worlds`).
-BLEND_WITH_MDE, BLEND_WITHOUT = 0.03, 0.3
+BLEND_WITH_MDE, BLEND_WITHOUT = 0.02, 0.3
 BLEND = Tails(above=0.7, below=0.2, own=0.5)
 
 # Medians of length-scales and sd of their logarithms (`python -m benchmarks.prediction`).
