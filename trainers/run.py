@@ -7,7 +7,6 @@ its result needs neither.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -17,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 from optuna_mde_trainers.corpus.blocks import Corpus
+from optuna_mde_trainers.scoring.record import kept_logprobs, record
 from optuna_mde_trainers.spec import (
     CHECKPOINT_FILE,
     LOCK_FILE,
-    LOGPROBS_FILE,
     RESULT_FILE,
     SPEC_FILE,
     WEIGHTS_FILE,
@@ -32,7 +31,6 @@ from optuna_mde_trainers.spec import (
 from optuna_mde_trainers.training.schedule import Schedule
 
 if TYPE_CHECKING:
-    import numpy as np
     from optuna_mde_trainers.training.fit import OnStep
     from torch import nn
 
@@ -99,7 +97,7 @@ def _missing_sets(
         return wanted
     held = [result.set_fingerprints]
     if spec.score.logprobs:
-        held.append(_kept_logprobs(result, folder)[1])
+        held.append(kept_logprobs(result, folder)[1])
     return [
         name
         for name in wanted
@@ -230,51 +228,13 @@ def _scored(
     for name, score in scores.items():
         if not math.isfinite(score.loss):
             raise DivergedError(f"the loss on {name} is {score.loss}: the run has diverged")
-    if spec.score.logprobs:
-        from optuna_mde.mde.logprobs import save_logprobs
-
-        arrays, fingerprints = _kept_logprobs(result, folder)
-        save_logprobs(
-            folder / LOGPROBS_FILE,
-            {**arrays, **{name: score.logprobs for name, score in scores.items()}},
-            sets={**fingerprints, **{name: score.fingerprint for name, score in scores.items()}},
-            tokenizer=spec.training.tokenizer,
-            tokens=result.tokens,
-            run=folder.name,
-            **_expert_of(result),
-        )
-    return result.model_copy(
-        update={
-            "losses": {**result.losses, **{n: s.loss for n, s in scores.items()}},
-            "bits_per_byte": {
-                **result.bits_per_byte,
-                **{n: s.bits_per_byte for n, s in scores.items()},
-            },
-            "set_fingerprints": {
-                **result.set_fingerprints,
-                **{n: s.fingerprint for n, s in scores.items()},
-            },
-            "logprobs": LOGPROBS_FILE if spec.score.logprobs else result.logprobs,
-        }
+    return record(
+        result,
+        scores,
+        folder,
+        logprobs=spec.score.logprobs,
+        tokenizer=spec.training.tokenizer,
     )
-
-
-def _kept_logprobs(
-    result: RunResult, folder: Path
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Log-probabilities that the folder has, and the fingerprints of their sets."""
-    if result.logprobs is None:
-        return {}, {}
-    from optuna_mde.mde.logprobs import load_logprobs
-
-    arrays, metadata = load_logprobs(folder / result.logprobs)
-    return arrays, json.loads(metadata["sets"])
-
-
-def _expert_of(result: RunResult) -> dict[str, str]:
-    """The domain, where a run has seen one alone."""
-    seen = [name for name, realised in result.realised.items() if realised.tokens]
-    return {"domain": seen[0]} if len(seen) == 1 else {}
 
 
 @contextmanager

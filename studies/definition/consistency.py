@@ -19,7 +19,7 @@ def inconsistencies(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
     """What is right by itself but does not fit together: field and sentence."""
     domains = config.domains
     yield from _domain_problems(config)
-    yield from objective_problems(config, (*domains, *config.corpus.validation))
+    yield from objective_problems(config, config.corpus.set_names)
     yield from bounds_problems(config, domains)
     yield from _natural_problems(config)
     if domains and config.search.n_trials <= len(domains):

@@ -13,6 +13,7 @@ A corpus folder:
     tokenizer.json
     train/<domain>/      `datasets` folders of one column `input_ids`, [n, L + 1] uint16 or uint32
     validation/<set>/
+    tasks/<set>/         end-task sets: prompts and targets (`prompts.tokens`)
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import numpy as np
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 CORPUS_FILE = "corpus.json"
 TOKENIZER_FILE = "tokenizer.json"
-TRAIN, VALIDATION = "train", "validation"
+TRAIN, VALIDATION, TASKS = "train", "validation", "tasks"
 LARGEST_UINT16 = 2**16 - 1
 
 
@@ -66,7 +67,10 @@ class SetInfo:
     bytes: int
     """UTF-8 bytes of the scored tokens; bits per byte = loss x tokens / (bytes x ln 2)."""
     blocks: int
+    """Of a prompt/target set: examples."""
     fingerprint: str
+    kind: Literal["text", "prompts"] = "text"
+    """Blocks of text, or prompts and targets, of which `tokens` and `bytes` count the targets."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,10 @@ class Corpus:
         """Blocks of a validation set, of the same shape, in the order of its tokens."""
         return self._blocks(VALIDATION, name, self.sets)
 
+    def prompt_rows(self, name: str) -> Dataset:
+        """Rows of a prompt/target set, as `prompts.tokens` describes them."""
+        return self._blocks(TASKS, name, self.sets)
+
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of all blocks."""
         from tokenizers import Tokenizer
@@ -141,7 +149,7 @@ class Corpus:
             )
         from datasets import load_from_disk
 
-        return load_from_disk(str(_blocks_folder(self.folder, split, name))).with_format("torch")
+        return load_from_disk(str(set_folder(self.folder, split, name))).with_format("torch")
 
 
 # -- building ------------------------------------------------------------------------------
@@ -217,7 +225,7 @@ def write_blocks(blocks: np.ndarray, folder: Path, split: str, name: str) -> Non
         fingerprint=blocks_fingerprint(blocks),
     )
     with quiet_datasets():
-        dataset.save_to_disk(str(_blocks_folder(folder, split, name)))
+        dataset.save_to_disk(str(set_folder(folder, split, name)))
 
 
 def write_corpus(corpus: Corpus) -> None:
@@ -242,5 +250,6 @@ def quiet_datasets() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _blocks_folder(folder: Path, split: str, name: str) -> Path:
+def set_folder(folder: Path, split: str, name: str) -> Path:
+    """Where a domain's blocks, or a set, lie in a corpus folder."""
     return folder / split / quote(name, safe="")

@@ -25,12 +25,15 @@ from optuna_mde_trainers.corpus.documents import (
     split,
     without_copies,
 )
+from optuna_mde_trainers.corpus.prompts import examples
+from optuna_mde_trainers.corpus.prompts import tokens as prompts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
     from optuna_mde_trainers.corpus.config import CorpusConfig
+    from optuna_mde_trainers.corpus.prompts.source import TaskSource
     from optuna_mde_trainers.corpus.sources import DomainSource
     from tokenizers import Tokenizer
 
@@ -81,9 +84,12 @@ def build(config: CorpusConfig, folder: Path, made_from: dict[str, str], say: Pr
         name: tokens.write_domain(name, chosen, natural[name]) for name, chosen in kept.items()
     }
     sets = _write_sets(config, texts, tokens, say)
+    for name, task in config.tasks.items():
+        sets[name] = tokens.write_task(name, task, say)
     total = sum(info.tokens for info in domains.values())
     say(
-        f"packed {len(domains)} domains, {total / 1e6:.1f} M tokens, and {len(sets)} validation "
+        f"packed {len(domains)} domains, {total / 1e6:.1f} M tokens, and "
+        f"{len(sets) - len(config.tasks)} validation "
         f"sets of {tokens.validation_tokens:,} tokens"
     )
     trained_on = [part for name in sorted(domains) for part in (name, domains[name].fingerprint)]
@@ -240,6 +246,29 @@ class _Tokens:
             fingerprint=digest(self.fingerprint, blocks.blocks_fingerprint(packed)),
         )
         return info, info.tokens
+
+    def write_task(self, name: str, task: TaskSource, say: Progress) -> SetInfo:
+        """Tokens of a prompt/target set."""
+        field = f"tasks.{name}"
+        rows = prompts.encode(
+            field,
+            examples.read(field, task),
+            self.encoder,
+            end_of_text=self.end_of_text,
+            block_size=self.block_size,
+        )
+        prompts.write(rows, blocks.set_folder(self.folder, blocks.TASKS, name))
+        cut = f", {rows.cut:,} prompts cut to block_size" if rows.cut else ""
+        say(f"{name}: {rows.examples:,} examples, {rows.tokens:,} target tokens{cut}")
+        return SetInfo(
+            name=name,
+            domain=None,
+            tokens=rows.tokens,
+            bytes=rows.bytes,
+            blocks=rows.examples,
+            fingerprint=digest(self.fingerprint, rows.fingerprint),
+            kind="prompts",
+        )
 
     def _excerpts(self, chosen: Chosen) -> tuple[np.ndarray, int]:
         """Stream of excerpts of many documents; of longer ones where there are few."""

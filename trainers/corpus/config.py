@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from optuna_mde_trainers.corpus.prompts.source import TaskSource
 from optuna_mde_trainers.corpus.sources import DomainSource
 from optuna_mde_trainers.corpus.tokenizer import TokenizerConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -16,6 +19,8 @@ class CorpusConfig(BaseModel):
     """Training domains; each has a validation set of its own name."""
     validation: dict[str, DomainSource] = {}
     """Unseen validation sets, which belong to no domain."""
+    tasks: dict[str, TaskSource] = {}
+    """Unseen validation sets of prompts and targets, of which the targets are scored."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """How text becomes tokens."""
     block_size: int = Field(default=64, ge=1)
@@ -33,9 +38,9 @@ class CorpusConfig(BaseModel):
     seed: int = 0
     """Order of the training documents, and which of them `max_train_bytes` keeps."""
 
-    @field_validator("domains", "validation")
+    @field_validator("domains", "validation", "tasks")
     @classmethod
-    def _names_are_usable(cls, value: dict[str, DomainSource]) -> dict[str, DomainSource]:
+    def _names_are_usable(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
             if name in ("", ".", ".."):
                 raise ValueError(f"{name!r} cannot be a name; choose another")
@@ -56,6 +61,16 @@ class CorpusConfig(BaseModel):
                 raise ValueError(f"{name}.validation_split belongs to domains; set split instead")
         return value
 
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_are_unseen(
+        cls, value: dict[str, TaskSource], info: ValidationInfo
+    ) -> dict[str, TaskSource]:
+        for name in value:
+            if name in info.data.get("domains", ()) or name in info.data.get("validation", ()):
+                raise ValueError(f"{name!r} is a validation set already; choose another name")
+        return value
+
     @field_validator("validation_tokens")
     @classmethod
     def _fills_a_block(cls, value: int, info: ValidationInfo) -> int:
@@ -65,6 +80,11 @@ class CorpusConfig(BaseModel):
                 f"{value} tokens are less than one block of block_size {block_size}; raise it"
             )
         return value
+
+    @property
+    def set_names(self) -> tuple[str, ...]:
+        """Every validation set that is asked for: of domains, unseen ones, end tasks."""
+        return (*self.domains, *self.validation, *self.tasks)
 
     @property
     def validation_blocks(self) -> int:

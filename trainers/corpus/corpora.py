@@ -114,6 +114,8 @@ def _sources(config: CorpusConfig) -> Iterator[tuple[str, DomainSource]]:
         yield f"domains.{name}", source
     for name, source in config.validation.items():
         yield f"validation.{name}", source
+    for name, task in config.tasks.items():
+        yield f"tasks.{name}", task.text_source
 
 
 def _flat(prefix: str, value: Any) -> dict[str, str]:

@@ -5,6 +5,7 @@ This wing reads and writes text and imports neither torch nor lightning.
 
 from optuna_mde_trainers.spec.files import (
     CHECKPOINT_FILE,
+    CHOICES_FILE,
     LOCK_FILE,
     LOGPROBS_FILE,
     RESULT_FILE,
@@ -15,7 +16,7 @@ from optuna_mde_trainers.spec.files import (
     explain,
     write_atomic,
 )
-from optuna_mde_trainers.spec.results import Ledger, Point, Realised, RunResult
+from optuna_mde_trainers.spec.results import Ledger, Point, Realised, RunResult, TaskResult
 from optuna_mde_trainers.spec.runs import (
     SPEC_VERSION,
     SUM_TOLERANCE,
@@ -33,6 +34,7 @@ from optuna_mde_trainers.spec.settings import (
 
 __all__ = [
     "CHECKPOINT_FILE",
+    "CHOICES_FILE",
     "LOCK_FILE",
     "LOGPROBS_FILE",
     "RESULT_FILE",
@@ -52,6 +54,7 @@ __all__ = [
     "RunSpec",
     "ScoreSpec",
     "SpecError",
+    "TaskResult",
     "TrainingConfig",
     "TrainingSpec",
     "explain",

@@ -34,6 +34,20 @@ class Realised(_Record):
     """Times that the domain was seen: sequences drawn / blocks held."""
 
 
+class TaskResult(_Record):
+    """What a run makes of a prompt/target set, beside the loss per target token."""
+
+    examples: int
+    """Examples of the set."""
+    example_loss: float
+    """Mean over the examples of each one's mean loss, nats per target token."""
+    accuracy: float | None = None
+    """Share of the examples whose right choice has the largest log-probability. None: no
+    choices."""
+    accuracy_norm: float | None = None
+    """The same with log-probabilities divided by the choices' UTF-8 bytes."""
+
+
 class Point(_Record):
     """Losses on the way, before the end of a run."""
 
@@ -82,6 +96,8 @@ class RunResult(_Record):
     """Fingerprint of each set when it was scored: a set that has changed is scored again."""
     logprobs: str | None = None
     """File of the token log-probabilities in the run's folder, if they were asked for."""
+    tasks: dict[str, TaskResult] = {}
+    """Prompt/target sets: accuracy, and the loss by example."""
     train_loss: float
     """Mean training loss of the last tenth of the steps, nats per token."""
     tokens: int

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from optuna_mde_trainers.corpus.blocks import Corpus
-from optuna_mde_trainers.scoring import sets
-from optuna_mde_trainers.scoring.sets import score_sets, token_logprobs
+from optuna_mde_trainers.scoring import logprobs
+from optuna_mde_trainers.scoring.logprobs import token_logprobs
+from optuna_mde_trainers.scoring.sets import score_sets
 from optuna_mde_trainers.spec import DecoderConfig
 from optuna_mde_trainers.training.decoder import Decoder
 
@@ -24,7 +25,7 @@ def test_every_token_in_its_place(
     tiny_corpus: Corpus, model: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against a softmax of one token at a time, in batches that do not divide the set."""
-    monkeypatch.setattr(sets, "LOGITS_AT_ONCE", 4 * 16 * tiny_corpus.vocab_size + 5)
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 4 * 16 * tiny_corpus.vocab_size + 5)
     blocks = tiny_corpus.validation_blocks("mixed")
     scored = token_logprobs(model, blocks, device=CPU)
     expected = []

@@ -1,0 +1,89 @@
+"""The log-probability of every token: of blocks of text, and of targets after their prompts.
+
+Always in float32, whatever the run was trained in: the log-probabilities of experts are mixed
+token by token, and a bfloat16 keeps three digits. Memory is bounded by `LOGITS_AT_ONCE`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
+
+if TYPE_CHECKING:
+    import datasets
+
+LOGITS_AT_ONCE = 2**24  # 64 MB of float32
+
+
+def token_logprobs(
+    model: nn.Module, blocks: datasets.Dataset, *, device: torch.device
+) -> np.ndarray:
+    """Natural logarithms of the probabilities of a validation set's tokens.
+
+    Args:
+        model: From token ids `[b, t]` to logits `[b, t, V]`, on `device`.
+        blocks: The set: n blocks of T + 1 tokens in a column `input_ids`.
+        device: Where the model is.
+
+    Returns:
+        `[n T]` float32, in the order of the blocks and of the tokens in them.
+    """
+    table = blocks.with_format("torch")
+    parts = []
+    start, rows = 0, 1  # the first block alone says how large its logits are
+    training = model.training
+    model.eval()
+    with torch.no_grad():  # not inference_mode: the model may train on
+        while start < len(table):
+            ids = table[start : start + rows]["input_ids"].to(device)
+            logits = model(ids[:, :-1]).flatten(0, 1).float()
+            parts.append(-cross_entropy(logits, ids[:, 1:].flatten(), reduction="none").cpu())
+            start, rows = start + len(ids), max(1, LOGITS_AT_ONCE * len(ids) // logits.numel())
+    model.train(training)
+    return torch.cat(parts).numpy()
+
+
+def target_logprobs(
+    model: nn.Module, rows: datasets.Dataset, *, device: torch.device
+) -> list[np.ndarray]:
+    """Natural logarithms of the probabilities of targets, each after its prompt.
+
+    Args:
+        model: From token ids `[b, t]` to logits `[b, t, V]`, causal, on `device`.
+        rows: Columns `input_ids`, and `target_tokens`: how many of the last ones are the target.
+        device: Where the model is.
+
+    Returns:
+        For each row `[target_tokens]` float32.
+    """
+    ids = [torch.tensor(row, dtype=torch.int64) for row in rows.with_format(None)["input_ids"]]
+    targets = list(rows.with_format(None)["target_tokens"])
+    # The longest first: what does not fit into memory is known at once, and padding is little.
+    order = sorted(range(len(ids)), key=lambda row: -len(ids[row]))
+    found: dict[int, np.ndarray] = {}
+    start, batch = 0, 1
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        while start < len(order):
+            taken = order[start : start + batch]
+            padded = pad_sequence([ids[row] for row in taken], batch_first=True).to(device)
+            lengths = torch.tensor([len(ids[row]) for row in taken])[:, None]
+            numbers = torch.tensor([targets[row] for row in taken])[:, None]
+            place = torch.arange(1, padded.shape[1])  # of the token that is predicted
+            scored = ((place < lengths) & (place >= lengths - numbers)).to(device)
+            logits = model(padded[:, :-1])  # to the right of a row's end nothing can reach it
+            nats = cross_entropy(logits[scored].float(), padded[:, 1:][scored], reduction="none")
+            parts = (-nats).cpu().split(numbers.flatten().tolist())
+            found.update(zip(taken, (part.numpy() for part in parts), strict=True))
+            start += len(taken)
+            if start < len(order):
+                longest = len(ids[order[start]]) * logits.shape[-1]
+                batch = max(1, LOGITS_AT_ONCE // longest)
+    model.train(training)
+    return [found[row] for row in range(len(ids))]
