@@ -73,7 +73,7 @@ def share_of_a_run(budget: float) -> str:
 
 def amount(number: int) -> str:
     """A count of tokens or weights in three digits."""
-    for unit, size in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
             return f"{number / size:.3g}{NARROW}{unit}"
     return str(number)

@@ -44,6 +44,11 @@ class Run:
     weights: int | None
     """Number of weights of the model that was trained."""
     seconds: float | None
+    """From the start of the trial to its end."""
+    flops: float | None = None
+    """Floating-point operations of its training, by the trainer's formula."""
+    device_seconds: float | None = None
+    """Seconds of its training steps times devices."""
 
     @property
     def is_shortened(self) -> bool:
@@ -148,6 +153,8 @@ def _run(trial: FrozenTrial, record: records.Record, prefix: str, *, left_out: b
         tokens=_count(attrs.get("tokens")),
         weights=_count(attrs.get("parameters")),
         seconds=record.seconds,
+        flops=_number(attrs.get("flops")),
+        device_seconds=_number(attrs.get("device_seconds")),
     )
 
 

@@ -8,6 +8,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from optuna_mde_studies.report.costs import ledger
 from optuna_mde_studies.report.palette import domain_colours, signed
 from optuna_mde_studies.report.statements import (
     gain_in_words,
@@ -276,29 +277,27 @@ def corpus(held: Corpus) -> str:
 
 
 def costs(overview: Overview, confirmation: Confirmation | None = None) -> str:
-    """Tokens, seconds and runs that the search has spent, and runs of the confirmation."""
-    finished = overview.finished
-    facts = {"finished runs": str(len(finished))}
-    shortened = sum(run.is_shortened for run in finished)
+    """Runs, tokens, operations and time of experts, search and confirmation."""
+    lines = [
+        [
+            escape(cost.what),
+            str(cost.runs),
+            "" if cost.tokens is None else amount(cost.tokens),
+            "" if cost.flops is None else f"{cost.flops:.2e}",
+            "" if cost.seconds is None else _duration(cost.seconds),
+        ]
+        for cost in ledger(overview, confirmation)
+    ]
+    facts = {}
+    shortened = sum(run.is_shortened for run in overview.finished)
     if shortened:
-        facts["shortened experts among them"] = str(shortened)
-        facts["worth in full runs"] = f"{sum(run.budget for run in finished):.1f}"
-    unfinished = len(overview.runs) - len(finished)
-    if unfinished:
-        facts["other runs"] = str(unfinished)
-    if confirmation is not None:
-        repeats = len(confirmation.mixtures) * len(confirmation.seeds)
-        facts["further runs, with fresh seeds"] = str(repeats)
-    tokens = sum(run.tokens or 0 for run in overview.runs)
-    if tokens:
-        facts["training tokens of the search"] = amount(tokens)
+        facts["shortened experts"] = str(shortened)
+        facts["search in full runs"] = f"{sum(r.budget for r in overview.finished):.1f}"
     weights = {run.weights for run in overview.runs if run.weights}
     if len(weights) == 1:
         facts["weights of the model"] = amount(weights.pop())
-    spent = sum(run.seconds or 0 for run in overview.runs)
-    if spent:
-        facts["time in runs of the search"] = _duration(spent)
-    return f"<h2>Costs</h2>{_facts(facts)}"
+    head = ["", "runs", "training tokens", "FLOP", "device time"]
+    return f"<h2>Costs</h2>{_table(head, lines, text=1)}{_facts(facts) if facts else ''}"
 
 
 def versions() -> str:

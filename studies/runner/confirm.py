@@ -122,6 +122,12 @@ class Confirmation(BaseModel):
     """What is compared, the recommended mixture first: name -> domain -> rate."""
     losses: dict[str, list[dict[str, float]]] = {}
     """Name -> for every seed, validation set -> nats per token."""
+    tokens: int | None = None
+    """Training tokens of all of its runs."""
+    flops: float | None = None
+    """Floating-point operations of their training."""
+    device_seconds: float | None = None
+    """Seconds of their training steps times devices."""
 
     @classmethod
     def read(cls, path: Path) -> Confirmation | None:
@@ -180,12 +186,20 @@ def orders(experiment: Experiment, confirmation: Confirmation) -> list[RunOrder]
 
 
 def gather(confirmation: Confirmation, results: Sequence[RunResult]) -> Confirmation:
-    """The confirmation with its losses; `results` in the order of `orders`."""
+    """The confirmation with its losses and costs; `results` in the order of `orders`."""
     names = list(confirmation.mixtures)
     losses: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for position, result in enumerate(results):
         losses[names[position % len(names)]].append(result.losses)
-    return confirmation.model_copy(update={"losses": losses})
+    ledgers = [result.ledger for result in results if result.ledger is not None]
+    flops = [ledger.flops for ledger in ledgers if ledger.flops is not None]
+    seconds = [ledger.device_seconds for ledger in ledgers if ledger.device_seconds is not None]
+    cost = {
+        "tokens": sum(result.tokens for result in results),
+        "flops": sum(flops) if flops else None,
+        "device_seconds": sum(seconds) if seconds else sum(r.seconds for r in results),
+    }
+    return confirmation.model_copy(update={"losses": losses, **cost})
 
 
 def verdict(differences: Sequence[Difference], n_seeds: int) -> str:

@@ -172,6 +172,8 @@ class Experiment:
         logprobs = None
         if result.logprobs:
             logprobs = f"{self._relative(spec)}/{result.logprobs}"
+        for name, value in _cost(result).items():
+            trial.set_user_attr(name, value)
         return report_losses(
             trial,
             result.losses,
@@ -192,6 +194,15 @@ def same_mixture(
 ) -> bool:
     """Whether no rate of two mixtures differs by more; one that is not named is 0."""
     return all(abs(one.get(name, 0.0) - other.get(name, 0.0)) <= within for name in {*one, *other})
+
+
+def _cost(result: RunResult) -> dict[str, float]:
+    """What the run cost, as attributes of its trial."""
+    ledger = result.ledger
+    if ledger is None:
+        return {"device_seconds": result.seconds}
+    known = {"flops": ledger.flops, "device_seconds": ledger.device_seconds}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _repeats(study: optuna.Study, mixture: Mapping[str, float]) -> int:

@@ -102,7 +102,7 @@ def test_a_study_with_cheap_experts(workplace: Path) -> None:
     assert (len(found.finished), len(found.complete)) == (6, 3)
     text = page.write(study, folder.path).read_text("utf-8")
     assert "6 finished runs" in text
-    assert "<dt>shortened experts among them</dt><dd>3</dd>" in text
-    assert f"<dt>worth in full runs</dt><dd>{3 + sum(steps.values()) / 20:.1f}</dd>" in text
+    assert "<dt>shortened experts</dt><dd>3</dd>" in text
+    assert f"<dt>search in full runs</dt><dd>{3 + sum(steps.values()) / 20:.1f}</dd>" in text
     assert "50\u202f% of a run" in text
     assert "best expert" in text

@@ -1,0 +1,78 @@
+"""The ledger of a study: what its experts, its search and its confirmation have cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from optuna_mde_studies.report.overview import Overview, Run
+    from optuna_mde_studies.runner.confirm import Confirmation
+
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What runs of one kind have cost; None where nothing says it."""
+
+    what: str
+    runs: int
+    tokens: int | None
+    """Training tokens."""
+    flops: float | None
+    """Floating-point operations of the training steps, by the trainer's formula."""
+    seconds: float | None
+    """Seconds of the training steps times devices; of the whole run where only that is known."""
+
+
+def ledger(overview: Overview, confirmation: Confirmation | None = None) -> list[Cost]:
+    """Costs of the kinds of runs that there are, and of all together; running ones left out."""
+    costs = [_sum(name, runs) for name, runs in _kinds(overview) if runs]
+    if confirmation is not None:
+        costs.append(
+            Cost(
+                "confirmation",
+                len(confirmation.mixtures) * len(confirmation.seeds),
+                confirmation.tokens,
+                confirmation.flops,
+                confirmation.device_seconds,
+            )
+        )
+    if len(costs) > 1:
+        costs.append(
+            Cost(
+                "all",
+                sum(cost.runs for cost in costs),
+                total(cost.tokens for cost in costs),
+                total(cost.flops for cost in costs),
+                total(cost.seconds for cost in costs),
+            )
+        )
+    return costs
+
+
+def _kinds(overview: Overview) -> Iterator[tuple[str, Sequence[Run]]]:
+    finished = overview.finished
+    yield "experts", [run for run in finished if run.phase == "expert" or run.is_shortened]
+    yield "search", [run for run in finished if run.phase != "expert" and not run.is_shortened]
+    lost = [run for run in overview.runs if run not in finished and run.state != "running"]
+    yield "failed, interrupted or left out", lost
+
+
+def _sum(what: str, runs: Sequence[Run]) -> Cost:
+    return Cost(
+        what,
+        len(runs),
+        total(run.tokens for run in runs),
+        total(run.flops for run in runs),
+        total(run.seconds if run.device_seconds is None else run.device_seconds for run in runs),
+    )
+
+
+def total(values: Iterable[Number | None]) -> Number | None:
+    """The sum of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known, start=type(known[0])(0)) if known else None
