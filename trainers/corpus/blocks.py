@@ -92,6 +92,8 @@ class Corpus:
     """Fingerprint of the configuration and of what its sources held when it was built."""
     made_from: dict[str, str]
     """What `source` is the fingerprint of, in words."""
+    end_of_text: int | None = None
+    """The token between documents. None: release 0.1.0, which did not write it down."""
 
     @classmethod
     def load(cls, folder: Path | str) -> Corpus:

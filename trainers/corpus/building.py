@@ -105,6 +105,7 @@ def build(config: CorpusConfig, folder: Path, made_from: dict[str, str], say: Pr
             dropped=texts.dropped,
             source=source_fingerprint(made_from),
             made_from=made_from,
+            end_of_text=tokens.end_of_text,
         )
     )
 

@@ -88,6 +88,7 @@ def test_a_corpus_holds_its_tasks(tmp_path: Path) -> None:
         **{"one": "text", "two": "text"},
         **{"arc": "prompts", "multirc": "prompts"},
     }
+    assert corpus.end_of_text == corpus.tokenizer().token_to_id(END_OF_TEXT)
     assert (corpus.sets["arc"].blocks, corpus.sets["multirc"].blocks) == (2, 3)
     assert corpus.sets["arc"].bytes == len(" the sun") + len(" grass")
     assert len(corpus.prompt_rows("arc")) == 5
