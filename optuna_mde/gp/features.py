@@ -100,7 +100,8 @@ class Features:
 
     @property
     def scale(self) -> Tensor:
-        """`[M]` spread of each output's MDE loss over mixtures of every kind; NaN without one."""
+        """`[M]` spread of each output's MDE loss over mixtures of every kind, at least that of
+        `with_spread`; NaN without one."""
         return self._per_output(self._scale)
 
     @property
@@ -126,6 +127,15 @@ class Features:
         other = copy.copy(self)
         other.coreset = losses
         other._corners = other._corner_losses()
+        return other
+
+    def with_spread(self, least: Tensor) -> Features:
+        """The same features, in which no output's MDE loss counts as spread by less than `[M]`."""
+        other = copy.copy(self)
+        other.__dict__.pop("units", None)  # which is cached
+        other._scale = self._scale.clone()
+        own = torch.tensor(self._own)[self.has_mde]
+        other._scale[own] = torch.maximum(self._scale[own], least[self.has_mde])
         return other
 
     def lift(self, X: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -231,7 +241,7 @@ class Features:
         scale, unit = (v.std(dim=0).clamp_min(1e-6) for v in (mde, terms))
         centre = mde.mean(dim=0)
         standard = (mde - centre) / scale
-        return centre, scale, unit, standard.mT @ standard / (_REFERENCES - 1)
+        return centre, scale, unit, standard.mT @ standard / (len(references) - 1)
 
     def _per_output(self, values: Tensor, otherwise: Tensor | None = None) -> Tensor:
         """Columns `[..., S]` of sets to columns `[..., M]` of outputs."""

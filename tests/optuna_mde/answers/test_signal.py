@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import optuna
+import pytest
 from scipy.stats import chi2
 
 from optuna_mde.answers.fitted import fit_study
@@ -33,14 +34,29 @@ def test_runs_that_differ_as_repeats_do_have_no_signal(world, tmp_path) -> None:
     assert not has_signal(fitted, 1.05 * just)
 
 
-def test_one_broken_run_is_no_signal_of_a_flat_study(world, tmp_path) -> None:
-    """Experts that are much alike, runs that differ by their noise, and one that diverged."""
+def alike(world, apart: float):
+    """The world with experts that differ by a share of what they do."""
     web = world.logprobs["web"]
     files = {
-        d: {s: 0.99 * web[s] + 0.01 * world.logprobs[d][s] for s in world.sets}
+        d: {s: web[s] + apart * (world.logprobs[d][s] - web[s]) for s in world.sets}
         for d in world.domains
     }
-    flat = replace(world, logprobs=files, table=ExpertTable(world.domains, files))
+    return replace(world, logprobs=files, table=ExpertTable(world.domains, files))
+
+
+@pytest.mark.parametrize("apart", [1e-2, 1e-4])
+def test_flat_runs_of_experts_that_are_nearly_the_same_have_no_signal(
+    world, tmp_path, apart: float
+) -> None:
+    flat = alike(world, apart)
+    losses = flat.table.losses(inner(1)) + np.random.default_rng(2).normal(0.0, 0.01, (12, 5))
+    fitted = fit_study(study_of_runs(flat, tmp_path, inner(12), losses))
+    assert not has_signal(fitted, float(fitted.noise(fitted.overall)[0]))
+
+
+def test_one_broken_run_is_no_signal_of_a_flat_study(world, tmp_path) -> None:
+    """Experts that are much alike, runs that differ by their noise, and one that diverged."""
+    flat = alike(world, 0.01)
     losses = flat.table.losses(inner(1)) + np.random.default_rng(1).normal(0.0, 0.01, (12, 5))
     losses[3] += 5.0
     fitted = fit_study(study_of_runs(flat, tmp_path, inner(12), losses))

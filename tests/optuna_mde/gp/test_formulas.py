@@ -23,11 +23,12 @@ S = np.array([0.06, 0.08, 0.28, 0.1, 0.1, 0.1, 0.1])
 FACTORS, TOLERANCES = (0.5, 1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 32)
 
 
-@pytest.fixture(scope="module")
-def study():
+@pytest.fixture(scope="module", params=[1.0, 0.1], ids=["files apart", "files alike"])
+def study(request):
     """Three experts' corners and nine mixtures, MDE being .1 nats and a landscape off."""
     own = np.arange(K)[:, None, None] == RNG.choice(K, (1, len(SETS), 300), p=[0.5, 0.3, 0.2])
     logs = RNG.normal(-3.5, 0.5, own.shape) + 1.5 * own
+    logs = logs.mean(axis=0) + request.param * (logs - logs.mean(axis=0))
     files = {f"d{j}": dict(zip(SETS, logs[j], strict=True)) for j in range(K)}
     coreset = Coreset(ExpertTable(list(files), files))
     X = np.concatenate([np.eye(K), RNG.dirichlet(np.ones(K), 9)])
@@ -60,12 +61,16 @@ def regressors(coreset, rates):
     return m, np.stack(terms, axis=-1)
 
 
-def standards(coreset):
-    """c, κ `[M]` and v `[M, 7]`."""
+def standards(coreset, X, Y):
+    """c, κ `[M]` and v `[M, 7]`, from runs `[n, K]`, `[n, M]` that are no experts."""
     m, f = regressors(coreset, reference_mixtures(128, K, np.random.default_rng(0)))
     v = f.std(axis=0, ddof=1)
-    v[:, [0, 2]] = 1.0
-    return m.mean(axis=0), m.std(axis=0, ddof=1), v
+    left = Y - regressors(coreset, X)[0]
+    kappa = np.maximum(
+        m.std(axis=0, ddof=1), np.median(left, axis=0) - np.quantile(left, 0.16, axis=0)
+    )
+    v[:, 0], v[:, 1], v[:, 2] = 1.0, kappa, 1.0
+    return m.mean(axis=0), kappa, v
 
 
 def shared(y, phi, kappa, v):
@@ -108,7 +113,7 @@ def test_what_is_shared_and_the_posterior_are_those_of_the_page(study):
     n, M = len(X), len(SETS)
     new = np.random.default_rng(1).dirichlet(np.full(K, 0.5), 20)
     rates = np.concatenate([X, new])
-    c, kappa, v = standards(coreset)
+    c, kappa, v = standards(coreset, X[~corner], Y[~corner, :M])
     m, f = regressors(coreset, rates)
     f[..., 1] -= c
     y0 = (Y[:, :M] - m[:n]) / kappa

@@ -185,6 +185,7 @@ def test_sets_that_the_experts_serve_alike_are_taken_to_err_together(world) -> N
     mixtures = np.random.default_rng(5).dirichlet(np.ones(len(world.domains)), 2000)
     alike = np.corrcoef(world.table.losses(mixtures).T)
     assert np.abs(features.likeness.numpy() - alike).max() < 0.35  # other mixtures, on a coreset
+    assert features.likeness.diagonal().numpy() == pytest.approx(1.0)
     pairs = np.triu_indices(len(world.sets), 1)
     assert np.corrcoef(features.likeness.numpy()[pairs], alike[pairs])[0, 1] > 0.9
     # experts show nothing of what errors have in common, so that this is before any run

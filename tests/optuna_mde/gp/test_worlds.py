@@ -90,6 +90,30 @@ def test_noise_is_learned_where_it_is_most_of_what_there_is(name: str, files: bo
     assert noise / 1.5 < found < 1.5 * noise
 
 
+@pytest.mark.parametrize("apart", [0.01, 1e-3, 0.0])
+def test_noise_is_learned_where_files_are_nearly_the_same(apart: float) -> None:
+    """Experts whose probabilities differ by a percent, less, or not at all: a dozen flat runs."""
+    world = planted.make("flat", SEED)
+    middle = world.logprobs.mean(axis=0)
+    logprobs = middle + apart * (world.logprobs - middle)
+    files = {
+        domain: dict(zip(world.sets, values, strict=True))
+        for domain, values in zip(world.domains, logprobs, strict=True)
+    }
+    coreset = Coreset(ExpertTable(world.domains, files))
+    features = Features(K, [BLOCK], world.sets, BLOCK, coreset)
+    stated = []
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        X = np.concatenate([np.eye(K), rng.dirichlet(np.ones(K), 12)])
+        Y = rng.normal(-middle.mean(axis=-1), world.noise, (len(X), M))
+        Y[:K] = -logprobs.mean(axis=-1)
+        surrogate = fit(features, Runs(*map(torch.from_numpy, (X, Y, np.arange(len(X)) < K))))
+        stated.append(float(surrogate.noise_sd.square().mean().sqrt()) / world.noise)
+    assert min(stated) > 1 / 1.5
+    assert max(stated) < 1.5
+
+
 def test_a_dip_that_files_promise_is_not_believed_against_flat_runs() -> None:
     world = planted.make("flat", SEED)
     X = np.random.default_rng(1).dirichlet(np.ones(K), 200)
