@@ -31,6 +31,10 @@ _TRIES = 16  # points that are looked at for one that is no repeat
 # Where the runs deny MDE, mixtures are spread over the simplex until there are so many more of
 # them than domains that lie farther apart than this (`python -m benchmarks.worlds`).
 _PLACES, _NEIGHBOURS = 3, 0.25
+# Where so many runs, or that share of all, are neighbours of a point already, the next one goes
+# elsewhere: a surrogate that is too sure of what surrounds them would not find out
+# (`python -m benchmarks.worlds`).
+_CROWD, _CROWD_SHARE = 3, 0.33
 
 DESIGN = "design"
 
@@ -121,7 +125,7 @@ class Proposer:
         limits = observations.objective.limits_on(observations.outputs)
         acquisition = build(believing, W, limits, tensor(inside), seed)
         points, _ = maximise(acquisition, region, anchors, rng)
-        x = _first_new(points, seen, observations.pending)
+        x = _first_new(_uncrowded(points, observations), seen, observations.pending)
         if x is None:
             x = _fresh(region, seen, seed, len(observations.X))
         with torch.no_grad():
@@ -181,6 +185,14 @@ def _places(observations: Observations) -> int:
     """How many mixtures inside the simplex were run, or will be, that are no neighbours."""
     X = np.concatenate([observations.X[observations.mixed], observations.pending])
     return len(apart(X[:, observations.block], _NEIGHBOURS))
+
+
+def _uncrowded(points: Array, observations: Observations) -> Array:
+    """The points that few runs are neighbours of; all of them if none is."""
+    runs = observations.X[observations.mixed]
+    near = (np.abs(points[:, None] - runs).sum(axis=-1) < _NEIGHBOURS).sum(axis=1)
+    few = near < max(_CROWD, _CROWD_SHARE * len(runs))
+    return points[few] if few.any() else points
 
 
 def is_seen(x: Array, seen: Array, distance: float = SAME) -> bool:

@@ -229,6 +229,29 @@ def test_where_runs_deny_mde_mixtures_are_spread_until_there_are_enough(tmp_path
     assert phase(far) == "model"
 
 
+def test_a_crowd_of_runs_sends_the_next_one_elsewhere(world, expert_files) -> None:
+    """Three neighbours, or a third of all runs if these are more."""
+    best = Proposer().propose(history(world, 0, expert_files), region(), seed=0).x
+
+    def neighbours(crowd: int, others: int) -> int:
+        rng = np.random.default_rng(0)
+        X = np.concatenate(
+            [np.eye(4), rng.dirichlet(400 * best + 0.1, crowd), far_from(best, others)]
+        )
+        told = replace(history(world, len(X) - 4, expert_files), X=X, Y=world.observed(X, 0))
+        x = Proposer().propose(told, region(), seed=0).x
+        return int((np.abs(X[4:] - x).sum(axis=1) < 0.25).sum())
+
+    assert neighbours(2, 4) == 2
+    assert neighbours(3, 4) < 3
+    assert neighbours(5, 13) >= 3
+
+
+def far_from(x: np.ndarray, n: int) -> np.ndarray:
+    pool = np.random.default_rng(3).dirichlet(np.ones(4), 500)
+    return pool[np.abs(pool - x).sum(axis=1) > 0.5][:n]
+
+
 def region_of(K: int) -> Region:
     return Region(np.zeros(K), np.ones(K), (slice(0, K),))
 

@@ -100,7 +100,7 @@ def shared(y, phi, kappa, v):
     bent, moved = A[:, 2:], share @ means
     far = np.sqrt(np.square(bent @ moved[2:]).sum() / np.square(bent * B[2:]).sum())
     _, omega, step = np.exp(share @ np.log(cells))
-    return BETA + moved, covariance, max(far / 3, omega / 2, step / 2)
+    return BETA + moved, covariance, max(far / 3, omega / 2, step / 1.75)
 
 
 def matern(r):
