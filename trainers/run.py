@@ -8,7 +8,6 @@ its result needs neither.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,7 +129,7 @@ def _trained(
     from optuna_mde_trainers.training.decoder import count_parameters
     from optuna_mde_trainers.training.fit import fit
     from optuna_mde_trainers.training.module import LanguageModel
-    from safetensors.torch import save_model
+    from optuna_mde_trainers.training.weights import llama_config, write_checkpoint
 
     model = _build(spec, corpus)
     module = LanguageModel(model, training.optimizer, training.max_steps)
@@ -142,9 +141,8 @@ def _trained(
         num_workers=spec.launch.num_workers,
     )
     seconds = fit(module, data, spec, folder, on_step)
-    beside = folder / f"{WEIGHTS_FILE}.part"
-    save_model(model, str(beside))
-    os.replace(beside, folder / WEIGHTS_FILE)
+    config = llama_config(training.model, vocab_size=corpus.vocab_size)
+    write_checkpoint(model, config, corpus, folder, spec.launch.keep_weights)
     sequences = training.max_steps * training.global_batch_size
     return model, RunResult(
         losses={},
@@ -201,13 +199,13 @@ def _kept_model(spec: RunSpec, corpus: Corpus, folder: Path) -> nn.Module:
         )
     if not (folder / WEIGHTS_FILE).exists():
         raise RunError(
-            f"{folder / WEIGHTS_FILE} is gone, so nothing new can be scored: "
-            f"delete {RESULT_FILE} beside it to train the run again"
+            f"{folder / WEIGHTS_FILE} is gone, or was not kept (launch.keep_weights), so nothing "
+            f"new can be scored: delete {RESULT_FILE} beside it to train the run again"
         )
-    from safetensors.torch import load_model
+    from optuna_mde_trainers.training.weights import read_weights
 
     model = _build(spec, corpus)
-    load_model(model, str(folder / WEIGHTS_FILE))
+    read_weights(model, folder)
     return model
 
 

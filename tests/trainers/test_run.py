@@ -81,6 +81,9 @@ def test_a_run_learns_and_says_what_it_did(
     assert {path.name for path in folder.iterdir() if path.name != "run.lock"} == {
         "spec.json",
         "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
         "result.json",
     }
     assert RunSpec.read(folder / "spec.json") == spec

@@ -27,6 +27,7 @@ from optuna_mde_trainers.spec.runs import (
 )
 from optuna_mde_trainers.spec.settings import (
     DecoderConfig,
+    KeepWeights,
     LaunchConfig,
     OptimizerConfig,
     TrainingConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "DecoderConfig",
     "DivergedError",
+    "KeepWeights",
     "LaunchConfig",
     "LaunchSpec",
     "Ledger",

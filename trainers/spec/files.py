@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 SPEC_FILE = "spec.json"
 CHECKPOINT_FILE = "last.ckpt"  # while the run is unfinished
-WEIGHTS_FILE = "model.safetensors"  # float32, with the names of LlamaForCausalLM
+WEIGHTS_FILE = "model.safetensors"  # with the names of transformers
 LOGPROBS_FILE = "logprobs.safetensors"  # if they were asked for: an expert's file
 CHOICES_FILE = "choices.safetensors"  # of prompt/target sets: the log-probability of each choice
 RESULT_FILE = "result.json"  # written last: a folder that has one is finished

@@ -135,6 +135,9 @@ class TrainingConfig(Group):
         return self.micro_batch_size or self.global_batch_size
 
 
+KeepWeights = Literal["float32", "bfloat16", "none"]
+
+
 class LaunchConfig(Group):
     """How a run takes place: nothing that should change the weights.
 
@@ -149,3 +152,6 @@ class LaunchConfig(Group):
     """Log of the training loss and the learning rate, in the run's folder."""
     checkpoint_every_n_steps: Count = 200
     """Steps between two checkpoints, from which a killed run goes on."""
+    keep_weights: KeepWeights = "float32"
+    """Precision of the finished weights on disk, a checkpoint of transformers. none: they are
+    scored and not kept, and no other set can be scored later."""
