@@ -146,12 +146,17 @@ def recommend(
 ) -> None:
     """Prints the best mixture by what is known now."""
     from optuna_mde_studies.runner import findings
+    from optuna_mde_studies.runner.confirm import Confirmation
     from optuna_mde_studies.terminal import progress, summary
 
     definition, folder = _resolve_existing(study, out)
-    recommendation = findings.recommend(_open(definition, folder), folder.recommendation)
+    opened = _open(definition, folder)
+    recommendation = findings.recommend(opened, folder.recommendation)
     if format is Format.text:
-        _print(progress.console(), summary.outcome(recommendation, definition.config.goals))
+        confirmation = Confirmation.read(folder.confirmation)
+        parts = [*summary.outcome(recommendation, definition.config.goals)]
+        parts += summary.beside(opened, recommendation, confirmation)
+        _print(progress.console(), parts)
     else:
         print(summary.rates_as(format.value, recommendation.mixture), end="")
 
@@ -320,4 +325,5 @@ def _print_outcome(console: Console, outcome: Outcome, definition: Definition) -
     parts = [*summary.outcome(outcome.recommendation, goals)]
     if outcome.confirmation is not None:
         parts += summary.confirmed(outcome.confirmation, goals)
+    parts += summary.beside(outcome.study, outcome.recommendation, outcome.confirmation)
     _print(console, parts)

@@ -79,6 +79,14 @@ def amount(number: int) -> str:
     return str(number)
 
 
+def hours(seconds: float) -> str:
+    """A long time for people: `3.2 h`, `12 min 5 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{seconds / 3600:,.1f} h" if minutes < 6000 else f"{seconds / 3600:,.0f} h"
+
+
 def sentence(text: str) -> str:
     """Begins with a capital, ends with a full stop."""
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."

@@ -65,6 +65,18 @@ class WorkersConfig(LaunchConfig):
     """Runs side by side, each a process with one thread. auto: what cores and memory allow."""
 
 
+class TargetConfig(_Section):
+    """The run that the mixture is for, which reads more tokens than the study's own runs."""
+
+    tokens: Annotated[float, Field(gt=0)]
+    """Its training tokens."""
+    max_epochs: Annotated[float, Field(gt=0)] | dict[str, Annotated[float, Field(gt=0)]] | None = (
+        None
+    )
+    """Times that it may read a domain's whole source, for all domains or by domain: a cap on the
+    rates. None: no cap."""
+
+
 def _check_seeds(seeds: int) -> int:
     if seeds != 0 and seeds < 2:
         raise ValueError(
@@ -106,6 +118,7 @@ class StudyConfig(_Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig
     experts: ExpertsConfig = ExpertsConfig()
+    target: TargetConfig | None = None
     launch: WorkersConfig = WorkersConfig()
     confirm: ConfirmConfig = ConfirmConfig()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from optuna_mde_studies.definition.config import StudyConfig, training_spec
@@ -22,6 +22,7 @@ def inconsistencies(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
     yield from objective_problems(config, config.corpus.set_names)
     yield from bounds_problems(config, domains)
     yield from _natural_problems(config)
+    yield from _target_problems(config)
     if domains and config.search.n_trials <= len(domains):
         yield (
             ("search", "n_trials"),
@@ -95,6 +96,45 @@ def _natural_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
         yield (
             ("search", "natural"),
             f"rates must sum to 1, and {rates} = {total:g}; divide each by {total:g}",
+        )
+
+
+def _target_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
+    limits = config.target.max_epochs if config.target is not None else None
+    for name in limits if isinstance(limits, dict) else ():
+        if name not in config.domains:
+            yield (
+                ("target", "max_epochs", name),
+                f"no domain is called {name!r}; there are {', '.join(config.domains)}",
+            )
+
+
+def cap_problems(
+    config: StudyConfig, capped: Mapping[str, float], domains: tuple[str, ...]
+) -> Iterator[tuple[FieldPath, str]]:
+    """Caps of `target.max_epochs` that no mixture within the bounds keeps to.
+
+    Args:
+        config: the definition.
+        capped: domain -> highest rate that its text allows, where it is below 1.
+        domains: those of the corpus.
+    """
+    bounds = config.search.bounds
+    field: FieldPath = ("target", "max_epochs")
+    for name, cap in capped.items():
+        low = bounds.get(name, (0.0, 1.0))[0]
+        if low > cap:
+            yield (
+                field,
+                f"{name} has text for a rate of {cap:.3g} at most, and search.bounds asks for "
+                f"{low:g} or more; raise max_epochs, or lower one of tokens and the bound",
+            )
+    room = sum(min(capped.get(name, 1.0), bounds.get(name, (0.0, 1.0))[1]) for name in domains)
+    if capped and room < 1.0:
+        yield (
+            field,
+            f"the domains' text gives rates that sum to {room:.3g} at most; raise max_epochs, or "
+            "lower target.tokens",
         )
 
 

@@ -6,6 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from optuna_mde_studies.wording import amount, hours
+
+from optuna_mde.answers.tables import Table
+
 if TYPE_CHECKING:
     from optuna_mde_studies.report.overview import Overview, Run
     from optuna_mde_studies.runner.confirm import Confirmation
@@ -52,6 +56,23 @@ def ledger(overview: Overview, confirmation: Confirmation | None = None) -> list
             )
         )
     return costs
+
+
+def table(overview: Overview, confirmation: Confirmation | None = None) -> Table:
+    """The ledger in words."""
+    return Table(
+        ("", "runs", "training tokens", "FLOP", "device time"),
+        tuple(
+            (
+                cost.what,
+                str(cost.runs),
+                "" if cost.tokens is None else amount(cost.tokens),
+                "" if cost.flops is None else f"{cost.flops:.2e}",
+                "" if cost.seconds is None else hours(cost.seconds),
+            )
+            for cost in ledger(overview, confirmation)
+        ),
+    )
 
 
 def _kinds(overview: Overview) -> Iterator[tuple[str, Sequence[Run]]]:

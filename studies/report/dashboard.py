@@ -15,7 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 import plotly.graph_objects as go
-from optuna_mde_studies.report import figures, overview, statements
+from optuna_mde_studies.report import epochs, figures, overview, statements, tasks
 from optuna_mde_studies.report.judgement import Judgement, judge
 from optuna_mde_studies.runner.folder import StudyError
 from optuna_mde_studies.wording import sentence
@@ -102,8 +102,16 @@ def _note(
     title = statements.headline(recommendation, rates, held=held)
     lines = [f"**{_plain(title)}.** {_plain(' '.join(filter(None, said)))}", ""]
     rows = recommendation.rows
-    for table in (tables.rates(rows), tables.comparison(rows, recommendation.goals)):
-        lines += [*_markdown(table), ""]
+    shown = (
+        tables.rates(rows),
+        tables.comparison(rows, recommendation.goals),
+        epochs.table(found, recommendation),
+        tasks.table(found, recommendation, confirmed.confirmation if confirmed else None),
+    )
+    for table in shown:
+        lines += [*_markdown(table), ""] if table is not None else []
+    if warning := epochs.warning(found, recommendation):
+        lines += [_plain(warning), ""]
     lines.append(_plain(sentence(recommendation.trust.statement)))
     return "\n".join(lines)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
+from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR
 
 import optuna_mde
 from optuna_mde.objective import Objective
@@ -36,6 +37,8 @@ class Run:
     """Objective values; empty unless complete."""
     losses: dict[str, float]
     """Validation set -> nats per token."""
+    accuracy: dict[str, float]
+    """End task -> share of the questions whose right choice is the likeliest by byte."""
     predicted: tuple[float, float] | None
     """Mean and sd of the objective, predicted before the run was started."""
     budget: float
@@ -71,6 +74,10 @@ class Overview:
     natural: dict[str, float]
     """Domain -> share of the text at hand; empty when unknown."""
     runs: tuple[Run, ...]
+    target_tokens: float | None = None
+    """Tokens of the run that the mixture is for, if the study says."""
+    source_tokens: dict[str, int] = field(default_factory=dict)
+    """Domain -> tokens of its whole source; empty where unknown."""
 
     @property
     def complete(self) -> tuple[Run, ...]:
@@ -115,6 +122,11 @@ def read(study: Study) -> Overview:
         goals=goals,
         natural=notes.natural(study),
         runs=runs,
+        target_tokens=_number(study.user_attrs.get(TOKENS_ATTR)),
+        source_tokens={
+            name: int(tokens)
+            for name, tokens in _numbers(study.user_attrs.get(SOURCE_ATTR)).items()
+        },
     )
 
 
@@ -148,6 +160,7 @@ def _run(trial: FrozenTrial, record: records.Record, prefix: str, *, left_out: b
         parameters={k: v for k, v in trial.params.items() if not k.startswith(prefix)},
         values=tuple(trial.values or ()) if counts else (),
         losses=record.losses,
+        accuracy=_numbers(attrs.get("accuracy")),
         predicted=None if mean is None or sd is None else (mean, sd),
         budget=record.budget,
         tokens=_count(attrs.get("tokens")),
@@ -169,6 +182,11 @@ _STATES = {
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
+
+
+def _numbers(value: object) -> dict[str, float]:
+    items = value.items() if isinstance(value, dict) else ()
+    return {str(k): float(v) for k, v in items if isinstance(v, int | float)}
 
 
 def _count(value: object) -> int | None:

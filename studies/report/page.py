@@ -113,6 +113,9 @@ def _answer(
     yield sections.comparison(recommendation)
     if recommendation.pareto:
         yield sections.trade_offs(found, recommendation.pareto)
+    kept = confirmed.confirmation if confirmed else None
+    yield sections.target_epochs(found, recommendation)
+    yield sections.end_tasks(found, recommendation, kept)
     yield sections.trust(recommendation)
 
 

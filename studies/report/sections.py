@@ -8,7 +8,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from optuna_mde_studies.report.costs import ledger
+from optuna_mde_studies.report import costs as ledger
+from optuna_mde_studies.report import epochs, tasks
 from optuna_mde_studies.report.palette import domain_colours, signed
 from optuna_mde_studies.report.statements import (
     gain_in_words,
@@ -175,6 +176,30 @@ def trust(recommendation: Recommendation) -> str:
     return "".join(parts)
 
 
+def end_tasks(
+    overview: Overview, recommendation: Recommendation, confirmation: Confirmation | None
+) -> str:
+    """Accuracy of what was run; nothing without end tasks that have choices."""
+    found = tasks.table(overview, recommendation, confirmation)
+    if found is None:
+        return ""
+    return (
+        "<h2>End tasks</h2><p>Share of the questions whose right choice is the likeliest by byte, "
+        "as observed. The search goes by losses, which are less noisy; nothing is predicted here."
+        f"</p>{_cells(found)}"
+    )
+
+
+def target_epochs(overview: Overview, recommendation: Recommendation) -> str:
+    """How often the target run would read each domain; nothing without a target."""
+    found = epochs.table(overview, recommendation)
+    if found is None:
+        return ""
+    said = epochs.warning(overview, recommendation)
+    shown = f"<p>{escape(said)}</p>" if said else ""
+    return f"<h2>Epochs of the target run</h2>{shown}{_cells(found)}"
+
+
 def confirmation(judgement: Judgement) -> str:
     """How the confirmation was done, and of what."""
     kept = judgement.confirmation
@@ -278,16 +303,6 @@ def corpus(held: Corpus) -> str:
 
 def costs(overview: Overview, confirmation: Confirmation | None = None) -> str:
     """Runs, tokens, operations and time of experts, search and confirmation."""
-    lines = [
-        [
-            escape(cost.what),
-            str(cost.runs),
-            "" if cost.tokens is None else amount(cost.tokens),
-            "" if cost.flops is None else f"{cost.flops:.2e}",
-            "" if cost.seconds is None else _duration(cost.seconds),
-        ]
-        for cost in ledger(overview, confirmation)
-    ]
     facts = {}
     shortened = sum(run.is_shortened for run in overview.finished)
     if shortened:
@@ -296,8 +311,8 @@ def costs(overview: Overview, confirmation: Confirmation | None = None) -> str:
     weights = {run.weights for run in overview.runs if run.weights}
     if len(weights) == 1:
         facts["weights of the model"] = amount(weights.pop())
-    head = ["", "runs", "training tokens", "FLOP", "device time"]
-    return f"<h2>Costs</h2>{_table(head, lines, text=1)}{_facts(facts) if facts else ''}"
+    shown = _cells(ledger.table(overview, confirmation))
+    return f"<h2>Costs</h2>{shown}{_facts(facts) if facts else ''}"
 
 
 def versions() -> str:
@@ -330,6 +345,12 @@ def _table(
     )
 
 
+def _cells(table: tables.Table) -> str:
+    """A table in words, of names and figures."""
+    head, *lines = ([escape(cell) for cell in line] for line in (table.head, *table.lines))
+    return _table(head, lines, text=1)
+
+
 def _facts(facts: Mapping[str, str]) -> str:
     pairs = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
@@ -350,9 +371,3 @@ def _bar(mixture: Mapping[str, float], colours: Mapping[str, str]) -> str:
 
 def _plain(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from optuna_mde_studies.runner.experiment import same_mixture
+from optuna_mde_studies.runner.experiment import accuracies, same_mixture
 from optuna_mde_studies.runner.messages import RunOrder
 from optuna_mde_studies.wording import listed
 from optuna_mde_trainers.spec import RunResult, ScoreSpec, write_atomic
@@ -122,6 +122,8 @@ class Confirmation(BaseModel):
     """What is compared, the recommended mixture first: name -> domain -> rate."""
     losses: dict[str, list[dict[str, float]]] = {}
     """Name -> for every seed, validation set -> nats per token."""
+    accuracy: dict[str, list[dict[str, float]]] = {}
+    """Name -> for every seed, end task -> share of right choices; empty without end tasks."""
     tokens: int | None = None
     """Training tokens of all of its runs."""
     flops: float | None = None
@@ -189,16 +191,20 @@ def gather(confirmation: Confirmation, results: Sequence[RunResult]) -> Confirma
     """The confirmation with its losses and costs; `results` in the order of `orders`."""
     names = list(confirmation.mixtures)
     losses: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    accuracy: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for position, result in enumerate(results):
         losses[names[position % len(names)]].append(result.losses)
+        accuracy[names[position % len(names)]].append(accuracies(result))
     ledgers = [result.ledger for result in results if result.ledger is not None]
     flops = [ledger.flops for ledger in ledgers if ledger.flops is not None]
     seconds = [ledger.device_seconds for ledger in ledgers if ledger.device_seconds is not None]
-    cost = {
+    cost: dict[str, Any] = {
         "tokens": sum(result.tokens for result in results),
         "flops": sum(flops) if flops else None,
         "device_seconds": sum(seconds) if seconds else sum(r.seconds for r in results),
     }
+    if any(any(runs) for runs in accuracy.values()):
+        cost["accuracy"] = accuracy
     return confirmation.model_copy(update={"losses": losses, **cost})
 
 

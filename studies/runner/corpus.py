@@ -5,10 +5,15 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.definition.consistency import bounds_problems, objective_problems
+from optuna_mde_studies.definition.consistency import (
+    bounds_problems,
+    cap_problems,
+    objective_problems,
+)
 from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyError
+from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR, caps, source_tokens
 from optuna_mde_studies.runner.trials import num_finished
 from optuna_mde_studies.wording import rates
 from optuna_mde_trainers.corpus import corpora
@@ -42,6 +47,7 @@ def open_experiment(
     _check_fit(definition, corpus)
     _check_same(folder, study, corpus)
     experiment = Experiment(definition.config, folder, corpus)
+    _keep_target(definition, study, corpus, progress)
     if "natural" not in study.user_attrs:
         study.set_user_attr("natural", experiment.natural)
         progress.line(f"natural mixture: {rates(experiment.natural)}")
@@ -83,6 +89,11 @@ def _check_fit(definition: Definition, corpus: Corpus) -> None:
     problems = [
         *objective_problems(definition.config, corpus.sets),
         *bounds_problems(definition.config, tuple(corpus.domains)),
+        *cap_problems(
+            definition.config,
+            caps(definition.config.target, source_tokens(corpus)),
+            tuple(corpus.domains),
+        ),
     ]
     lines = []
     for path, text in problems:
@@ -92,6 +103,23 @@ def _check_fit(definition: Definition, corpus: Corpus) -> None:
         lines.append(f"{definition.place(path)}: {text}")
     if lines:
         raise DefinitionError("\n".join(lines))
+
+
+def _keep_target(
+    definition: Definition, study: optuna.Study, corpus: Corpus, progress: Display
+) -> None:
+    """Keeps what says how often the target run would read each domain."""
+    target = definition.config.target
+    if target is None:
+        return
+    sources = source_tokens(corpus)
+    for key, value in ((TOKENS_ATTR, target.tokens), (SOURCE_ATTR, sources)):
+        if study.user_attrs.get(key) != value:
+            study.set_user_attr(key, value)
+    capped = caps(target, sources)
+    if capped:
+        told = ", ".join(f"{name} {rate:.3g}" for name, rate in capped.items())
+        progress.line(f"highest rates, by target.max_epochs: {told}")
 
 
 def _check_same(folder: StudyFolder, study: optuna.Study, corpus: Corpus) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from optuna_mde_studies.definition.config import StudyConfig, training_spec
 from optuna_mde_studies.runner.folder import StudyFolder, stored_config
+from optuna_mde_studies.runner.target import bounds, caps, source_tokens
 from optuna_mde_trainers.spec import (
     RESULT_FILE,
     SPEC_VERSION,
@@ -64,6 +65,14 @@ class Experiment:
         return {name: given[name] / total for name in self.domains}
 
     @property
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Domain -> lowest and highest rate of proposals: the definition's, and what the target
+        run has text for."""
+        given, target = self.config.search.bounds, self.config.target
+        held = {name: given[name] for name in self.domains if name in given}
+        return bounds(held, caps(target, source_tokens(self.corpus)))
+
+    @property
     def expert_steps(self) -> dict[str, int]:
         """Domain -> steps that its expert trains: the definition's share of a run, or as many as
         its epochs allow."""
@@ -85,11 +94,10 @@ class Experiment:
 
     def propose(self, trial: optuna.Trial, study: optuna.Study) -> RunSpec:
         """The spec of the trial's run; a retried trial keeps the one that was written on it."""
-        bounds = self.config.search.bounds
         mixture = suggest_mixture(
             trial,
             self.domains,
-            bounds={name: bounds[name] for name in self.domains if name in bounds},
+            bounds=self.bounds,
             natural=self.natural,
         )
         if SPEC_ATTR not in trial.user_attrs:
@@ -174,6 +182,8 @@ class Experiment:
             logprobs = f"{self._relative(spec)}/{result.logprobs}"
         for name, value in _cost(result).items():
             trial.set_user_attr(name, value)
+        if right := accuracies(result):
+            trial.set_user_attr("accuracy", right)
         return report_losses(
             trial,
             result.losses,
@@ -194,6 +204,15 @@ def same_mixture(
 ) -> bool:
     """Whether no rate of two mixtures differs by more; one that is not named is 0."""
     return all(abs(one.get(name, 0.0) - other.get(name, 0.0)) <= within for name in {*one, *other})
+
+
+def accuracies(result: RunResult) -> dict[str, float]:
+    """End task -> share of its examples whose right choice is the likeliest by byte."""
+    return {
+        name: task.accuracy_norm
+        for name, task in result.tasks.items()
+        if task.accuracy_norm is not None
+    }
 
 
 def _cost(result: RunResult) -> dict[str, float]:

@@ -26,6 +26,7 @@ RUNS = "runs"
 CHANGEABLE: tuple[FieldPath, ...] = (
     ("search", "n_trials"),
     ("search", "bounds"),
+    ("target",),
     ("launch",),
     ("confirm",),
 )

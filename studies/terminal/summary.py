@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import yaml
+from optuna_mde_studies.report import costs, epochs, overview, tasks
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
 from optuna_mde_studies.wording import copyable
 from optuna_mde_studies.wording import rates as one_line
@@ -37,6 +38,23 @@ def outcome(recommendation: Recommendation, objective: Objective) -> Iterator[Re
     yield Text(f"Trust in these predictions: {recommendation.trust.statement}")
     for note in recommendation.notes:
         yield Text(note)
+
+
+def beside(
+    study: optuna.Study, recommendation: Recommendation, confirmation: Confirmation | None
+) -> Iterator[RenderableType]:
+    """What the losses do not say: epochs of the target run, end tasks, costs."""
+    found = overview.read(study)
+    tables = (
+        epochs.table(found, recommendation),
+        tasks.table(found, recommendation, confirmation),
+        costs.table(found, confirmation),
+    )
+    for table in tables:
+        if table is not None:
+            yield _shown(table, table.head[0] or "cost")
+    if warning := epochs.warning(found, recommendation):
+        yield Text(warning)
 
 
 def confirmed(confirmation: Confirmation, objective: Objective) -> Iterator[RenderableType]:

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import optuna
 import pytest
@@ -50,7 +50,7 @@ def sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type
     yield path or "definition", model
     for name, field in model.model_fields.items():
         for inner in models_in(field.annotation):
-            nested = inner is not field.annotation
+            nested = get_origin(field.annotation) is dict
             yield from sections(inner, f"{path}.{name}".lstrip(".") + (".*" if nested else ""))
 
 
