@@ -102,8 +102,9 @@ def _find(name: str) -> tuple[str, str]:
 
 
 def _parse(text: str, label: str) -> tuple[dict[str, Any], dict[FieldPath, str]]:
-    loader = yaml.SafeLoader(text)
+    loader = None
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         lines = dict(_lines(node, loader, (), label)) if node is not None else {}
         data = loader.construct_document(node) if node is not None else None
@@ -112,9 +113,15 @@ def _parse(text: str, label: str) -> tuple[dict[str, Any], dict[FieldPath, str]]
         line = f":{mark.line + 1}" if mark is not None else ""
         raise DefinitionError(f"{label}{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise DefinitionError(f"{label}: not valid YAML: {error}") from None
+        reason = " ".join(str(error).split())
+        raise DefinitionError(f"{label}: not valid YAML: {reason}") from None
+    except DefinitionError:
+        raise
+    except (ValueError, OverflowError, RecursionError) as error:  # 2020-99-99, [[[[[…
+        raise DefinitionError(f"{label}: a value cannot be read ({error})") from None
     finally:
-        loader.dispose()
+        if loader is not None:
+            loader.dispose()
     if not isinstance(data, dict):
         raise DefinitionError(
             f"{label}:1: a definition is a mapping (`name: …`, `corpus: …`), "
@@ -137,7 +144,14 @@ def _lines(
     for key_node, child in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge" or not isinstance(key_node, yaml.ScalarNode):
             continue
-        key, line = loader.construct_object(key_node), key_node.start_mark.line + 1
+        key: Any = loader.construct_object(key_node)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str) and path[:1] != ("model",):  # transformers has numbers there
+            written = " ".join(key_node.value.split())
+            raise DefinitionError(
+                f"{label}:{line}: {dotted((*path, written))}: YAML reads this name as {key!r}; "
+                f"put it in quotes, '{written}'"
+            )
         if key in seen:
             raise DefinitionError(
                 f"{label}:{line}: {dotted((*path, key))}: written twice; keep one"
@@ -227,6 +241,8 @@ def _said(kind: str, path: FieldPath) -> str:
         return "names with values are needed, `{name: value}`"
     if kind in ("tuple_type", "too_long"):
         return "a list of two is needed, `[first, second]`"
+    if kind in ("int_parsing", "int_from_float"):
+        return "a whole number is needed (1000 or 1_000, not 1e3)"
     return ""
 
 

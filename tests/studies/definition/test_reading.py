@@ -144,8 +144,8 @@ MISTAKES = {
     "one of two kinds": (
         "model:",
         "launch: {workers: many}\nmodel:",
-        "study.yaml:14: launch.workers: input should be a valid integer, unable to parse string "
-        "as an integer, or input should be 'auto' (got 'many')",
+        "study.yaml:14: launch.workers: a whole number is needed (1000 or 1_000, not 1e3), or "
+        "input should be 'auto' (got 'many')",
     ),
     "name that is no folder": (
         "name: tiny",

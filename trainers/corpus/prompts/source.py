@@ -84,7 +84,7 @@ class TaskSource(BaseModel):
         if not isinstance(fields, dict) or fields.get("template") is None:
             return fields
         name = fields["template"]
-        if name not in TEMPLATES:
+        if not isinstance(name, str) or name not in TEMPLATES:
             known = ", ".join(TEMPLATES)
             raise ValueError(f"no template is called {name!r}; there are {known}")
         filled = dict(TEMPLATES[name])
