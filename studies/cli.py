@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from optuna_mde_studies import run_commands
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -221,6 +222,10 @@ def train(
     print(asked.folder(runs))
 
 
+app.command()(run_commands.score)
+app.command()(run_commands.evaluate)
+
+
 def main() -> None:
     """Entry point: a user's mistake is one sentence and exit code 2, never a traceback."""
     try:
@@ -234,8 +239,7 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from optuna_mde_studies.definition.reading import DefinitionError
     from optuna_mde_studies.runner.folder import StudyError
     from optuna_mde_trainers.corpus.documents import CorpusError
-    from optuna_mde_trainers.run import RunError
-    from optuna_mde_trainers.spec import SpecError
+    from optuna_mde_trainers.spec import RunError, SpecError
 
     return DefinitionError, StudyError, CorpusError, RunError, SpecError
 

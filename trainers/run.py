@@ -24,6 +24,7 @@ from optuna_mde_trainers.spec import (
     WEIGHTS_FILE,
     DivergedError,
     Realised,
+    RunError,
     RunResult,
     RunSpec,
 )
@@ -32,10 +33,6 @@ from optuna_mde_trainers.training.schedule import Schedule
 if TYPE_CHECKING:
     from optuna_mde_trainers.training.fit import OnStep
     from torch import nn
-
-
-class RunError(ValueError):
-    """A run that cannot take place as it was asked for; the message says the mend."""
 
 
 def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunResult:
@@ -70,7 +67,7 @@ def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunRes
                 spec.write(folder / SPEC_FILE)
                 model, result = _trained(spec, corpus, folder, on_step)
             else:
-                model = _kept_model(spec, corpus, folder)
+                model = kept_model(spec, corpus, folder)
             result = _scored(model, result, missing, spec, corpus, folder)
         result.write(path)
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -191,7 +188,12 @@ def _build(spec: RunSpec, corpus: Corpus) -> nn.Module:
         raise RunError(f"training.model.{error}") from error
 
 
-def _kept_model(spec: RunSpec, corpus: Corpus, folder: Path) -> nn.Module:
+def kept_model(spec: RunSpec, corpus: Corpus, folder: Path) -> nn.Module:
+    """The model of a finished run.
+
+    Raises:
+        RunError: If its weights are gone, or the corpus is in other tokens.
+    """
     if spec.training.tokenizer != corpus.tokenizer_fingerprint:
         raise RunError(
             f"training.tokenizer is {spec.training.tokenizer}, but the sets of {corpus.folder} "

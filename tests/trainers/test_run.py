@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from optuna_mde_trainers.corpus.blocks import Corpus
-from optuna_mde_trainers.run import RunError, train
-from optuna_mde_trainers.spec import DivergedError, RunResult, RunSpec, naming
+from optuna_mde_trainers.run import train
+from optuna_mde_trainers.spec import DivergedError, RunError, RunResult, RunSpec, naming
 from safetensors.torch import load_file
 
 from optuna_mde.mde.logprobs import load_logprobs

@@ -15,8 +15,9 @@ class CorpusConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    domains: dict[str, DomainSource] = Field(min_length=1)
-    """Training domains; each has a validation set of its own name."""
+    domains: dict[str, DomainSource]
+    """Training domains; each has a validation set of its own name. Without any, the corpus is one
+    of sets alone."""
     validation: dict[str, DomainSource] = {}
     """Unseen validation sets, which belong to no domain."""
     tasks: dict[str, TaskSource] = {}

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ValidationError
 SPEC_FILE = "spec.json"
 CHECKPOINT_FILE = "last.ckpt"  # while the run is unfinished
 WEIGHTS_FILE = "model.safetensors"  # with the names of transformers
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"  # of transformers: end of text, longest sequence
+EVALUATIONS_FOLDER = "evaluations"  # what lm-evaluation-harness says of the weights, by task
+SCORES_FOLDER = "scores"  # sets that were scored later, each with its own files
 LOGPROBS_FILE = "logprobs.safetensors"  # if they were asked for: an expert's file
 CHOICES_FILE = "choices.safetensors"  # of prompt/target sets: the log-probability of each choice
 RESULT_FILE = "result.json"  # written last: a folder that has one is finished
@@ -19,6 +22,10 @@ LOCK_FILE = "run.lock"  # held by the process that works here
 
 class SpecError(ValueError):
     """A spec or result that cannot be used; the message names the file, the field and the mend."""
+
+
+class RunError(ValueError):
+    """A run that cannot take place as it was asked for; the message says the mend."""
 
 
 class DivergedError(RuntimeError):

@@ -7,7 +7,7 @@ again when more is scored; fields that an older one did not have are at their de
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 from optuna_mde_trainers.spec.files import SpecError, explain, write_atomic
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +21,23 @@ class _Record(BaseModel):
     model_config = ConfigDict(
         extra="allow", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """What a JSON file holds.
+
+        Raises:
+            SpecError: If it is something else; the message names the field.
+            OSError: If it cannot be read.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise SpecError(f"{path}: {explain(error)}") from error
+
+    def write(self, path: Path) -> None:
+        """Write a JSON file, atomically."""
+        write_atomic(path, self.model_dump_json(indent=2) + "\n")
 
 
 class Realised(_Record):
@@ -114,19 +131,21 @@ class RunResult(_Record):
     ledger: Ledger | None = None
     """What the run cost."""
 
-    @classmethod
-    def read(cls, path: Path) -> RunResult:
-        """The result in a JSON file.
 
-        Raises:
-            SpecError: If the file holds no result; the message names the field.
-            OSError: If it cannot be read.
-        """
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise SpecError(f"{path}: {explain(error)}") from error
+class LaterScore(_Record):
+    """A set that kept weights were scored on later."""
 
-    def write(self, path: Path) -> None:
-        """Write the result as JSON, atomically."""
-        write_atomic(path, self.model_dump_json(indent=2) + "\n")
+    version: Annotated[int, Field(ge=1)] = RESULT_VERSION
+    loss: float
+    """Nats per token; of a prompt/target set, per target token of the right choices."""
+    bits_per_byte: float
+    tokens: int
+    """Tokens that the loss is the mean of."""
+    fingerprint: str
+    """Of the set."""
+    weights: str
+    """Precision of the weights on disk."""
+    task: TaskResult | None = None
+    """Of a prompt/target set."""
+    logprobs: str | None = None
+    """File of the token log-probabilities, beside this one, if they are kept."""

@@ -11,14 +11,20 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optuna_mde_trainers.spec import WEIGHTS_FILE, DecoderConfig, KeepWeights, write_atomic
+from optuna_mde_trainers.spec import (
+    TOKENIZER_CONFIG_FILE,
+    WEIGHTS_FILE,
+    DecoderConfig,
+    KeepWeights,
+    write_atomic,
+)
 
 if TYPE_CHECKING:
     from optuna_mde_trainers.corpus.blocks import Corpus
     from torch import Tensor, nn
 
 CONFIG_FILE = "config.json"
-TOKENIZER_FILE, TOKENIZER_CONFIG_FILE = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 def llama_config(config: DecoderConfig, *, vocab_size: int) -> dict[str, Any]:

@@ -12,19 +12,15 @@ from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.run import train
 from optuna_mde_trainers.scoring import logprobs
 from optuna_mde_trainers.scoring.sets import score_sets
-from optuna_mde_trainers.spec import DecoderConfig, RunSpec
+from optuna_mde_trainers.spec import DecoderConfig
 from optuna_mde_trainers.training.decoder import Decoder
 from safetensors.numpy import load_file
 
 from optuna_mde.mde.logprobs import load_logprobs
-from tests.trainers.tasks import ARC, task_corpus
+from tests.trainers.scoring.conftest import SpecOf
+from tests.trainers.tasks import ARC
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    return task_corpus(tmp_path_factory.mktemp("tasks"))
 
 
 def _model(corpus: Corpus) -> Decoder:
@@ -37,10 +33,13 @@ def _model(corpus: Corpus) -> Decoder:
     return model
 
 
-def test_target_tokens_under_transformers(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_target_tokens_under_transformers(
+    corpus_with_tasks: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every choice alone, without padding, from texts: nothing here is of our own code."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    corpus = corpus_with_tasks
     ours = _model(corpus)
     theirs = LlamaForCausalLM(
         LlamaConfig(
@@ -87,30 +86,12 @@ def test_target_tokens_under_transformers(corpus: Corpus, monkeypatch: pytest.Mo
     assert summary.accuracy_norm == np.mean([b == a for b, a in zip(normed, answers, strict=True)])
 
 
-def _spec(corpus: Corpus, mixture: dict[str, float]) -> RunSpec:
-    return RunSpec.model_validate(
-        {
-            "training": {
-                "mixture": mixture,
-                "corpus": corpus.fingerprint,
-                "tokenizer": corpus.tokenizer_fingerprint,
-                "model": {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2},
-                "max_steps": 6,
-                "global_batch_size": 4,
-            },
-            "launch": {
-                "corpus_folder": str(corpus.folder),
-                "accelerator": "cpu",
-                "num_threads": 1,
-            },
-            "score": {"logprobs": True},
-        }
-    )
-
-
-def test_an_expert_leaves_the_tokens_of_the_targets(corpus: Corpus, tmp_path: Path) -> None:
+def test_an_expert_leaves_the_tokens_of_the_targets(
+    corpus_with_tasks: Corpus, spec_with_tasks: SpecOf, tmp_path: Path
+) -> None:
+    corpus = corpus_with_tasks
     for domain in corpus.domains:
-        spec = _spec(corpus, {domain: 1.0})
+        spec = spec_with_tasks({domain: 1.0})
         result = train(spec, tmp_path)
         folder = spec.folder(tmp_path)
         arrays, metadata = load_logprobs(folder / "logprobs.safetensors")
@@ -130,9 +111,9 @@ def test_an_expert_leaves_the_tokens_of_the_targets(corpus: Corpus, tmp_path: Pa
 
 
 def test_what_is_scored_later_leaves_the_choices_that_are_there(
-    corpus: Corpus, tmp_path: Path
+    spec_with_tasks: SpecOf, tmp_path: Path
 ) -> None:
-    spec = _spec(corpus, {"one": 0.5, "two": 0.5})
+    spec = spec_with_tasks({"one": 0.5, "two": 0.5})
     one = spec.model_copy(update={"score": spec.score.model_copy(update={"sets": ["arc"]})})
     train(one, tmp_path)
     result = train(spec, tmp_path)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from optuna_mde_trainers.corpus.blocks import Corpus
-from optuna_mde_trainers.run import RunError, train
-from optuna_mde_trainers.spec import RunSpec
+from optuna_mde_trainers.run import train
+from optuna_mde_trainers.spec import RunError, RunSpec
 from optuna_mde_trainers.training.decoder import build
 from optuna_mde_trainers.training.weights import read_weights
 from safetensors.torch import load_file

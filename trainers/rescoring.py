@@ -1,0 +1,204 @@
+"""Scoring later: kept weights on sets that did not exist when they were trained.
+
+What a run's folder holds stays as it is. Each set adds its own files:
+
+    scores/<set>.json           `LaterScore`
+    scores/<set>.safetensors    log-probabilities of its tokens, as an expert leaves them
+    scores/<set>.choices.safetensors    of a prompt/target set, as `choices.safetensors`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from filelock import FileLock
+from optuna_mde_trainers.corpus.blocks import TOKENIZER_FILE, Corpus
+from optuna_mde_trainers.corpus.corpora import CorpusConfig, prepare
+from optuna_mde_trainers.corpus.prompts.source import TaskSource
+from optuna_mde_trainers.corpus.sources import DomainSource
+from optuna_mde_trainers.corpus.tokenizer import END_OF_TEXT
+from optuna_mde_trainers.run import kept_model
+from optuna_mde_trainers.scoring.record import expert_of, keep_choices
+from optuna_mde_trainers.spec import (
+    LOCK_FILE,
+    RESULT_FILE,
+    SCORES_FOLDER,
+    SPEC_FILE,
+    TOKENIZER_CONFIG_FILE,
+    LaterScore,
+    RunError,
+    RunResult,
+    RunSpec,
+)
+
+Source = DomainSource | TaskSource
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run's folder, read."""
+
+    folder: Path
+    spec: RunSpec
+    result: RunResult
+    tokenizer: Path
+    """Its tokenizer.json."""
+    end_of_text: str
+    block_size: int
+
+    @classmethod
+    def read(cls, folder: Path) -> FinishedRun:
+        """What a folder says of its run.
+
+        Raises:
+            RunError: There is no finished run.
+            CorpusError: A run of release 0.1.0, whose corpus is gone.
+        """
+        for name in (SPEC_FILE, RESULT_FILE):
+            if not (folder / name).is_file():
+                raise RunError(f"{folder} holds no finished run (no {name})")
+        spec = RunSpec.read(folder / SPEC_FILE)
+        result = RunResult.read(folder / RESULT_FILE)
+        path = folder / TOKENIZER_CONFIG_FILE
+        if path.is_file():
+            config = json.loads(path.read_text(encoding="utf-8"))
+            tokenizer = folder / TOKENIZER_FILE
+            ends, block_size = config.get("eos_token", END_OF_TEXT), config["model_max_length"]
+        else:  # release 0.1.0 kept none beside the weights
+            corpus = Corpus.load(spec.launch.corpus_folder)
+            tokenizer = corpus.folder / TOKENIZER_FILE
+            ends, block_size = END_OF_TEXT, corpus.block_size
+        return cls(folder, spec, result, tokenizer, ends, block_size)
+
+    @property
+    def in_tokens(self) -> tuple[str, int]:
+        """Runs that agree in this take the same sets: tokenizer and block size."""
+        return self.spec.training.tokenizer, self.block_size
+
+
+def prepare_sets(
+    run: FinishedRun,
+    sets: Mapping[str, Source],
+    folder: Path,
+    *,
+    validation_tokens: int,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Corpus:
+    """A corpus of sets alone, in the tokens of a run.
+
+    Args:
+        run: Says the tokenizer and the block size.
+        sets: Name -> where it comes from.
+        folder: Where the corpus goes.
+        validation_tokens: Scored tokens of each set of text.
+        progress: Called with short lines.
+
+    Raises:
+        CorpusError: A source cannot be read, or holds too little text.
+        RunError: A source of the environment holds too little text.
+    """
+    config = CorpusConfig(
+        domains={},
+        validation={n: s for n, s in sets.items() if isinstance(s, DomainSource)},
+        tasks={n: s for n, s in sets.items() if isinstance(s, TaskSource)},
+        tokenizer={  # type: ignore[arg-type]
+            "type": "pretrained",
+            "path": str(run.tokenizer),
+            "end_of_text": run.end_of_text,
+        },
+        block_size=run.block_size,
+        validation_tokens=validation_tokens,
+    )
+    corpus = prepare(config, folder, progress=progress)
+    for name in sets:
+        if name not in corpus.sets:
+            raise RunError(f"{name}: {corpus.dropped[name]}")
+    return corpus
+
+
+def score(
+    run: FinishedRun, corpus: Corpus, *, accelerator: str, logprobs: bool
+) -> dict[str, LaterScore]:
+    """Score a run on the sets of a corpus; one that it has been scored on is taken as it is.
+
+    Args:
+        run: The run.
+        corpus: Holds the sets, in the run's tokens.
+        accelerator: Lightning's accelerator.
+        logprobs: Whether the log-probabilities of all tokens are kept. Experts always keep them.
+
+    Raises:
+        RunError: The run has another set of a name, or its weights are gone.
+    """
+    with FileLock(run.folder / LOCK_FILE):
+        found = {name: _held(run, corpus, name) for name in corpus.sets}
+        missing = [name for name, held in found.items() if held is None]
+        if missing:
+            found |= _scored(run, corpus, missing, accelerator, logprobs)
+    return {name: held for name, held in found.items() if held is not None}
+
+
+def _held(run: FinishedRun, corpus: Corpus, name: str) -> LaterScore | None:
+    if name in run.result.losses:
+        raise RunError(
+            f"{run.folder} was scored on a set called {name!r} when it was trained: "
+            "choose another name"
+        )
+    path = _place(run, name, ".json")
+    if not path.is_file():
+        return None
+    held = LaterScore.read(path)
+    if held.fingerprint != corpus.sets[name].fingerprint:
+        raise RunError(
+            f"{path} is of another set called {name!r}: choose another name, or delete the file"
+        )
+    return held
+
+
+def _scored(
+    run: FinishedRun, corpus: Corpus, names: list[str], accelerator: str, logprobs: bool
+) -> dict[str, LaterScore]:
+    from optuna_mde_trainers.scoring.sets import score_sets
+    from optuna_mde_trainers.training.fit import scoring_device
+
+    from optuna_mde import save_logprobs
+
+    model = kept_model(run.spec, corpus, run.folder)
+    device = scoring_device(run.spec.launch.model_copy(update={"accelerator": accelerator}))
+    model.to(device)
+    (run.folder / SCORES_FOLDER).mkdir(exist_ok=True)
+    found = {}
+    for name in names:  # one after the other: its tokens' log-probabilities are then let go
+        scored = score_sets(model, corpus, [name], device=device)[name]
+        keep = logprobs or run.result.logprobs is not None
+        if keep:
+            save_logprobs(
+                _place(run, name, ".safetensors"),
+                {name: scored.logprobs},
+                sets={name: scored.fingerprint},
+                tokenizer=run.spec.training.tokenizer,
+                tokens=run.result.tokens,
+                run=run.folder.name,
+                **expert_of(run.result),
+            )
+        if scored.choices is not None:
+            keep_choices({name: scored.choices}, _place(run, name, ".choices.safetensors"))
+        found[name] = LaterScore(
+            loss=scored.loss,
+            bits_per_byte=scored.bits_per_byte,
+            tokens=corpus.sets[name].tokens,
+            fingerprint=scored.fingerprint,
+            weights=run.spec.launch.keep_weights,
+            task=None if scored.choices is None else scored.choices.summary,
+            logprobs=_place(run, name, ".safetensors").name if keep else None,
+        )
+        found[name].write(_place(run, name, ".json"))
+    return found
+
+
+def _place(run: FinishedRun, name: str, suffix: str) -> Path:
+    return run.folder / SCORES_FOLDER / f"{quote(name, safe='')}{suffix}"
