@@ -92,6 +92,45 @@ def test_a_limit_keeps_the_search_where_it_is_met(surrogate: Surrogate) -> None:
     assert (allowed[1] - 0.8) ** 2 < 0.25
 
 
+def losses(*rows: list[float]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def test_limits_are_kept_with_the_chance_that_all_of_them_are() -> None:
+    """Outputs taken as independent, each by its own mean and sd."""
+    limits = Limits([(2, 1.0), (0, 3.0)])
+    mean, sd = losses([2.9, 0.0, 1.2], [3.1, 9.0, 0.9]), losses([0.1, 1.0, 0.4], [0.2, 1.0, 0.1])
+    chances = norm.cdf([(1.0 - 1.2) / 0.4, 1.0]) * norm.cdf([(3.0 - 2.9) / 0.1, -0.5])
+    found = limits.log_probability(mean, sd).exp().numpy()
+    assert found == pytest.approx(chances)
+    assert Limits([]).log_probability(mean, sd).tolist() == [0.0, 0.0]
+
+
+def test_an_excess_is_counted_in_units_of_each_output() -> None:
+    """The sum of what is above a limit; what is below another one pays for nothing."""
+    limits = Limits([(2, 1.0), (0, 3.0)])
+    values = losses([4.0, 0.0, 2.0], [4.0, 0.0, 0.0], [2.0, 0.0, 0.0])
+    scale = torch.tensor([2.0, 1.0, 0.1], dtype=torch.float64)
+    expected = [1.0 / 2.0 + 1.0 / 0.1, 1.0 / 2.0, 0.0]
+    assert limits.excess(values, scale).numpy() == pytest.approx(expected, abs=2e-3)
+    assert (limits.excess(values, scale) >= torch.tensor(expected) - 1e-9).all()
+
+
+def test_an_excess_leads_back_to_the_limit() -> None:
+    """Its gradient is 1 above, 0 below, and changes within a hundredth of a unit."""
+    limits, scale = Limits([(0, 3.0)]), torch.ones(1, dtype=torch.float64)
+    X = losses([2.99], [3.0], [3.01]).requires_grad_(True)
+    (slopes,) = torch.autograd.grad(limits.excess(X, scale).sum(), X)
+    assert slopes[:, 0].tolist() == pytest.approx([0.0, 0.5, 1.0], abs=1e-4)
+
+
+def test_limits_are_kept_if_every_mean_is_at_most_the_limit() -> None:
+    limits = Limits([(2, 1.0), (0, 3.0)])
+    means = losses([3.0, 9.0, 1.0], [3.1, 0.0, 0.0], [0.0, 0.0, 1.1])
+    assert limits.kept(means).tolist() == [True, False, False]
+    assert Limits([]).kept(means).tolist() == [True, True, True]
+
+
 def test_without_an_allowed_incumbent_the_allowed_region_is_sought(surrogate: Surrogate) -> None:
     W = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     far = surrogate.runs.X[surrogate.runs.Y[:, 1] > 0.3]
