@@ -185,7 +185,7 @@ def validate(study: StudyArgument, set: SetOption = None) -> None:
     definition, folder = _resolve(study, None, set)
     config = definition.config
     try:
-        corpora.describe(config.corpus)
+        corpora.inventory(config.corpus)
     except corpora.CorpusError as error:
         _fail(definition.located(str(error)))
     experts, budget = len(config.domains), config.experts.budget

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import inspect
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,10 @@ import pytest
 
 # One thread a process: the tests run side by side. Read by torch when it is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What tests read and tokenise is kept apart from the user's cache; processes that they start, too.
+os.environ["OPTUNA_MDE_CACHE"] = tempfile.mkdtemp(prefix="mde-tests-")
+atexit.register(shutil.rmtree, os.environ["OPTUNA_MDE_CACHE"], ignore_errors=True)
 
 # A shell's background jobs ignore Ctrl-C, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -193,7 +193,7 @@ def _about(recorder: Recorder, experts: list[dict[str, Any]]) -> dict[str, Any]:
                 name: {"bytes": info.bytes, "tokens": info.tokens, "fingerprint": info.fingerprint}
                 for name, info in corpus.sets.items()
             },
-            "made_from": corpus.made_from,
+            "made_from": {**corpus.made_from, **corpus.held},
         },
         "text_packages": _text_packages(recorder),
         "versions": {

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
 from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.corpus.corpora import CorpusConfig, prepare
@@ -87,7 +86,7 @@ def make_spec(tiny_corpus: Corpus) -> Callable[..., RunSpec]:
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     """Writes texts into a .jsonl file of the current folder; gives the source that reads it."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("OPTUNA_MDE_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
 
     def write(name: str, texts: Iterable[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Text to tokens to fixed blocks on disk, and the corpus folder that holds them.
+"""Fixed blocks of tokens on disk, and the corpus folder that holds them.
 
     T    tokens of a stream: end-of-text, document, end-of-text, document, ...
     L    `block_size`: tokens that a block trains or scores
@@ -19,25 +19,28 @@ A corpus folder:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-import numpy as np
-from optuna_mde_trainers.corpus.documents import CorpusError, batches, digest, num_bytes
+from optuna_mde_trainers.corpus.documents import CorpusError, digest
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from tokenizers import Tokenizer
+    from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 CORPUS_FILE = "corpus.json"
 TOKENIZER_FILE = "tokenizer.json"
 TRAIN, VALIDATION, TASKS = "train", "validation", "tasks"
-LARGEST_UINT16 = 2**16 - 1
+LONGEST_NAME = 240  # characters of a folder: file systems take 255 bytes
+OLD_FILE = re.compile(r"([\d,]+ bytes), changed .*")
+OLD_PACKAGE = re.compile(r"[^,]+, [\d,]+ files, [0-9a-f]{8}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class DomainInfo:
     natural: float
     """Share of the de-duplicated text that was found, before it was cut to the corpus's size."""
     fingerprint: str
+    source_bytes: int | None = None
+    """UTF-8 bytes of the whole source, without copies and held-out documents."""
+    source_tokens: int | None = None
+    """Tokens of the same text: counted where all of it was kept, else as many as its bytes give
+    at the rate of what was kept. None: not known (corpora of 0.1.0)."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,9 @@ class Corpus:
     source: str
     """Fingerprint of the configuration and of what its sources held when it was built."""
     made_from: dict[str, str]
-    """What `source` is the fingerprint of, in words."""
+    """The definition it was built from, by dotted field."""
+    held: dict[str, str] = field(default_factory=dict)
+    """What its sources held: file or package -> size or version, and hash of the content."""
     end_of_text: int | None = None
     """The token between documents. None: release 0.1.0, which did not write it down."""
 
@@ -111,7 +121,10 @@ class Corpus:
             ) from error
         except json.JSONDecodeError as error:
             raise CorpusError(f"{folder / CORPUS_FILE} is damaged ({error}); delete it") from error
-        if content.pop("format", None) != FORMAT:
+        version = content.pop("format", None)
+        if version == 1:
+            _split_description(content)
+        elif version != FORMAT:
             raise CorpusError(f"{folder} was written by another version; delete it to rebuild it")
         domains = {name: DomainInfo(**info) for name, info in content.pop("domains").items()}
         sets = {name: SetInfo(**info) for name, info in content.pop("sets").items()}
@@ -154,80 +167,15 @@ class Corpus:
         return load_from_disk(str(set_folder(self.folder, split, name))).with_format("torch")
 
 
-# -- building ------------------------------------------------------------------------------
-
-
-def encode_train(tokenizer: Tokenizer, texts: Iterable[str], end_of_text: int) -> np.ndarray:
-    """Stream of all texts: `[T]` token ids, two or four bytes each, held in memory."""
-    tokenizer.encode_special_tokens = True  # a text that speaks of "<|endoftext|>" does not end
-    dtype = _dtype(tokenizer)
-    parts = [np.array([end_of_text], dtype)]
-    for batch in batches(texts):
-        for encoding in tokenizer.encode_batch_fast(batch, add_special_tokens=False):
-            parts += [np.array(encoding.ids, dtype), parts[0]]
-    return np.concatenate(parts)
-
-
-def encode_validation(
-    tokenizer: Tokenizer, texts: Iterable[str], end_of_text: int, num_tokens: int
-) -> tuple[np.ndarray, int]:
-    """The first `num_tokens` + 1 tokens of a stream, and the bytes of all but the first.
-
-    Shorter when the texts hold less. Reads no more texts than it needs.
-    """
-    tokenizer.encode_special_tokens = True
-    ids = [end_of_text]
-    size = 0
-    for batch in batches(texts, num_characters=4 * num_tokens):
-        encodings = tokenizer.encode_batch(batch, add_special_tokens=False)
-        for text, encoding in zip(batch, encodings, strict=True):
-            missing = num_tokens + 1 - len(ids)
-            ids += encoding.ids[:missing]
-            if len(encoding.ids) >= missing:
-                last = encoding.offsets[missing - 1][1]  # characters up to the last token's end
-                return np.array(ids, _dtype(tokenizer)), size + num_bytes(text[:last])
-            ids.append(end_of_text)
-            size += num_bytes(text)
-            if len(ids) > num_tokens:
-                return np.array(ids, _dtype(tokenizer)), size
-    return np.array(ids, _dtype(tokenizer)), size
-
-
-def _dtype(tokenizer: Tokenizer) -> type[np.unsignedinteger[Any]]:
-    from optuna_mde_trainers.corpus.tokenizer import vocabulary_size
-
-    return np.uint16 if vocabulary_size(tokenizer) - 1 <= LARGEST_UINT16 else np.uint32
-
-
-def pack(stream: np.ndarray, block_size: int) -> np.ndarray:
-    """Blocks of a stream: `[T]` -> `[n, block_size + 1]`; what fills no block is left out."""
-    n = max(0, (len(stream) - 1) // block_size)
-    inputs = stream[: n * block_size].reshape(n, block_size)
-    last_targets = stream[block_size : n * block_size + 1 : block_size]
-    return np.concatenate([inputs, last_targets[:n, None]], axis=1)
-
-
-def blocks_fingerprint(blocks: np.ndarray) -> str:
-    """Hash of blocks' shape, type and content."""
-    return digest(str(blocks.shape), blocks.dtype.name, np.ascontiguousarray(blocks).tobytes())
-
-
-def write_blocks(blocks: np.ndarray, folder: Path, split: str, name: str) -> None:
-    """Blocks `[n, block_size + 1]` as a `datasets` folder of the corpus."""
-    import pyarrow as pa
-    from datasets import Dataset, DatasetInfo, Features, List, Value
-    from datasets.table import InMemoryTable
-
-    width = blocks.shape[1]
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(blocks.reshape(-1)), width)
-    features = Features({"input_ids": List(Value(blocks.dtype.name), length=width)})
-    dataset = Dataset(
-        InMemoryTable(pa.table({"input_ids": rows})),
-        info=DatasetInfo(features=features),
-        fingerprint=blocks_fingerprint(blocks),
-    )
-    with quiet_datasets():
-        dataset.save_to_disk(str(set_folder(folder, split, name)))
+def _split_description(content: dict[str, Any]) -> None:
+    """Corpora of 0.1.0 tell definition and sources apart by their wording alone."""
+    content["held"] = {}
+    content["made_from"].pop("packing", None)
+    for key, value in list(content["made_from"].items()):
+        file = OLD_FILE.fullmatch(value)
+        if file is not None or OLD_PACKAGE.fullmatch(value):
+            content["held"][key] = value if file is None else file[1]
+            del content["made_from"][key]
 
 
 def write_corpus(corpus: Corpus) -> None:
@@ -236,6 +184,28 @@ def write_corpus(corpus: Corpus) -> None:
     del content["folder"]
     text = json.dumps(content, indent=2, ensure_ascii=False)
     (corpus.folder / CORPUS_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+# -- document boundaries ---------------------------------------------------------------------
+
+
+def documents_of(ids: Tensor, end_of_text: int) -> Tensor:
+    """Number of the document that each token of a block belongs to.
+
+    An end of text begins the document behind it: it is what the first token is predicted from.
+    Attention that stays within documents joins positions of equal numbers.
+
+    Args:
+        ids: `[..., t]` token ids.
+        end_of_text: `Corpus.end_of_text`.
+
+    Returns:
+        `[..., t]` int64, from 0 or 1 upwards in every row.
+    """
+    return (ids == end_of_text).cumsum(-1)
+
+
+# -- names of folders, and `datasets` ----------------------------------------------------------
 
 
 @contextmanager
@@ -253,5 +223,8 @@ def quiet_datasets() -> Iterator[None]:
 
 
 def set_folder(folder: Path, split: str, name: str) -> Path:
-    """Where a domain's blocks, or a set, lie in a corpus folder."""
-    return folder / split / quote(name, safe="")
+    """Folder of a domain's or a set's blocks: its URL-quoted name, shortened where it is long."""
+    quoted = quote(name, safe="")
+    if len(quoted) > LONGEST_NAME:
+        quoted = f"{quoted[:200]}-{digest(name, size=8)}"
+    return folder / split / quoted

@@ -1,288 +1,326 @@
-"""One pass over the sources of a corpus, into an empty folder.
+"""From sources to a corpus folder.
 
-gather      read every source; of copies the first stays
-drop        domains of the environment that hold too little text
+index       one pass over each group of files: keys and sizes of all documents, no text
+choose      copies go, documents are held out, ordered and cut to size: arrays only
 tokenizer   trained on the same amount of every domain, or loaded
-pack        training text, cut to size; excerpts of validation text
+tokens      a second pass encodes what was chosen, in several processes
+pack        training documents in their order; excerpts of validation documents
+
+Index and tokens are stores in a cache that corpora share, which go on after a kill.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from optuna_mde_trainers.corpus import blocks, sources, tokenizer
+import numpy as np
+from optuna_mde_trainers.corpus import blocks, cache, selection, tokenizer
 from optuna_mde_trainers.corpus.blocks import Corpus, DomainInfo, SetInfo
-from optuna_mde_trainers.corpus.documents import (
-    Chosen,
-    CorpusError,
-    digest,
-    excerpt,
-    first_bytes,
-    shuffled,
-    split,
-    without_copies,
-)
+from optuna_mde_trainers.corpus.choosing import Choice, Sources
+from optuna_mde_trainers.corpus.documents import CorpusError, digest
+from optuna_mde_trainers.corpus.encoding import Tokens, encoder, kept_texts, tokens
+from optuna_mde_trainers.corpus.near import HeldOut
+from optuna_mde_trainers.corpus.packing import BlockWriter, gathered
+from optuna_mde_trainers.corpus.processes import Workers
+from optuna_mde_trainers.corpus.progress import Say
 from optuna_mde_trainers.corpus.prompts import examples
 from optuna_mde_trainers.corpus.prompts import tokens as prompts
+from optuna_mde_trainers.corpus.selection import Chosen
+from optuna_mde_trainers.corpus.validation import Pool, SetWriter, pool_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
     from optuna_mde_trainers.corpus.config import CorpusConfig
     from optuna_mde_trainers.corpus.prompts.source import TaskSource
-    from optuna_mde_trainers.corpus.sources import DomainSource
-    from tokenizers import Tokenizer
-
-# Characters of one document in a validation set, per token of the set: 20 documents or more
-# share a set, else one long file could be the whole of it.
-MAX_EXCERPT = 1 / 8
-Progress = Callable[[str], None]
 
 
-def source_fingerprint(made_from: dict[str, str]) -> str:
-    """Hash of a description of definition and sources."""
-    return digest("made from", json.dumps(made_from, sort_keys=True))
+def source_fingerprint(made_from: dict[str, str], held: dict[str, str]) -> str:
+    """Hash of a definition and of what its sources hold."""
+    return digest("made from", json.dumps([made_from, held], sort_keys=True))
 
 
-@dataclass
-class _Texts:
-    """Documents of every domain and validation set, without copies."""
-
-    train: dict[str, Chosen]
-    validation: dict[str, Chosen]
-    """By set; each domain has one of its name."""
-    dropped: dict[str, str]
-
-
-def build(config: CorpusConfig, folder: Path, made_from: dict[str, str], say: Progress) -> None:
+def build(
+    config: CorpusConfig,
+    folder: Path,
+    made_from: dict[str, str],
+    held: dict[str, str],
+    say: Say,
+    *,
+    processes: int | None,
+    share: float | None,
+) -> None:
     """Fills an empty folder with a corpus.
 
     Args:
         config: what to build.
         folder: where.
-        made_from: description of definition and sources, kept with the corpus.
+        made_from: the definition in words, kept with the corpus.
+        held: what its sources hold, in words.
         say: called with short lines of progress.
+        processes: that parse and encode. None: as many as there are usable cores.
+        share: of each domain's whole source that is kept. None: all, up to `max_train_bytes`.
 
     Raises:
         CorpusError: a source cannot be read, or holds too little text.
     """
-    texts = _gather(config, say)
-    _drop_small_domains(config, texts, say)
-    found = sum(chosen.num_bytes for chosen in texts.train.values())
-    natural = {name: chosen.num_bytes / found for name, chosen in texts.train.items()}
-    kept = {
-        name: first_bytes(shuffled(chosen, config.seed), config.max_train_bytes)
-        for name, chosen in texts.train.items()
-    }
-    tokens = _Tokens(config, folder, tokenizer.build(config.tokenizer, _sample(config, kept)))
-    say(f"tokenizer: {config.tokenizer.type}, {tokens.vocab_size:,} tokens")
-    domains = {
-        name: tokens.write_domain(name, chosen, natural[name]) for name, chosen in kept.items()
-    }
-    sets = _write_sets(config, texts, tokens, say)
-    for name, task in config.tasks.items():
-        sets[name] = tokens.write_task(name, task, say)
-    total = sum(info.tokens for info in domains.values())
-    say(
-        f"packed {len(domains)} domains, {total / 1e6:.1f} M tokens, and "
-        f"{len(sets) - len(config.tasks)} validation "
-        f"sets of {tokens.validation_tokens:,} tokens"
-    )
-    trained_on = [part for name in sorted(domains) for part in (name, domains[name].fingerprint)]
-    blocks.write_corpus(
-        Corpus(
-            folder=folder,
-            fingerprint=digest(tokens.fingerprint, str(config.block_size), *trained_on),
-            tokenizer_fingerprint=tokens.fingerprint,
-            vocab_size=tokens.vocab_size,
-            block_size=config.block_size,
-            domains=domains,
-            sets=sets,
-            dropped=texts.dropped,
-            source=source_fingerprint(made_from),
-            made_from=made_from,
-            end_of_text=tokens.end_of_text,
+    work = cache.folder()
+    if not cache.is_writable(work):
+        say(f"{work} cannot be written: what is read and tokenised is not kept for other studies")
+        work = folder / ".work"
+    with Workers(processes) as workers:
+        _Builder(config, folder, work, workers, say, share).build(made_from, held)
+    shutil.rmtree(folder / ".work", ignore_errors=True)
+
+
+class _Builder:
+    def __init__(
+        self,
+        config: CorpusConfig,
+        folder: Path,
+        work: Path,
+        workers: Workers,
+        say: Say,
+        share: float | None,
+    ) -> None:
+        self.config, self.folder, self.work = config, folder, work
+        self.workers, self.say, self.share = workers, say, share
+        self.tokenizer_file: Path | None = None
+        if config.tokenizer.type != "bpe":  # known without any text; token ids need it to be read
+            self._keep_tokenizer(tokenizer.build(config.tokenizer, []))
+        self.sources = Sources(config, say, share, self.tokenizer_file)
+
+    def _keep_tokenizer(self, made: Any) -> None:
+        print_ = tokenizer.fingerprint(made)
+        self.tokenizer_file = self.work / "tokenizers" / f"{print_}.json"
+        if not self.tokenizer_file.exists():
+            cache.write_whole(self.tokenizer_file, made.to_str())
+
+    @property
+    def encoder_file(self) -> Path:
+        assert self.tokenizer_file is not None
+        return self.tokenizer_file
+
+    # -- the steps ---------------------------------------------------------------------------
+
+    def build(self, made_from: dict[str, str], held: dict[str, str]) -> None:
+        config, say = self.config, self.say
+        self.sources.read(self.work, self.workers)
+        choice = self.sources.choose()
+        self.sources.drop_small_domains(choice)
+        found = {n: self.sources.found_bytes(n, chosen) for n, chosen in choice.train.items()}
+        natural = {name: size / math.fsum(found.values()) for name, size in found.items()}
+        kept = {name: self.sources.kept(name, chosen) for name, chosen in choice.train.items()}
+        pools = {
+            name: pool_of(chosen, config.validation_tokens, config.block_size)
+            for name, chosen in choice.validation.items()
+        }
+        texts = self._texts(kept, pools)
+        say(f"tokenizer: {config.tokenizer.type}, {self._vocab_size():,} tokens")
+        self._write_tokenizer()
+        stored = self._tokens(kept)
+        held_out = self._held_out(pools, texts)
+        domains = {
+            name: self._write_domain(name, chosen, stored[name], natural[name], found, held_out)
+            for name, chosen in kept.items()
+        }
+        sets = self._write_sets(choice, pools, texts, held_out)
+        total = sum(info.tokens for info in domains.values())
+        say(
+            f"packed {len(domains)} domains, {total / 1e6:.1f} M tokens, and {len(sets)} "
+            f"validation sets of {config.validation_blocks * config.block_size:,} tokens"
         )
-    )
-
-
-def _gather(config: CorpusConfig, say: Progress) -> _Texts:
-    """Reads all sources. Of copies the first stays: domains in their order, then the sets."""
-    seen: set[bytes] = set()
-    texts = _Texts({}, {}, {})
-
-    def read(field: str, name: str, source: DomainSource, split: str | None = None) -> Chosen:
-        documents = sources.read(field, source, split=split)
-        chosen = without_copies(documents, seen)
-        others = len(documents.texts) - len(chosen.indices)
-        kind = "documents" if source.environment is None else "files"
-        note = f" ({others:,} copies or blank ones left out)" if others else ""
-        say(f"{name}: {len(chosen.indices):,} {kind}, {_megabytes(chosen.num_bytes)}{note}")
-        return chosen
-
-    for name, source in config.domains.items():
-        texts.train[name] = read(f"domains.{name}", name, source)
-    for name, source in config.domains.items():
-        if source.validation_split is None:
-            parts = split(texts.train[name], config.held_out)
-            texts.train[name], texts.validation[name] = parts
-        else:
-            label = f"{name} ({source.validation_split})"
-            texts.validation[name] = read(
-                f"domains.{name}.validation_split", label, source, source.validation_split
+        for name, task in config.tasks.items():
+            sets[name] = self._write_task(name, task)
+        print_ = self.encoder_file.stem
+        trained_on = [
+            part for name in sorted(domains) for part in (name, domains[name].fingerprint)
+        ]
+        blocks.write_corpus(
+            Corpus(
+                folder=self.folder,
+                fingerprint=digest(print_, str(config.block_size), *trained_on),
+                tokenizer_fingerprint=print_,
+                vocab_size=self._vocab_size(),
+                block_size=config.block_size,
+                domains=domains,
+                sets=sets,
+                dropped=choice.dropped,
+                source=source_fingerprint(made_from, held),
+                made_from=made_from,
+                held=held,
+                end_of_text=self._end_of_text(),
             )
-    for name, source in config.validation.items():
-        texts.validation[name] = read(f"validation.{name}", name, source)
-    return texts
+        )
 
+    # -- text and tokens ---------------------------------------------------------------------
 
-def _drop_small_domains(config: CorpusConfig, texts: _Texts, say: Progress) -> None:
-    for name, source in config.domains.items():
-        size = texts.train[name].num_bytes
-        if source.environment is None:
-            if size == 0:
-                raise CorpusError(
-                    f"domains.{name}: no training text is left after copies and held-out "
-                    "documents are taken away; give more documents"
+    def _texts(self, kept: dict[str, Chosen], pools: dict[str, Pool]) -> dict[str, list[Any]]:
+        """Texts of the validation pools; trains the tokenizer that needs text."""
+        samples = {}
+        if self.tokenizer_file is None:
+            limit = self.config.tokenizer.train_bytes
+            samples = {name: selection.first_bytes(c, limit) for name, c in kept.items()}
+        asked: dict[int, list[np.ndarray]] = {}
+        for name, chosen in samples.items():
+            asked.setdefault(id(self.sources.group(name, "train")), []).append(chosen.rows)
+        for name, pool in pools.items():
+            asked.setdefault(id(self.sources.group(name, "validation")), []).append(
+                pool.chosen.rows
+            )
+        held: dict[int, dict[int, Any]] = {}
+        for group in self.sources.groups:
+            if id(group) in asked:
+                wanted = np.unique(np.concatenate(asked[id(group)]))
+                found = kept_texts(
+                    group, self.sources.index(group), wanted, self.work, self.workers, self.say
                 )
-        elif size < config.min_domain_bytes:
-            reason = (
-                f"{_megabytes(size)} of training text in this environment, less than "
-                f"{_megabytes(config.min_domain_bytes)}"
-            )
-            texts.dropped[name] = reason
-            say(f"{name} is left out: {reason}")
-            del texts.train[name], texts.validation[name]
-    if texts.dropped and len(texts.train) < config.min_domains:
-        raise CorpusError(
-            f"domains: only {', '.join(texts.train) or 'none'} hold enough text in this "
-            f"environment, and {config.min_domains} domains are needed; install the packages "
-            "that hold the others, or lower min_domain_bytes or min_domains"
-        )
+                held[id(group)] = dict(zip(wanted.tolist(), found, strict=True))
 
+        def of(name: str, role: str, chosen: Chosen) -> list[Any]:
+            texts = held[id(self.sources.group(name, role))]
+            return [texts[row] for row in chosen.rows.tolist()]
 
-def _sample(config: CorpusConfig, kept: dict[str, Chosen]) -> Iterator[str]:
-    """What the tokenizer is trained on: the same amount of every domain."""
-    for chosen in kept.values():
-        yield from first_bytes(chosen, config.tokenizer.train_bytes).texts()
+        if self.tokenizer_file is None:
+            sample = (text for name, c in samples.items() for text in of(name, "train", c))
+            self._keep_tokenizer(tokenizer.build(self.config.tokenizer, sample))
+        return {name: of(name, "validation", pool.chosen) for name, pool in pools.items()}
 
+    def _tokens(self, kept: dict[str, Chosen]) -> dict[str, Tokens]:
+        """Tokens of every domain's documents, by domain; those of a group in one pass."""
+        stored: dict[str, Tokens] = {}
+        for group in self.sources.groups:
+            mine = [name for name in kept if self.sources.group(name, "train") is group]
+            if mine:
+                wanted = np.unique(np.concatenate([kept[name].rows for name in mine]))
+                found = tokens(
+                    group, self.sources.index(group), wanted, self.encoder_file, self.work,
+                    self.workers, self.say,
+                )  # fmt: skip
+                stored |= dict.fromkeys(mine, found)
+        return stored
 
-def _write_sets(
-    config: CorpusConfig, texts: _Texts, tokens: _Tokens, say: Progress
-) -> dict[str, SetInfo]:
-    sets = {}
-    for name, chosen in texts.validation.items():
-        domain = name if name in texts.train else None
-        field = f"domains.{name}" if domain else f"validation.{name}"
-        info, available = tokens.write_set(name, domain, chosen)
-        if info is not None:
-            sets[name] = info
-            continue
-        reason = (
-            f"its {'held-out ' if domain else ''}text gives {available:,} tokens, and "
-            f"validation_tokens asks for {tokens.validation_tokens:,}"
-        )
-        if domain is None and config.validation[name].environment is not None:
-            texts.dropped[name] = reason
-            say(f"{name} is left out: {reason}")
-        else:
-            mend = "give more text, raise held_out" if domain else "give more text"
-            raise CorpusError(f"{field}: {reason}; {mend} or lower validation_tokens")
-    return sets
+    def _held_out(self, pools: dict[str, Pool], texts: dict[str, list[Any]]) -> HeldOut:
+        """The documents that validation sets may take, to be compared with training text."""
+        documents: list[np.ndarray] = []
+        encode = encoder(str(self.encoder_file)).encode
+        for name, pool in pools.items():
+            pool.first = len(documents)
+            if self.sources.group(name, "validation").scan.is_tokens:
+                documents += texts[name]
+                continue
+            ids, lengths = encode(texts[name])
+            documents += np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
+        return HeldOut(documents)
 
+    # -- writing -----------------------------------------------------------------------------
 
-class _Tokens:
-    """Turns texts into the blocks of one corpus folder."""
+    def _write_tokenizer(self) -> None:
+        shutil.copyfile(self.encoder_file, self.folder / blocks.TOKENIZER_FILE)
 
-    def __init__(self, config: CorpusConfig, folder: Path, encoder: Tokenizer) -> None:
-        encoder.save(str(folder / blocks.TOKENIZER_FILE))
-        end_of_text = encoder.token_to_id(config.tokenizer.end_of_text)
-        assert end_of_text is not None
-        self.folder = folder
-        self.encoder = encoder
-        self.end_of_text = end_of_text
-        self.block_size = config.block_size
-        self.validation_tokens = config.validation_blocks * config.block_size
-        self.fingerprint = tokenizer.fingerprint(encoder)
-        self.vocab_size = tokenizer.vocabulary_size(encoder)
+    def _vocab_size(self) -> int:
+        return tokenizer.vocabulary_size(tokenizer.loaded(str(self.encoder_file)))
 
-    def write_domain(self, name: str, chosen: Chosen, natural: float) -> DomainInfo:
+    def _end_of_text(self) -> int:
+        name = self.config.tokenizer.end_of_text
+        found = tokenizer.loaded(str(self.encoder_file)).token_to_id(name)
+        assert found is not None
+        return found
+
+    def _write_domain(
+        self,
+        name: str,
+        chosen: Chosen,
+        stored: Tokens,
+        natural: float,
+        found: dict[str, float],
+        held_out: HeldOut,
+    ) -> DomainInfo:
         """Packs a domain's training text."""
-        stream = blocks.encode_train(self.encoder, chosen.texts(), self.end_of_text)
-        packed = blocks.pack(stream, self.block_size)
-        if len(packed) == 0:
+        block_size, end = self.config.block_size, self._end_of_text()
+        counted = int(stored.spans(chosen.rows)[1].sum()) + len(chosen)
+        source_tokens = round(counted * found[name] / chosen.num_bytes)
+        limit = None
+        if self.share is not None:
+            limit = math.ceil(source_tokens * self.share / block_size)
+        writer = BlockWriter(
+            self.folder, blocks.TRAIN, name,
+            block_size=block_size, first=end, dtype=stored.ids.dtype, limit=limit,
+        )  # fmt: skip
+        for stream, starts, lengths in gathered(stored, chosen.rows, end):
+            writer.add(stream)
+            held_out.see(stream, starts, lengths)
+        fingerprint = writer.finish()
+        if writer.blocks == 0:
             raise CorpusError(
-                f"domains.{name}: its {len(stream):,} training tokens do not fill one block of "
-                f"block_size {self.block_size}; give more text or lower block_size"
+                f"domains.{name}: its {writer.tokens + 1:,} training tokens do not fill one block "
+                f"of block_size {block_size}; give more text or lower block_size"
             )
-        blocks.write_blocks(packed, self.folder, blocks.TRAIN, name)
         return DomainInfo(
             name=name,
-            tokens=len(packed) * self.block_size,
+            tokens=writer.blocks * block_size,
             bytes=chosen.num_bytes,
-            blocks=len(packed),
+            blocks=writer.blocks,
             natural=natural,
-            fingerprint=digest(self.fingerprint, blocks.blocks_fingerprint(packed)),
+            fingerprint=digest(self.encoder_file.stem, fingerprint),
+            source_bytes=round(found[name]),
+            source_tokens=source_tokens,
         )
 
-    def write_set(
-        self, name: str, domain: str | None, chosen: Chosen
-    ) -> tuple[SetInfo | None, int]:
-        """Packs a validation set; None, and the tokens there are, when they are too few."""
-        stream, size = self._excerpts(shuffled(chosen, seed=0))
-        if len(stream) <= self.validation_tokens:
-            return None, len(stream) - 1
-        packed = blocks.pack(stream, self.block_size)
-        blocks.write_blocks(packed, self.folder, blocks.VALIDATION, name)
-        info = SetInfo(
-            name=name,
-            domain=domain,
-            tokens=len(packed) * self.block_size,
-            bytes=size,
-            blocks=len(packed),
-            fingerprint=digest(self.fingerprint, blocks.blocks_fingerprint(packed)),
-        )
-        return info, info.tokens
-
-    def write_task(self, name: str, task: TaskSource, say: Progress) -> SetInfo:
+    def _write_task(self, name: str, task: TaskSource) -> SetInfo:
         """Tokens of a prompt/target set."""
-        field = f"tasks.{name}"
+        place = f"tasks.{name}"
         rows = prompts.encode(
-            field,
-            examples.read(field, task),
-            self.encoder,
-            end_of_text=self.end_of_text,
-            block_size=self.block_size,
+            place,
+            examples.read(place, task),
+            tokenizer.loaded(str(self.encoder_file)),
+            end_of_text=self._end_of_text(),
+            block_size=self.config.block_size,
         )
         prompts.write(rows, blocks.set_folder(self.folder, blocks.TASKS, name))
         cut = f", {rows.cut:,} prompts cut to block_size" if rows.cut else ""
-        say(f"{name}: {rows.examples:,} examples, {rows.tokens:,} target tokens{cut}")
+        self.say(f"{name}: {rows.examples:,} examples, {rows.tokens:,} target tokens{cut}")
         return SetInfo(
             name=name,
             domain=None,
             tokens=rows.tokens,
             bytes=rows.bytes,
             blocks=rows.examples,
-            fingerprint=digest(self.fingerprint, rows.fingerprint),
+            fingerprint=digest(self.encoder_file.stem, rows.fingerprint),
             kind="prompts",
         )
 
-    def _excerpts(self, chosen: Chosen) -> tuple[np.ndarray, int]:
-        """Stream of excerpts of many documents; of longer ones where there are few."""
-        limit = max(int(self.validation_tokens * MAX_EXCERPT), self.block_size)
-        while True:
-            parts = (excerpt(text, limit) for text in chosen.texts())
-            stream, size = blocks.encode_validation(
-                self.encoder, parts, self.end_of_text, self.validation_tokens
+    def _write_sets(
+        self,
+        choice: Choice,
+        pools: dict[str, Pool],
+        texts: dict[str, list[Any]],
+        held_out: HeldOut,
+    ) -> dict[str, SetInfo]:
+        writer = SetWriter(self.config, self.folder, self.encoder_file)
+        sets = {}
+        for name, pool in pools.items():
+            domain = name if name in choice.train else None
+            copies = held_out.copies[pool.first : pool.first + len(texts[name])]
+            if copies.any():
+                count = int(copies.sum())
+                self.say(f"{name}: {count:,} near-duplicates of training text left out")
+            left = [text for text, copy in zip(texts[name], copies, strict=True) if not copy]
+            info, available = writer.write(name, domain, left)
+            if info is not None:
+                sets[name] = info
+                continue
+            reason = (
+                f"its {'held-out ' if domain else ''}text gives {available:,} tokens, and "
+                f"validation_tokens asks for {writer.num_tokens:,}"
             )
-            if len(stream) > self.validation_tokens or limit >= max(chosen.sizes, default=0):
-                return stream, size
-            limit *= 2
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
+            place = f"domains.{name}" if domain else f"validation.{name}"
+            if domain is None and self.config.validation[name].environment is not None:
+                choice.dropped[name] = reason
+                self.say(f"{name} is left out: {reason}")
+            else:
+                mend = "give more text, raise held_out" if domain else "give more text"
+                raise CorpusError(f"{place}: {reason}; {mend} or lower validation_tokens")
+        return sets

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from optuna_mde_trainers.corpus.prompts.source import TaskSource
 from optuna_mde_trainers.corpus.sources import DomainSource
 from optuna_mde_trainers.corpus.tokenizer import TokenizerConfig
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 
 class CorpusConfig(BaseModel):
@@ -42,9 +42,16 @@ class CorpusConfig(BaseModel):
     @field_validator("domains", "validation", "tasks")
     @classmethod
     def _names_are_usable(cls, value: dict[str, Any]) -> dict[str, Any]:
+        folded: dict[str, str] = {}
         for name in value:
             if name in ("", ".", ".."):
                 raise ValueError(f"{name!r} cannot be a name; choose another")
+            other = folded.setdefault(name.casefold(), name)
+            if other != name:
+                raise ValueError(
+                    f"{other!r} and {name!r} differ in case alone, and some file systems take "
+                    "them for one; choose another name"
+                )
         return value
 
     @field_validator("validation")
@@ -71,6 +78,18 @@ class CorpusConfig(BaseModel):
             if name in info.data.get("domains", ()) or name in info.data.get("validation", ()):
                 raise ValueError(f"{name!r} is a validation set already; choose another name")
         return value
+
+    @model_validator(mode="after")
+    def _token_ids_have_their_tokenizer(self) -> Self:
+        for place, group in (("domains", self.domains), ("validation", self.validation)):
+            for name, source in group.items():
+                if source.holds_ids and source.tokenizer != self.tokenizer.path:
+                    raise ValueError(
+                        f"{place}.{name} holds token ids of {source.tokenizer!r}, and the corpus "
+                        f"is tokenised by {self.tokenizer.path or self.tokenizer.type!r}; set "
+                        f"tokenizer: {{type: pretrained, path: {source.tokenizer}}}"
+                    )
+        return self
 
     @field_validator("validation_tokens")
     @classmethod

@@ -2,6 +2,7 @@
 
 `prepare` reads the sources, removes copies over all of them, holds documents out, trains or
 loads the tokenizer, and writes the folder that `optuna_mde_trainers.corpus.blocks.Corpus` reads.
+What holds in a finished folder is content: a file that was touched or moved is the same.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from optuna_mde_trainers.corpus import blocks, sources
+from optuna_mde_trainers.corpus import blocks, identity
 from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.corpus.building import build, source_fingerprint
 from optuna_mde_trainers.corpus.config import CorpusConfig
@@ -29,10 +30,9 @@ __all__ = [
     "TokenizerConfig",
     "describe",
     "fingerprint",
+    "inventory",
     "prepare",
 ]
-
-PACKING = "1"  # raise it when the same texts become other blocks
 
 
 class CorpusChangedError(CorpusError):
@@ -48,41 +48,56 @@ class CorpusChangedError(CorpusError):
         )
 
 
-def describe(config: CorpusConfig) -> dict[str, str]:
-    """What a corpus would be made from now: fields of the definition and state of the sources.
+def describe(config: CorpusConfig, *, share: float | None = None) -> dict[str, str]:
+    """The definition that a corpus would be built from, by dotted field."""
+    described = {
+        "order of domains": ", ".join(config.domains),
+        **_flat("", config.model_dump(mode="json", exclude_defaults=True)),
+    }
+    if share is not None:
+        described["share of the source"] = repr(share)
+    return described
 
-    Reads no text: package versions, names and sizes of files.
+
+def inventory(config: CorpusConfig) -> dict[str, str]:
+    """What the sources hold now: file or package -> size or version, and hash of the content.
 
     Raises:
         CorpusError: a local file is missing.
     """
-    made_from = {
-        "packing": PACKING,
-        "order of domains": ", ".join(config.domains),
-        **_flat("", config.model_dump(mode="json", exclude_defaults=True)),
-    }
-    for field, source in _sources(config):
-        made_from |= sources.inventory(field, source)
-    return made_from
+    held: dict[str, str] = {}
+    for place, source in _sources(config):
+        held |= identity.inventory(place, source)
+    return held
 
 
 def fingerprint(config: CorpusConfig) -> str:
-    """Hash of `describe`: equal as long as `prepare` would build the same corpus."""
-    return source_fingerprint(describe(config))
+    """Hash of definition and sources: equal as long as `prepare` would build the same corpus."""
+    return source_fingerprint(describe(config), inventory(config))
 
 
 def prepare(
-    config: CorpusConfig, folder: Path, *, progress: Callable[[str], None] = lambda _: None
+    config: CorpusConfig,
+    folder: Path,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+    processes: int | None = None,
+    share: float | None = None,
 ) -> Corpus:
     """Builds a corpus in a folder, or reads it when it is finished.
 
     A folder has one builder at a time; others wait and read. A builder that was killed leaves
-    nothing that is taken for a corpus.
+    nothing that is taken for a corpus, and its work in the cache, from which the next goes on. A
+    finished folder is complete: it is read though its sources are gone, but not when they are
+    there and hold something else.
 
     Args:
         config: what to build.
         folder: where; its parents are created.
         progress: called with short lines such as `python: 437 files, 8.3 MB`.
+        processes: that parse and encode text. None: as many as there are usable cores.
+        share: of every domain's whole source that is kept, `repetition.share(…)`. None: all of
+            it, up to `max_train_bytes`.
 
     Raises:
         CorpusChangedError: the folder holds a corpus of another definition or other sources.
@@ -93,20 +108,41 @@ def prepare(
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        made_from = describe(config)
+        made_from = describe(config, share=share)
         if (folder / blocks.CORPUS_FILE).exists():
             corpus = Corpus.load(folder)
-            if corpus.made_from != made_from:
-                raise CorpusChangedError(folder, _changes(corpus.made_from, made_from))
+            changes = _changes(corpus.made_from, made_from) + _changed_sources(corpus, config)
+            if changes:
+                raise CorpusChangedError(folder, changes)
             return corpus
         if folder.exists() and any(folder.iterdir()):
             raise CorpusError(f"{folder} holds other files; take an empty or new folder")
+        held = inventory(config)
         partial = folder.with_name(f".{folder.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        build(config, partial, made_from, progress)
+        build(config, partial, made_from, held, progress, processes=processes, share=share)
+        if inventory(config) != held:
+            raise CorpusError("files changed while they were read; prepare the corpus again")
         os.replace(partial, folder)
     return Corpus.load(folder)
+
+
+def _changed_sources(corpus: Corpus, config: CorpusConfig) -> list[str]:
+    """What a source holds now and did not hold then; what is gone is no change."""
+    now: dict[str, str] = {}
+    for place, source in _sources(config):
+        try:
+            now |= identity.inventory(place, source)
+        except CorpusError:  # some of its files are gone
+            continue
+    now = {file: _as_kept(corpus.held.get(file, ""), content) for file, content in now.items()}
+    return _changes({file: corpus.held.get(file, "absent") for file in now}, now)
+
+
+def _as_kept(kept: str, content: str) -> str:
+    """Corpora of 0.1.0 know the size of a file alone."""
+    return kept if kept.endswith(" bytes") and content.startswith(f"{kept},") else content
 
 
 def _sources(config: CorpusConfig) -> Iterator[tuple[str, DomainSource]]:

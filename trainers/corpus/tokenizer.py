@@ -6,6 +6,7 @@ All of them end as one `tokenizers.Tokenizer` in one `tokenizer.json`.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -13,6 +14,7 @@ from optuna_mde_trainers.corpus.documents import CorpusError, digest
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
+    import numpy as np
     from tokenizers import Tokenizer
 
 END_OF_TEXT = "<|endoftext|>"
@@ -118,13 +120,20 @@ def pretrained(path: str) -> Tokenizer:
     file = local / "tokenizer.json" if local.is_dir() else local
     try:
         if file.is_file():
-            return Tokenizer.from_file(str(file))
-        return Tokenizer.from_pretrained(path)
+            return _whole_texts(Tokenizer.from_file(str(file)))
+        return _whole_texts(Tokenizer.from_pretrained(path))
     except Exception as error:  # the Rust library raises plain Exception
         raise CorpusError(
             f"tokenizer.path: {path!r} is neither a tokenizer.json, nor a folder with one, nor a "
             f"tokenizer of the Hugging Face hub that can be reached ({error})"
         ) from error
+
+
+def _whole_texts(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer as it was saved, but for truncation and padding to the length of some model."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
@@ -135,3 +144,35 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 def vocabulary_size(tokenizer: Tokenizer) -> int:
     """Rows that an embedding needs: the largest token id + 1."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+
+@lru_cache(maxsize=4)
+def loaded(file: str) -> Tokenizer:
+    """A tokenizer.json, read once a process."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(file)
+    tokenizer.encode_special_tokens = True  # a text that speaks of "<|endoftext|>" does not end
+    return tokenizer
+
+
+@lru_cache(maxsize=4)
+def bytes_of_tokens(file: str) -> np.ndarray:
+    """UTF-8 bytes that each token id stands for: `[V]`, 0 for special tokens.
+
+    Exact for byte-level vocabularies, in which every character is a byte, and for others up to
+    what their decoder does with spaces.
+    """
+    import numpy as np
+
+    tokenizer = loaded(file)
+    special = {i for i, t in tokenizer.get_added_tokens_decoder().items() if t.special}
+    byte_level = set(_byte_characters())
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    plain = [token for token, i in vocabulary.items() if i not in special]
+    one_byte_each = all(byte_level.issuperset(token) for token in plain)
+    lengths = np.zeros(vocabulary_size(tokenizer), np.int64)
+    for token in plain:
+        text = token if one_byte_each else token.replace("\u2581", " ")
+        lengths[vocabulary[token]] = len(text) if one_byte_each else len(text.encode())
+    return lengths

@@ -17,8 +17,8 @@ from optuna_mde_trainers.corpus.builtin import environment
 from optuna_mde_trainers.corpus.corpora import (
     CorpusConfig,
     CorpusError,
-    describe,
     fingerprint,
+    inventory,
     prepare,
 )
 from pydantic import ValidationError
@@ -285,7 +285,7 @@ def test_a_domain_of_copies_is_an_error(write: Write) -> None:
 
 def test_a_missing_file_is_named_before_anything_is_built(write: Write) -> None:
     asked = config({"web": {"path": "json", "data_files": "gone.jsonl"}})
-    for call in (describe, fingerprint, lambda c: prepare(c, Path("corpus"))):
+    for call in (inventory, fingerprint, lambda c: prepare(c, Path("corpus"))):
         with pytest.raises(CorpusError, match=r"domains\.web\.data_files: .*'gone\.jsonl'"):
             call(asked)
     assert not Path("corpus").exists()

@@ -1,25 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from optuna_mde_trainers.corpus.documents import (
-    Chosen,
-    Documents,
-    batches,
-    content_key,
-    excerpt,
-    first_bytes,
-    num_bytes,
-    shuffled,
-    split,
-    without_copies,
-)
-
-
-def chosen(number: int, size: int = 10) -> Chosen:
-    texts = [f"text {i}" for i in range(number)]
-    names = tuple(f"name {i}" for i in range(number))
-    return Chosen(texts, tuple(range(number)), names, (size,) * number)
-
+from optuna_mde_trainers.corpus.documents import batches, content_key, excerpt, num_bytes
 
 MIT = "MIT License\n\nCopyright (c) {owner}\n\nPermission is hereby granted, free of charge,\n"
 
@@ -37,45 +19,6 @@ MIT = "MIT License\n\nCopyright (c) {owner}\n\nPermission is hereby granted, fre
 )
 def test_what_counts_as_a_copy(one: str, other: str, same: bool) -> None:
     assert (content_key(one) == content_key(other)) is same
-
-
-def test_of_copies_the_first_stays_over_all_sources() -> None:
-    seen: set[bytes] = set()
-    first = without_copies(Documents(["a", "b", "c"], ["one", "two", "One"]), seen)
-    second = without_copies(Documents(None, [None, "two", " \n", "three", "three"]), seen)
-    assert first.names == ("a", "b")
-    assert list(first.texts()) == ["one", "two"]
-    assert list(second.texts()) == ["three"]
-    assert second.sizes == (5,)
-    assert second.num_bytes == 5
-
-
-def test_documents_without_names_are_split_by_their_text() -> None:
-    texts = [f"document {i}" for i in range(100)]
-    _, held = split(without_copies(Documents(None, texts), set()), 0.2)
-    _, again = split(without_copies(Documents(None, texts[::-1]), set()), 0.2)
-    assert set(held.texts()) == set(again.texts())
-
-
-def test_a_split_holds_out_its_share_and_keeps_it_when_documents_come() -> None:
-    train, held = split(chosen(5_000), 0.1)
-    assert sorted(train.indices + held.indices) == list(range(5_000))
-    assert len(held.indices) == pytest.approx(500, abs=3 * (5_000 * 0.1 * 0.9) ** 0.5)
-    assert set(held.names) <= set(split(chosen(6_000), 0.1)[1].names)
-    assert set(held.names) <= set(split(chosen(5_000), 0.2)[1].names)
-
-
-def test_the_order_is_one_of_the_seed() -> None:
-    one, again, other = (shuffled(chosen(100), seed) for seed in (0, 0, 1))
-    assert one == again
-    assert one.indices != other.indices
-    assert sorted(one.indices) == sorted(other.indices) == list(range(100))
-    assert list(one.texts()) == [f"text {i}" for i in one.indices]
-
-
-@pytest.mark.parametrize(("limit", "number"), [(None, 7), (1, 1), (20, 2), (21, 3), (1000, 7)])
-def test_the_first_documents_that_hold_some_bytes(limit: int | None, number: int) -> None:
-    assert first_bytes(chosen(7), limit).indices == tuple(range(number))
 
 
 def test_an_excerpt_is_whole_lines_from_within_the_text() -> None:

@@ -1,0 +1,126 @@
+"""Near-duplicates of training documents among the documents of validation sets.
+
+    shingle      5 neighbouring tokens, as a 64-bit hash
+    similarity   Jaccard: shingles that two documents share / shingles that one or both have
+    copy         similarity of .75 or more: 5-grams and bound of FineWeb (arXiv 2406.17557)
+
+The held-out documents are few, so their shingles are kept in one sorted table, and training
+documents, as they are packed, are looked up in it. A document of which less than .75 of the
+shingles are in the table at all can be no copy of any in it; for the others similarity is counted
+exactly. MinHash (datasketch) would estimate the same number, at the price of hashing every
+training shingle 128 times; the test compares with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+LENGTH = 5  # tokens of a shingle
+SIMILARITY = 0.75
+MAX_TOKENS = 50_000  # of a document that are looked at: its beginning
+SAMPLED = np.uint64(8)  # one shingle in eight is looked up, of documents with more than MANY
+MANY = 400  # shingles: 50 sampled ones tell shares of .75 and .5 apart
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def shingles(ids: np.ndarray) -> np.ndarray:
+    """Hashes of all stretches of `LENGTH` tokens: `[T]` -> `[max(1, T - LENGTH + 1)]` uint64.
+
+    A shorter document is one shingle.
+    """
+    wide = ids.astype(np.uint64) + np.uint64(1)
+    if len(wide) < LENGTH:
+        wide = np.concatenate([wide, np.zeros(LENGTH - len(wide), np.uint64)])
+    count = len(wide) - LENGTH + 1
+    state = np.zeros(count, np.uint64)
+    for offset in range(LENGTH):
+        state = (state ^ wide[offset : offset + count]) * MULTIPLIER
+        state ^= state >> np.uint64(29)
+    return state
+
+
+class HeldOut:
+    """Held-out documents that training documents are compared with.
+
+    Args:
+        documents: token ids of each.
+    """
+
+    def __init__(self, documents: Sequence[np.ndarray]) -> None:
+        sets = [np.unique(shingles(ids[:MAX_TOKENS])) for ids in documents]
+        self.copies = np.zeros(len(sets), bool)
+        """Documents that are near-duplicates of a training document seen so far."""
+        self._sizes = np.array([len(found) for found in sets], np.int64)
+        hashes = np.concatenate([np.zeros(0, np.uint64), *sets])
+        owners = np.repeat(np.arange(len(sets)), self._sizes)
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._owners = hashes[order], owners[order]
+        self._sampled = np.unique(self._hashes[self._hashes % SAMPLED == 0])
+        self._distinct = np.unique(self._hashes)
+
+    def see(self, ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
+        """Compares training documents.
+
+        Args:
+            ids: `[T]` tokens of all of them.
+            starts: `[n]` where each begins.
+            lengths: `[n]` tokens of each.
+        """
+        if not len(self._hashes):
+            return
+        for place in self._suspects(ids, starts, lengths):
+            self._compare(ids[starts[place] :][: min(int(lengths[place]), MAX_TOKENS)])
+
+    def _suspects(self, ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """Documents enough of whose shingles are in the table, to be looked at exactly."""
+        found = shingles(ids)
+        counts = np.clip(np.minimum(lengths, MAX_TOKENS) - LENGTH + 1, 1, None)
+        short = lengths < LENGTH  # their one shingle is padded: not in `found`
+        many = counts > MANY
+        sampled = _owned(found, starts, counts, many & ~short, SAMPLED)
+        whole = _owned(found, starts, counts, ~many & ~short, np.uint64(1))
+        suspects = [np.flatnonzero(short)]
+        for (hashes, owners), table, bound in (
+            (sampled, self._sampled, SIMILARITY - 0.25),
+            (whole, self._distinct, SIMILARITY * 0.8),  # repeated shingles weigh here
+        ):
+            if len(hashes) and len(table):
+                at = np.minimum(np.searchsorted(table, hashes), len(table) - 1)
+                hits = np.bincount(owners, table[at] == hashes, len(lengths))
+                seen = np.bincount(owners, minlength=len(lengths))
+                suspects.append(np.flatnonzero((hits >= bound * seen) & (seen > 0)))
+        return np.unique(np.concatenate(suspects))
+
+    def _compare(self, ids: np.ndarray) -> None:
+        mine = np.unique(shingles(ids))
+        low = np.searchsorted(self._hashes, mine, side="left")
+        high = np.searchsorted(self._hashes, mine, side="right")
+        shared = [self._owners[a:b] for a, b in zip(low, high, strict=True) if b > a]
+        if not shared:
+            return
+        both = np.bincount(np.concatenate(shared), minlength=len(self._sizes))
+        either = len(mine) + self._sizes - both
+        self.copies |= both >= SIMILARITY * either
+
+
+def _owned(
+    found: np.ndarray,
+    starts: np.ndarray,
+    counts: np.ndarray,
+    documents: np.ndarray,
+    every: np.uint64,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shingles of some documents, one in `every` by their hash, and whose each is."""
+    which = np.flatnonzero(documents)
+    sizes = counts[which]
+    owners = np.repeat(which, sizes)
+    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    places = np.arange(total) + np.repeat(starts[which] - (ends - sizes), sizes)
+    hashes = found[places]
+    if every > 1:
+        kept = hashes % every == 0
+        return hashes[kept], owners[kept]
+    return hashes, owners

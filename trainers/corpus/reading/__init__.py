@@ -1,0 +1,1 @@
+"""Files to rows: which files a source names, how they are unpacked, what is taken."""
