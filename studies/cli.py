@@ -239,9 +239,9 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from optuna_mde_studies.definition.reading import DefinitionError
     from optuna_mde_studies.runner.folder import StudyError
     from optuna_mde_trainers.corpus.documents import CorpusError
-    from optuna_mde_trainers.spec import RunError, SpecError
+    from optuna_mde_trainers.spec import DivergedError, RunError, SpecError
 
-    return DefinitionError, StudyError, CorpusError, RunError, SpecError
+    return DefinitionError, StudyError, CorpusError, RunError, SpecError, DivergedError
 
 
 def _fail(message: str) -> NoReturn:

@@ -8,6 +8,7 @@ its result needs neither.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,16 +24,29 @@ from optuna_mde_trainers.spec import (
     SPEC_FILE,
     WEIGHTS_FILE,
     DivergedError,
-    Realised,
+    LaunchSpec,
     RunError,
     RunResult,
     RunSpec,
 )
-from optuna_mde_trainers.training.schedule import Schedule
+from optuna_mde_trainers.training.attempt import build_model, trained
+from optuna_mde_trainers.training.checks import check_launch
+from optuna_mde_trainers.training.ranks import (
+    Rank,
+    end_with_parent,
+    other_ranks,
+    process_group,
+    this_rank,
+    told_by_rank_zero,
+)
 
 if TYPE_CHECKING:
-    from optuna_mde_trainers.training.fit import OnStep
-    from torch import nn
+    from optuna_mde_trainers.training.checkpoints import OnStep
+    from optuna_mde_trainers.training.net import LanguageNet
+
+
+# What rank 0 tells the others, who do as they are told: train, or end (with the result, if ever).
+_TRAIN, _END = "train", ""
 
 
 def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunResult:
@@ -43,35 +57,96 @@ def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunRes
     with the weights that an uninterrupted run has. While another process works in the folder,
     this one waits.
 
+    Of a run on several devices this process is one, if `torchrun` or `srun` has started all; else
+    it starts the others. One of them writes.
+
     Args:
         spec: The run.
         runs: Folder of all runs; this one's is `spec.folder(runs)`.
         on_step: Called after every step with (steps done, steps of the run).
 
     Raises:
-        RunError: If the corpus is not the spec's, a set or domain is unknown, or weights are gone.
-        DivergedError: If a loss is no longer a number.
+        RunError: If the corpus is not the spec's, a set or domain is unknown, weights are gone, or
+            this machine lacks what is asked for.
+        DivergedError: If a loss is no longer a number, now or when the run was trained.
     """
+    runs = Path(runs)
+    rank = this_rank(spec.launch)
+    if rank.is_launched:
+        with process_group(rank, spec.launch):
+            result = _launched(spec, runs, rank, on_step)
+    else:
+        result = _performed(spec, runs, rank, on_step)
+    if result.diverged is not None:
+        raise DivergedError(result.diverged)
+    return result
+
+
+def follow(spec_path: str, runs: str) -> None:
+    """Take part as one of the ranks that `train` has started; arguments as on a command line."""
+    end_with_parent()
+    spec = RunSpec.read(Path(spec_path))
+    rank = this_rank(spec.launch)
+    with process_group(rank, spec.launch):
+        _followed(spec, Path(runs), rank)
+
+
+def _launched(spec: RunSpec, runs: Path, rank: Rank, on_step: OnStep | None) -> RunResult:
+    if rank.writes:
+        result = _performed(spec, runs, rank, on_step)
+        told_by_rank_zero(rank, result.model_dump_json())
+        return result
+    return RunResult.model_validate_json(_followed(spec, runs, rank))
+
+
+def _followed(spec: RunSpec, runs: Path, rank: Rank) -> str:
+    """Do as rank 0 says; the last thing that it says."""
+    corpus = Corpus.load(spec.launch.corpus_folder)
+    with _threads(spec.launch, rank):
+        while (said := told_by_rank_zero(rank, None)) == _TRAIN:
+            trained(spec, corpus, spec.folder(runs), rank=rank)
+    return str(said)
+
+
+def _performed(spec: RunSpec, runs: Path, rank: Rank, on_step: OnStep | None) -> RunResult:
     corpus = Corpus.load(spec.launch.corpus_folder)
     wanted = _wanted_sets(spec, corpus)
-    folder = spec.folder(Path(runs))
+    folder = spec.folder(runs)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK_FILE):
         path = folder / RESULT_FILE
         result = RunResult.read(path) if path.exists() else None
         missing = _missing_sets(wanted, result, spec, corpus, folder)
-        if result is not None and not missing:
+        if result is not None and (result.diverged is not None or not missing):
             return result
-        with _threads(spec.launch.num_threads):
+        check_launch(spec.launch, spec.training, spec.training.model)
+        with _threads(spec.launch, rank):
             if result is None:
                 spec.write(folder / SPEC_FILE)
-                model, result = _trained(spec, corpus, folder, on_step)
+                with _together(spec, runs, rank):
+                    model, result = trained(spec, corpus, folder, rank=rank, on_step=on_step)
             else:
                 model = kept_model(spec, corpus, folder)
-            result = _scored(model, result, missing, spec, corpus, folder)
+            if result.diverged is None:
+                result = _scored(model, result, missing, spec, corpus, folder)
         result.write(path)
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
         return result
+
+
+@contextmanager
+def _together(spec: RunSpec, runs: Path, rank: Rank) -> Iterator[None]:
+    """All ranks at work; those that this process has started end with it."""
+    if rank.is_launched or rank.world_size == 1:
+        told_by_rank_zero(rank, _TRAIN)
+        yield
+        return
+    code = "import sys; from optuna_mde_trainers.run import follow; follow(*sys.argv[1:])"
+    path = spec.folder(runs) / SPEC_FILE
+    with other_ranks(rank, ["-c", code, str(path), str(runs)]), process_group(rank, spec.launch):
+        told_by_rank_zero(rank, _TRAIN)
+        yield
+        told_by_rank_zero(rank, _END)
 
 
 def _wanted_sets(spec: RunSpec, corpus: Corpus) -> list[str]:
@@ -101,94 +176,7 @@ def _missing_sets(
     ]
 
 
-def _trained(
-    spec: RunSpec, corpus: Corpus, folder: Path, on_step: OnStep | None
-) -> tuple[nn.Module, RunResult]:
-    """The finished model, its weights written, and a result without scores."""
-    training = spec.training
-    if spec.unknown_fields:
-        raise RunError(
-            f"{', '.join(spec.unknown_fields)}: fields of a newer version, of which this one does "
-            "not know what they change: update optuna-mde to train this run"
-        )
-    for field, asked, held in (
-        ("corpus", training.corpus, corpus.fingerprint),
-        ("tokenizer", training.tokenizer, corpus.tokenizer_fingerprint),
-    ):
-        if asked != held:
-            raise RunError(
-                f"training.{field} is {asked}, but {corpus.folder} holds {held}: train on the "
-                "corpus that the spec was made for, or make the spec anew"
-            )
-    schedule = _schedule(spec, corpus)
-
-    from optuna_mde_trainers.training.data import BlockDataModule
-    from optuna_mde_trainers.training.decoder import count_parameters
-    from optuna_mde_trainers.training.fit import fit
-    from optuna_mde_trainers.training.module import LanguageModel
-    from optuna_mde_trainers.training.weights import llama_config, write_checkpoint
-
-    model = _build(spec, corpus)
-    module = LanguageModel(model, training.optimizer, training.max_steps)
-    data = BlockDataModule(
-        {name: corpus.train_blocks(name) for name, count in schedule.counts.items() if count},
-        schedule,
-        fingerprint=corpus.fingerprint,
-        micro_batch_size=training.micro_batches,
-        num_workers=spec.launch.num_workers,
-    )
-    seconds = fit(module, data, spec, folder, on_step)
-    config = llama_config(training.model, vocab_size=corpus.vocab_size)
-    write_checkpoint(model, config, corpus, folder, spec.launch.keep_weights)
-    sequences = training.max_steps * training.global_batch_size
-    return model, RunResult(
-        losses={},
-        bits_per_byte={},
-        set_fingerprints={},
-        train_loss=module.final_train_loss(),
-        tokens=sequences * corpus.block_size,
-        parameters=count_parameters(model),
-        realised={
-            name: Realised(
-                rate=count / sequences,
-                tokens=count * corpus.block_size,
-                epochs=schedule.epochs[name],
-            )
-            for name, count in schedule.counts.items()
-        },
-        seconds=seconds,
-    )
-
-
-def _schedule(spec: RunSpec, corpus: Corpus) -> Schedule:
-    blocks = {name: info.blocks for name, info in corpus.domains.items()}
-    try:
-        return Schedule(
-            spec.training.mixture,
-            blocks,
-            steps=spec.training.max_steps,
-            batch_size=spec.training.global_batch_size,
-            seed=spec.training.seed,
-        )
-    except ValueError as error:
-        raise RunError(f"training.mixture: {error}") from error
-
-
-def _build(spec: RunSpec, corpus: Corpus) -> nn.Module:
-    from optuna_mde_trainers.training.decoder import build
-
-    try:
-        return build(
-            spec.training.model,
-            vocab_size=corpus.vocab_size,
-            max_positions=corpus.block_size,
-            seed=spec.training.seed,
-        )
-    except ValueError as error:
-        raise RunError(f"training.model.{error}") from error
-
-
-def kept_model(spec: RunSpec, corpus: Corpus, folder: Path) -> nn.Module:
+def kept_model(spec: RunSpec, corpus: Corpus, folder: Path) -> LanguageNet:
     """The model of a finished run.
 
     Raises:
@@ -204,15 +192,16 @@ def kept_model(spec: RunSpec, corpus: Corpus, folder: Path) -> nn.Module:
             f"{folder / WEIGHTS_FILE} is gone, or was not kept (launch.keep_weights), so nothing "
             f"new can be scored: delete {RESULT_FILE} beside it to train the run again"
         )
+    from optuna_mde_trainers.training.models import transformers_part
     from optuna_mde_trainers.training.weights import read_weights
 
-    model = _build(spec, corpus)
-    read_weights(model, folder)
+    model = build_model(spec, corpus)
+    read_weights(transformers_part(model), folder)
     return model
 
 
 def _scored(
-    model: nn.Module,
+    model: LanguageNet,
     result: RunResult,
     missing: list[str],
     spec: RunSpec,
@@ -227,7 +216,8 @@ def _scored(
     scores = score_sets(model.to(device), corpus, missing, device=device)
     for name, score in scores.items():
         if not math.isfinite(score.loss):
-            raise DivergedError(f"the loss on {name} is {score.loss}: the run has diverged")
+            said = f"the loss on {name} is {score.loss}: the run has diverged"
+            return result.model_copy(update={"diverged": said})
     return record(
         result,
         scores,
@@ -238,7 +228,11 @@ def _scored(
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def _threads(launch: LaunchSpec, rank: Rank) -> Iterator[None]:
+    """With the threads of the spec; without one there, the cores that are each rank's share."""
+    number = launch.num_threads
+    if number is None and rank.world_size > 1:
+        number = max(1, (os.cpu_count() or 1) // rank.local_size)
     if number is None:
         yield
         return

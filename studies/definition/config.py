@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 
 from optuna_mde_trainers.corpus.corpora import CorpusConfig
 from optuna_mde_trainers.spec import (
-    DecoderConfig,
     LaunchConfig,
+    ModelConfig,
     OptimizerConfig,
     TrainingConfig,
     TrainingSpec,
+    with_base_width,
 )
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from optuna_mde.objective import Objective
 
@@ -114,13 +115,18 @@ class StudyConfig(_Section):
     """What is minimised: weights of validation sets, `mean` of all, one set, or named groups of
     weights, each of which becomes an objective of its own. Weights are made to sum to 1."""
     search: SearchConfig
-    model: DecoderConfig = DecoderConfig()
+    model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig
     experts: ExpertsConfig = ExpertsConfig()
     target: TargetConfig | None = None
     launch: WorkersConfig = WorkersConfig()
     confirm: ConfirmConfig = ConfirmConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_base_width(cls, fields: Any) -> Any:
+        return with_base_width(fields)
 
     @property
     def goals(self) -> Objective:

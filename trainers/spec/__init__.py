@@ -20,6 +20,7 @@ from optuna_mde_trainers.spec.files import (
     explain,
     write_atomic,
 )
+from optuna_mde_trainers.spec.presets import PRESETS, with_base_width
 from optuna_mde_trainers.spec.results import (
     LaterScore,
     Ledger,
@@ -40,6 +41,7 @@ from optuna_mde_trainers.spec.settings import (
     DecoderConfig,
     KeepWeights,
     LaunchConfig,
+    ModelConfig,
     OptimizerConfig,
     TrainingConfig,
 )
@@ -50,6 +52,7 @@ __all__ = [
     "EVALUATIONS_FOLDER",
     "LOCK_FILE",
     "LOGPROBS_FILE",
+    "PRESETS",
     "RESULT_FILE",
     "SCORES_FOLDER",
     "SPEC_FILE",
@@ -64,6 +67,7 @@ __all__ = [
     "LaunchConfig",
     "LaunchSpec",
     "Ledger",
+    "ModelConfig",
     "OptimizerConfig",
     "Point",
     "Realised",
@@ -76,5 +80,6 @@ __all__ = [
     "TrainingConfig",
     "TrainingSpec",
     "explain",
+    "with_base_width",
     "write_atomic",
 ]

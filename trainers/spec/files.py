@@ -29,10 +29,11 @@ class RunError(ValueError):
 
 
 class DivergedError(RuntimeError):
-    """The loss of a run is no longer a number. The same spec will always diverge.
+    """The loss of a run is no number any more, or far above where it began. The same spec will
+    always diverge.
 
     Args:
-        step: The first step without a finite loss; None if only the scores are not finite.
+        step: The step, from 0; None if it is not known, or only the scores are not finite.
     """
 
     def __init__(self, message: str, step: int | None = None) -> None:

@@ -47,11 +47,15 @@ REFERENCE: dict[str, Any] = {
 }
 
 # Release 0.1.0 hashed all of its fields, defaults included: these.
-FIRST_RELEASE = (
-    *("mixture", "corpus", "tokenizer", "max_steps", "global_batch_size", "micro_batch_size"),
-    *("seed", "precision", "gradient_clip_val"),
-    *(path for path in REFERENCE if path.startswith(("model.", "optimizer."))),
-)
+FIRST_RELEASE = ("mixture", "corpus", "tokenizer", "max_steps", "global_batch_size", *REFERENCE)
+
+REFERENCE |= {  # of later releases
+    "model.preset": None,
+    "model.pretrained_config": None,
+    "optimizer.base_width": None,
+    "optimizer.decay_ratio": 0.2,
+    "mask_documents": False,
+}
 
 
 def name(training: BaseModel) -> str:

@@ -84,19 +84,24 @@ class Ledger(_Record):
     """What a run cost."""
 
     tokens: int | None = None
-    """Tokens trained, those of repeated steps after a resume included."""
+    """Training tokens."""
     flops_6nd: float | None = None
-    """6 x parameters x tokens, floating-point operations."""
+    """Floating-point operations by the rule 6 x parameters x tokens."""
     flops: float | None = None
-    """The same with attention and output projection counted, by the formula of the trainer."""
+    """Matrix products and causal attention, forward and backward (`training.flops`)."""
     wall_seconds: float | None = None
-    """From the start of the run to its result, all attempts together."""
+    """From the start of the run to the end of its training, earlier attempts up to their
+    checkpoint included; scoring is not."""
     device_seconds: float | None = None
     """Wall seconds of the training steps x devices."""
     peak_memory_bytes: int | None = None
     """Largest memory of a device, or of the process where that is the CPU."""
+    devices: int | None = None
+    """Devices that trained."""
+    device: str | None = None
+    """What they are."""
     tokens_per_second: float | None = None
-    """Over the training steps."""
+    """Over the training steps, of all devices together."""
     mfu: float | None = None
     """Share of the devices' peak that `flops` took; None where the peak is not known."""
 
@@ -115,8 +120,8 @@ class RunResult(_Record):
     """File of the token log-probabilities in the run's folder, if they were asked for."""
     tasks: dict[str, TaskResult] = {}
     """Prompt/target sets: accuracy, and the loss by example."""
-    train_loss: float
-    """Mean training loss of the last tenth of the steps, nats per token."""
+    train_loss: float | None
+    """Mean training loss of the last tenth of the steps, nats per token. None if diverged."""
     tokens: int
     """Training tokens."""
     parameters: int
@@ -130,6 +135,9 @@ class RunResult(_Record):
     """Losses at earlier points of the run, in their order."""
     ledger: Ledger | None = None
     """What the run cost."""
+    diverged: str | None = None
+    """Why the run was given up before its end: the same spec will always diverge. It then has no
+    losses."""
 
 
 class LaterScore(_Record):

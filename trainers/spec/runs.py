@@ -10,15 +10,16 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from optuna_mde_trainers.spec import naming
 from optuna_mde_trainers.spec.files import SpecError, explain, write_atomic
+from optuna_mde_trainers.spec.presets import with_base_width
 from optuna_mde_trainers.spec.settings import (
     Count,
-    DecoderConfig,
     Group,
     LaunchConfig,
+    ModelConfig,
     OptimizerConfig,
     TrainingConfig,
 )
@@ -40,8 +41,13 @@ class TrainingSpec(TrainingConfig):
     """Fingerprint of the corpus."""
     tokenizer: str
     """Fingerprint of its tokenizer."""
-    model: DecoderConfig = DecoderConfig()
+    model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_base_width(cls, fields: Any) -> Any:
+        return with_base_width(fields)
 
     @field_validator("mixture")
     @classmethod
@@ -67,8 +73,6 @@ class LaunchSpec(LaunchConfig):
 
     corpus_folder: str
     """Folder that `corpora.prepare` made."""
-    devices: Literal[1] = 1
-    """One device a run: trials side by side use a machine better than one run on all of it."""
     num_threads: Count | None = None
     """Threads of torch in this process. None: as they are. One a worker where runs share cores:
     OpenMP spins at its barriers, so two threads beside a busy process can be 70 times slower."""

@@ -6,13 +6,18 @@ what keeps the names of finished runs.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from optuna_mde_trainers.spec.presets import PresetName, with_shape
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -37,6 +42,9 @@ class Group(BaseModel):
 class DecoderConfig(Group):
     """Shape of the Transformer; the names are those of `transformers.LlamaConfig`."""
 
+    preset: PresetName | None = None
+    """A size by its name (`presets`), in the place of the fields below; those that are written
+    beside it count before it. None once it is read: the fields are then the preset's."""
     vocab_size: Count | None = None
     """Rows of the embedding. None: the tokenizer's."""
     hidden_size: Count = 96
@@ -55,6 +63,11 @@ class DecoderConfig(Group):
     """Added to the mean square before its root."""
     tie_word_embeddings: bool = True
     """Whether the output projection is the embedding."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_shape(cls, fields: Any) -> Any:
+        return with_shape(fields)
 
     @model_validator(mode="after")
     def _check_heads(self) -> Self:
@@ -76,6 +89,54 @@ class DecoderConfig(Group):
         return self.num_key_value_heads or self.num_attention_heads
 
 
+# Keys of a transformers configuration that say where it comes from, not what it is.
+_ORIGIN = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
+
+
+class ModelConfig(DecoderConfig):
+    """The model of a run: our decoder by its shape, or a causal language model of transformers."""
+
+    pretrained_config: str | dict[str, Any] | None = None
+    """A configuration of transformers: a name on the hub, a folder with a config.json, or its
+    content with `model_type`. The weights are new, initialised as transformers does for this
+    model. No other field may then be given. None: our decoder."""
+
+    @field_validator("pretrained_config")
+    @classmethod
+    def _read(cls, source: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        # A folder's content, not its place, is what the run depends on.
+        content: Any = source
+        if isinstance(source, str):
+            path = Path(source)
+            path = path / "config.json" if path.is_dir() else path
+            if not path.is_file():
+                return source
+            try:
+                content = json.loads(path.read_bytes())
+            except ValueError as error:
+                raise ValueError(f"{path} holds no configuration ({error})") from error
+        if content is None:
+            return None
+        if not isinstance(content, dict) or "model_type" not in content:
+            raise ValueError("model_type is missing: it says which model this is, such as gpt2")
+        return {key: value for key, value in content.items() if key not in _ORIGIN}
+
+    @model_validator(mode="after")
+    def _check_alone(self) -> Self:
+        if self.pretrained_config is not None:
+            shape = [
+                name
+                for name, field in DecoderConfig.model_fields.items()
+                if getattr(self, name) != field.default
+            ]
+            if shape:
+                raise ValueError(
+                    f"{', '.join(shape)} cannot stand beside pretrained_config: they shape our "
+                    "decoder, and the configuration shapes its own model"
+                )
+        return self
+
+
 class OptimizerConfig(Group):
     """AdamW and its schedule; the names are those of `torch.optim.AdamW` and `transformers`.
 
@@ -86,6 +147,10 @@ class OptimizerConfig(Group):
 
     lr: Positive = 1.2e-2
     """Peak learning rate."""
+    base_width: Count | None = None
+    """Width of the model that `lr` is meant for: at another width D, matrices train at lr x
+    base_width / D, the embedding at lr x √(base_width / D). None: `lr` whatever the width; a
+    preset sets it to 96, the width of the default decoder."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (
         0.9,
         0.95,
@@ -95,8 +160,10 @@ class OptimizerConfig(Group):
     """Added to the root of the second moment."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """Decoupled weight decay of matrices; gains of the norms are never decayed."""
-    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
-    """What follows the warm-up: down to zero at the last step, or held."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "warmup_stable_decay"] = "linear"
+    """What follows the warm-up: down to zero at the last step, or held, or held and then down."""
+    decay_ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the steps in which `warmup_stable_decay` goes down to zero, linearly."""
     warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.2
     """Share of the steps in which the learning rate rises linearly."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
@@ -119,6 +186,8 @@ class TrainingConfig(Group):
     never changes by itself."""
     gradient_clip_val: Annotated[float, Field(ge=0)] = 1.0
     """Largest norm of a step's gradient. 0: no clipping."""
+    mask_documents: bool = False
+    """Whether positions see their own document alone, where a block holds several."""
 
     @model_validator(mode="after")
     def _check_micro_batches(self) -> Self:
@@ -136,22 +205,81 @@ class TrainingConfig(Group):
 
 
 KeepWeights = Literal["float32", "bfloat16", "none"]
+LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
+
+
+def _named_options(value: Any) -> Any:
+    """`csv`, `[csv, wandb]` or `{wandb: {project: x}}` as name -> options."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {value: {}}
+    if isinstance(value, list | tuple) and all(isinstance(name, str) for name in value):
+        return {name: {} for name in value}
+    if isinstance(value, dict):
+        return {name: {} if options is None else options for name, options in value.items()}
+    return value
+
+
+def _imports(value: Any) -> Any:
+    """Import paths, some with arguments (`{path: {argument: value}}`), as pairs."""
+    if not isinstance(value, list | tuple):
+        return value
+    pairs: list[Any] = []
+    for item in value:
+        if isinstance(item, str):
+            pairs.append((item, {}))
+        elif isinstance(item, dict):
+            pairs += [(path, options or {}) for path, options in item.items()]
+        else:
+            pairs.append(item)
+    return pairs
 
 
 class LaunchConfig(Group):
     """How a run takes place: nothing that should change the weights.
 
-    Bit-identical losses are promised for the same machine type and the same number of threads.
+    Bit-identical losses are promised for the same machine type and the same number of threads;
+    on other numbers of devices they agree to 1e-4.
     """
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     """Lightning's accelerator."""
+    devices: Count | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = 1
+    """Devices of each node that one run uses, or the list of them. They share a step's sequences,
+    so that what is trained stays the same. Small runs use a machine better side by side."""
+    num_nodes: Count = 1
+    """Nodes that one run uses; `srun` or `torchrun` then starts its processes."""
+    strategy: str | None = None
+    """Lightning's strategy: ddp, fsdp, or another of its names. None: ddp on several devices."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read blocks. 0: the training process itself, best for small runs."""
-    logger: Literal["csv", "tensorboard"] | None = None
-    """Log of the training loss and the learning rate, in the run's folder."""
+    logger: Annotated[dict[LoggerName, dict[str, Any]], BeforeValidator(_named_options)] = {}
+    """Logs of the training loss and the learning rate: csv and tensorboard in the run's folder,
+    wandb, mlflow. A name, a list of names, or names with arguments of Lightning's loggers."""
+    callbacks: Annotated[list[tuple[str, dict[str, Any]]], BeforeValidator(_imports)] = []
+    """Lightning callbacks by their import path, `package.module.Class`, or with arguments,
+    `{package.module.Class: {argument: value}}`."""
+    trainer: dict[str, Any] = {}
+    """Further arguments of Lightning's Trainer."""
+    compile: bool = False
+    """Whether the model is compiled (torch.compile): some 20 s and more, once a process."""
+    activation_checkpointing: bool = False
+    """Whether activations inside layers are computed again for the gradient, to save memory."""
     checkpoint_every_n_steps: Count = 200
     """Steps between two checkpoints, from which a killed run goes on."""
+    checkpoint_every_n_minutes: Positive | None = None
+    """Minutes between two checkpoints, if that is sooner. None: steps alone count."""
     keep_weights: KeepWeights = "float32"
     """Precision of the finished weights on disk, a checkpoint of transformers. none: they are
     scored and not kept, and no other set can be scored later."""
+
+    @property
+    def devices_per_node(self) -> int:
+        """Number of devices of each node."""
+        return len(self.devices) if isinstance(self.devices, list) else self.devices
+
+    @property
+    def world_size(self) -> int:
+        """Devices in all: as many processes train."""
+        return self.devices_per_node * self.num_nodes

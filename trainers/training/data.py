@@ -54,23 +54,29 @@ class Blocks(Dataset[Tensor]):
 
 
 class MicroBatches(Sampler[list[Place]]):
-    """The places of every forward pass, from a step on; its length is that of the whole run.
+    """The places of every forward pass of one rank, from a step on; its length is that of the
+    whole run.
 
     Lightning compares the length with the number of batches since the run began, so that of the
     batches left would end a resumed run early and start it over.
     """
 
-    def __init__(self, schedule: Schedule, micro_batch_size: int) -> None:
+    def __init__(
+        self, schedule: Schedule, micro_batch_size: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
         self.schedule = schedule
         self.micro_batch_size = micro_batch_size
+        self.rank = rank
+        self.world_size = world_size
         self.first_step = 0
 
     def __len__(self) -> int:
-        return self.schedule.steps * self.schedule.batch_size // self.micro_batch_size
+        share = self.schedule.batch_size // self.world_size
+        return self.schedule.steps * share // self.micro_batch_size
 
     def __iter__(self) -> Iterator[list[Place]]:
         for step in range(self.first_step, self.schedule.steps):
-            places = self.schedule.batch(step)
+            places = self.schedule.batch(step, rank=self.rank, world_size=self.world_size)
             for start in range(0, len(places), self.micro_batch_size):
                 yield places[start : start + self.micro_batch_size]
 
@@ -120,7 +126,7 @@ class BlockDataModule(LightningDataModule):
         stores: Blocks of every domain of the schedule that is drawn from.
         schedule: The order.
         fingerprint: Fingerprint of the corpus.
-        micro_batch_size: Sequences a forward pass.
+        micro_batch_size: Sequences a forward pass of a rank.
         num_workers: Processes that read; 0 reads in this one.
     """
 
@@ -135,16 +141,26 @@ class BlockDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.blocks = Blocks(stores)
-        self.places = MicroBatches(schedule, micro_batch_size)
+        self.schedule = schedule
+        self.micro_batch_size = micro_batch_size
         self.fingerprint = f"{fingerprint}/{schedule.fingerprint}"
         self.num_workers = num_workers
+
+    def passes_per_step(self, world_size: int) -> int:
+        """Forward passes of each rank in a step."""
+        return self.schedule.batch_size // world_size // self.micro_batch_size
 
     def train_dataloader(self) -> ResumableLoader:
         trainer = self.trainer
         assert trainer is not None
         return ResumableLoader(
             self.blocks,
-            self.places,
+            MicroBatches(
+                self.schedule,
+                self.micro_batch_size,
+                rank=trainer.global_rank,
+                world_size=trainer.world_size,
+            ),
             fingerprint=self.fingerprint,
             step=lambda: trainer.global_step,
             num_workers=self.num_workers,

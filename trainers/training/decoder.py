@@ -12,8 +12,11 @@ from typing import cast
 
 import torch
 from optuna_mde_trainers.spec import DecoderConfig
+from optuna_mde_trainers.training.documents import same_document
+from optuna_mde_trainers.training.net import LanguageNet
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention, silu
+from torch.utils.checkpoint import checkpoint
 
 
 class Attention(nn.Module):
@@ -29,13 +32,18 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, width, bias=False)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # [b, h, t, d]
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         y = scaled_dot_product_attention(
-            rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True, enable_gqa=self.grouped
+            rotate(q, cos, sin),
+            rotate(k, cos, sin),
+            v,
+            attn_mask=mask,
+            is_causal=mask is None,
+            enable_gqa=self.grouped,
         )
         return cast(Tensor, self.o_proj(y.transpose(1, 2).flatten(-2)))
 
@@ -63,22 +71,47 @@ class Layer(nn.Module):
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin)
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask)
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
 
 
 class Backbone(nn.Module):
-    """Everything but the output projection."""
+    """Everything but the output projection: from ids `[b, t]` to hidden states `[b, t, D]`."""
 
-    def __init__(self, config: DecoderConfig, vocab_size: int) -> None:
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self,
+        config: DecoderConfig,
+        vocab_size: int,
+        max_positions: int,
+        end_of_text: int | None,
+    ) -> None:
         super().__init__()
+        self.end_of_text = end_of_text
+        self.recomputes_layers = False
         self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        angles = rotary_angles(config, max_positions)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
+        mask = None if self.end_of_text is None else same_document(ids, self.end_of_text)
+        x = self.embed_tokens(ids)
+        for layer in self.layers:
+            if self.recomputes_layers and self.training:
+                x = checkpoint(layer, x, cos, sin, mask, use_reentrant=False)
+            else:
+                x = layer(x, cos, sin, mask)
+        return cast(Tensor, self.norm(x))
 
 
-class Decoder(nn.Module):
+class Decoder(LanguageNet):
     """From token ids `[b, t]` to logits `[b, t, V]`.
 
     Args:
@@ -87,31 +120,39 @@ class Decoder(nn.Module):
         max_positions: Longest sequence.
         seed: Seed of the initial weights. They come from a generator of their own, so torch's is
             left alone and the same spec starts from the same weights wherever it runs.
+        end_of_text: The token that opens a document, where positions are to see their own
+            document alone. None: they see all before them.
     """
 
-    cos: Tensor
-    sin: Tensor
-
     def __init__(
-        self, config: DecoderConfig, vocab_size: int, max_positions: int, *, seed: int
+        self,
+        config: DecoderConfig,
+        vocab_size: int,
+        max_positions: int,
+        *,
+        seed: int,
+        end_of_text: int | None = None,
     ) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):  # torch's own initial values, not kept
-            self.model = Backbone(config, vocab_size)
+            self.model = Backbone(config, vocab_size, max_positions, end_of_text)
             self.lm_head = nn.Linear(config.hidden_size, vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        angles = rotary_angles(config, max_positions)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
         self._initialise(torch.Generator().manual_seed(seed))
 
     def forward(self, ids: Tensor) -> Tensor:
-        cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
-        x = self.model.embed_tokens(ids)
-        for layer in self.model.layers:
-            x = layer(x, cos, sin)
-        return cast(Tensor, self.lm_head(self.model.norm(x)))
+        return cast(Tensor, self.lm_head(self.hidden(ids)))
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        return cast(Tensor, self.model(ids))
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.model
+
+    def recompute_activations(self) -> None:
+        self.model.recomputes_layers = True
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
@@ -125,32 +166,6 @@ class Decoder(nn.Module):
                 weight.zero_()
             elif weight.ndim == 2:  # the gains of the norms stay 1
                 weight.normal_(std=weight.shape[1] ** -0.5, generator=generator)
-
-
-def build(config: DecoderConfig, *, vocab_size: int, max_positions: int, seed: int) -> nn.Module:
-    """The model of a run: a module from token ids `[b, t]` to logits `[b, t, V]`.
-
-    Args:
-        config: The model's part of the spec.
-        vocab_size: Size of the tokenizer's vocabulary.
-        max_positions: Longest sequence.
-        seed: Seed of the initial weights.
-
-    Raises:
-        ValueError: If the configured vocabulary is smaller than the tokenizer's.
-    """
-    rows = config.vocab_size or vocab_size
-    if rows < vocab_size:
-        raise ValueError(
-            f"vocab_size ({rows}) is smaller than the tokenizer's {vocab_size}: "
-            "leave it out, or give at least as many"
-        )
-    return Decoder(config, rows, max_positions, seed=seed)
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Number of weights, a shared one counted once."""
-    return sum(weight.numel() for weight in model.parameters())
 
 
 def rotary_angles(config: DecoderConfig, positions: int) -> Tensor:

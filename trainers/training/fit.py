@@ -1,76 +1,45 @@
-"""Lightning's Trainer as a run needs it: lean, quiet, and resumed exactly where it stopped."""
+"""Training with Lightning's Trainer: lean, quiet, and resumed exactly where it stopped."""
 
 from __future__ import annotations
 
 import logging
-import os
-import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from optuna_mde_trainers.spec import CHECKPOINT_FILE, LaunchSpec, RunSpec
+from optuna_mde_trainers.training.checkpoints import Keeper, OnStep
+from optuna_mde_trainers.training.checks import LaunchError
 from optuna_mde_trainers.training.data import BlockDataModule
-from optuna_mde_trainers.training.module import LOG_EVERY_N_STEPS, LanguageModel
+from optuna_mde_trainers.training.launching import callbacks, trainer_arguments
+from optuna_mde_trainers.training.module import LanguageModel
+from optuna_mde_trainers.training.ranks import Rank, environment_of
 
-OnStep = Callable[[int, int], None]
-"""Called after every step with the steps done and the steps of the run."""
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class Keeper(Callback):
-    """Writes the checkpoint, keeps the run's clock, and tells who watches."""
+@dataclass(frozen=True)
+class Fitted:
+    """What is known when the last step is done."""
 
-    def __init__(self, checkpoint: Path, every_n_steps: int, on_step: OnStep | None) -> None:
-        self.checkpoint = checkpoint
-        self.every_n_steps = every_n_steps
-        self.on_step = on_step
-        self._earlier_seconds = 0.0
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Wall seconds of the steps so far, those before the checkpoint included."""
-        return self._earlier_seconds + time.monotonic() - self._started
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started = time.monotonic()
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
-        step = trainer.global_step
-        if self.on_step is not None:
-            self.on_step(step, trainer.max_steps)
-        due = step % self.every_n_steps == 0 or trainer.received_sigterm  # Lightning then stops
-        if due and step < trainer.max_steps:
-            self._save(trainer)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._earlier_seconds = state_dict["seconds"]
-
-    def _save(self, trainer: Trainer) -> None:
-        # Lightning's own transaction moves a file from the temporary directory, which is a copy
-        # where that is another disk: a kill in the middle would leave half a checkpoint.
-        beside = self.checkpoint.with_suffix(".part")
-        trainer.save_checkpoint(beside)
-        os.replace(beside, self.checkpoint)
+    seconds: float
+    """Wall seconds of the steps, those of earlier attempts up to their checkpoint included."""
+    earlier_seconds: float
+    """Those of earlier attempts among them."""
+    peak_memory_bytes: int | None
+    """Largest memory of a device of this node, or of this process where that is the CPU."""
+    device: torch.device
+    """Where this rank trained."""
+    weights: dict[str, Tensor] | None
+    """Of a sharded model, put together on rank 0; None where the module has them all."""
 
 
 def fit(
@@ -79,42 +48,38 @@ def fit(
     spec: RunSpec,
     folder: Path,
     on_step: OnStep | None = None,
-) -> float:
-    """Train, from the folder's checkpoint if it has one.
-
-    Returns:
-        Wall seconds of the steps.
+    *,
+    rank: Rank | None = None,
+) -> Fitted:
+    """Train, from the folder's checkpoint if it has one. All ranks together.
 
     Raises:
-        DivergedError: If the loss is no longer a number.
+        DivergedError: If the loss is no longer a number, or far above where it began.
         DataMismatchError: If the checkpoint was made with other data.
+        LaunchError: If Lightning refuses an argument.
         KeyboardInterrupt: If the user wants to stop.
         SystemExit: On SIGTERM, after a checkpoint.
     """
+    rank = rank or Rank()
+    launch = spec.launch
     checkpoint = folder / CHECKPOINT_FILE
-    keeper = Keeper(checkpoint, spec.launch.checkpoint_every_n_steps, on_step)
-    training = spec.training
-    with quiet_lightning():
-        trainer = Trainer(
-            accelerator=spec.launch.accelerator,
-            devices=spec.launch.devices,
-            precision=training.precision,
-            max_steps=training.max_steps,
-            max_epochs=-1,
-            accumulate_grad_batches=training.global_batch_size // training.micro_batches,
-            gradient_clip_val=training.gradient_clip_val or None,
-            callbacks=[keeper],
-            logger=_logger(spec.launch, folder),
-            log_every_n_steps=LOG_EVERY_N_STEPS,
-            default_root_dir=folder,
-            enable_checkpointing=False,  # the keeper's
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            # A run is one process, also where Slurm's variables are set.
-            plugins=[LightningEnvironment()],
-        )
+    keeper = Keeper(
+        checkpoint,
+        launch.checkpoint_every_n_steps,
+        launch.checkpoint_every_n_minutes,
+        on_step if rank.writes else None,
+    )
+    if launch.activation_checkpointing:
+        module.model.recompute_activations()
+    with quiet_lightning(), _compiled(module, launch.compile), _generators(module):
+        try:
+            trainer = Trainer(
+                **trainer_arguments(spec, folder, rank, module.model),
+                accumulate_grad_batches=data.passes_per_step(rank.world_size),
+                callbacks=[keeper, *callbacks(launch)],
+            )
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            raise LaunchError(f"launch: {error}") from error
         try:
             trainer.fit(
                 module,
@@ -126,16 +91,21 @@ def fit(
             if isinstance(error.__context__, KeyboardInterrupt):
                 raise KeyboardInterrupt from None
             raise
-    return keeper.seconds
+    return Fitted(
+        seconds=keeper.seconds,
+        earlier_seconds=keeper.earlier_seconds,
+        peak_memory_bytes=keeper.peak_memory_bytes,
+        device=trainer.strategy.root_device,
+        weights=keeper.weights,
+    )
 
 
 def scoring_device(launch: LaunchSpec) -> torch.device:
-    """The device that the run's accelerator stands for."""
+    """The device that the run's accelerator stands for; of several, the first."""
+    devices = launch.devices[:1] if isinstance(launch.devices, list) else 1
     with quiet_lightning():
         return Fabric(
-            accelerator=launch.accelerator,
-            devices=launch.devices,
-            plugins=[LightningEnvironment()],
+            accelerator=launch.accelerator, devices=devices, plugins=[environment_of(Rank())]
         ).device
 
 
@@ -147,7 +117,11 @@ def quiet_lightning() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        for message in (".*does not have many workers.*", ".*LeafSpec.* is deprecated.*"):
+        for message in (
+            ".*does not have many workers.*",
+            ".*LeafSpec.* is deprecated.*",
+            ".*srun. command is available.*",
+        ):
             warnings.filterwarnings("ignore", message=message)
         try:
             yield
@@ -156,9 +130,18 @@ def quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _logger(launch: LaunchSpec, folder: Path) -> Logger | bool:
-    if launch.logger == "csv":
-        return CSVLogger(folder, name="log")
-    if launch.logger == "tensorboard":
-        return TensorBoardLogger(folder, name="log")
-    return False
+@contextmanager
+def _compiled(module: LanguageModel, wanted: bool) -> Iterator[None]:
+    """Compiled while it trains: scoring has other shapes, each of which would be compiled anew."""
+    backbone = module.model.backbone
+    if wanted:
+        backbone.compile()
+    try:
+        yield
+    finally:
+        backbone._compiled_call_impl = None
+
+
+def _generators(module: LanguageModel) -> AbstractContextManager[None]:
+    """Torch's generators kept as they were, where a step seeds them."""
+    return torch.random.fork_rng() if module.model.draws_at_random else nullcontext()

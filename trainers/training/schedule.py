@@ -119,6 +119,14 @@ class Schedule:
             )
         ]
 
+    def counts_until(self, step: int) -> dict[str, int]:
+        """Sequences of every domain in the first steps."""
+        if step == self.steps:
+            return dict(self.counts)
+        chosen, _ = self._order
+        counts = np.bincount(chosen[: step * self.batch_size], minlength=len(self.domains))
+        return dict(zip(self.domains, counts.tolist(), strict=True))
+
     @cached_property
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
         """Domain of every sequence [n], and how often it was visited before [n]."""

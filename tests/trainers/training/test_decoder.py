@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from optuna_mde_trainers.spec import DecoderConfig
-from optuna_mde_trainers.training.decoder import Decoder, build, count_parameters
+from optuna_mde_trainers.spec import DecoderConfig, ModelConfig
+from optuna_mde_trainers.training.decoder import Decoder
+from optuna_mde_trainers.training.models import build, count_parameters
 from torch.nn.functional import cross_entropy
 
 SHAPES = [
@@ -36,7 +37,9 @@ def test_same_logits_as_transformers_with_the_same_weights(config: DecoderConfig
     from transformers import LlamaConfig, LlamaForCausalLM
 
     ours = _perturbed(config, vocab_size=150, max_positions=32)
-    settings = config.model_dump(exclude={"vocab_size", "rope_theta", "num_key_value_heads"})
+    settings = config.model_dump(
+        exclude={"preset", "vocab_size", "rope_theta", "num_key_value_heads"}
+    )
     theirs = LlamaForCausalLM(
         LlamaConfig(
             **settings,
@@ -98,7 +101,7 @@ def test_weights_depend_on_the_seed_alone() -> None:
 
 
 def test_vocabulary_may_be_padded_but_not_cut() -> None:
-    model = build(DecoderConfig(vocab_size=128), vocab_size=100, max_positions=8, seed=0)
+    model = build(ModelConfig(vocab_size=128), vocab_size=100, max_positions=8, seed=0)
     assert model(torch.zeros(1, 8, dtype=torch.long)).shape == (1, 8, 128)
     with pytest.raises(ValueError, match=r"vocab_size \(64\).*100"):
-        build(DecoderConfig(vocab_size=64), vocab_size=100, max_positions=8, seed=0)
+        build(ModelConfig(vocab_size=64), vocab_size=100, max_positions=8, seed=0)

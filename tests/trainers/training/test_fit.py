@@ -12,8 +12,8 @@ from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.run import train
 from optuna_mde_trainers.spec import RunSpec
 from optuna_mde_trainers.training.data import BlockDataModule, DataMismatchError
-from optuna_mde_trainers.training.decoder import build
 from optuna_mde_trainers.training.fit import fit
+from optuna_mde_trainers.training.models import build
 from optuna_mde_trainers.training.module import LanguageModel
 from optuna_mde_trainers.training.schedule import Schedule
 from torch.nn.functional import cross_entropy

@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
-from optuna_mde_trainers.spec import DecoderConfig, OptimizerConfig
-from optuna_mde_trainers.training.decoder import build
-from optuna_mde_trainers.training.module import LanguageModel, learning_rate_factor, warmup_steps
+from optuna_mde_trainers.spec import ModelConfig, OptimizerConfig
+from optuna_mde_trainers.training.models import build
+from optuna_mde_trainers.training.module import LanguageModel
+from optuna_mde_trainers.training.optimizer import learning_rate_factor, warmup_steps
 
 
 def test_the_learning_rate_rises_and_falls_to_zero_after_the_last_step() -> None:
@@ -42,7 +43,7 @@ def test_warmup_steps_count_before_their_ratio() -> None:
 
 
 def test_gains_are_not_decayed_and_every_weight_has_its_group() -> None:
-    model = build(DecoderConfig(), vocab_size=64, max_positions=8, seed=0)
+    model = build(ModelConfig(), vocab_size=64, max_positions=8, seed=0)
     module = LanguageModel(model, OptimizerConfig(weight_decay=0.2), max_steps=4)
     groups = module.configure_optimizers()["optimizer"].param_groups
     decay = {id(w): group["weight_decay"] for group in groups for w in group["params"]}
@@ -52,7 +53,7 @@ def test_gains_are_not_decayed_and_every_weight_has_its_group() -> None:
 
 
 def test_the_final_train_loss_is_that_of_the_last_tenth() -> None:
-    model = build(DecoderConfig(), vocab_size=64, max_positions=8, seed=0)
+    model = build(ModelConfig(), vocab_size=64, max_positions=8, seed=0)
     module = LanguageModel(model, OptimizerConfig(), max_steps=25)
     module.train_losses.copy_(torch.arange(25.0))
     assert module.final_train_loss() == pytest.approx(23)  # of 22, 23, 24

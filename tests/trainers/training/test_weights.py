@@ -11,7 +11,7 @@ import torch
 from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.run import train
 from optuna_mde_trainers.spec import RunError, RunSpec
-from optuna_mde_trainers.training.decoder import build
+from optuna_mde_trainers.training.models import build, transformers_part
 from optuna_mde_trainers.training.weights import read_weights
 from safetensors.torch import load_file
 
@@ -24,14 +24,20 @@ SHAPES: dict[str, dict[str, Any]] = {
         **{"rope_theta": 300.0, "rms_norm_eps": 1e-5, "tie_word_embeddings": False},
         **{"vocab_size": 320, "num_hidden_layers": 3},
     },
+    "gpt2": {
+        "pretrained_config": {
+            **{"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2},
+            "n_positions": 16,
+        }
+    },
 }
 
 
 def _ours(spec: RunSpec, corpus: Corpus, folder: Path) -> torch.nn.Module:
     vocab_size, positions = corpus.vocab_size, corpus.block_size
     model = build(spec.training.model, vocab_size=vocab_size, max_positions=positions, seed=5)
-    read_weights(model, folder)
-    return model
+    read_weights(transformers_part(model), folder)
+    return model.eval()
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,0 +1,154 @@
+"""Checkpoints: when they are written, that they are whole, and that any number of ranks goes on
+from them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+OnStep = Callable[[int, int], None]
+"""Called after every step with the steps done and the steps of the run."""
+
+# Slurm sends it ahead of a time limit (sbatch --signal=USR1@120): a checkpoint, and on.
+SAVE_SIGNAL = getattr(signal, "SIGUSR1", None)
+
+
+class Keeper(Callback):
+    """Writes the checkpoint, keeps the run's clock, and tells who watches.
+
+    A checkpoint is due at every n-th step, when so many minutes have passed, on SIGTERM (after
+    which the run ends) and on SIGUSR1. Ranks agree on it after every step.
+
+    Args:
+        checkpoint: Its file.
+        every_n_steps: Steps between two.
+        every_minutes: Minutes between two, if they are counted too.
+        on_step: Who watches.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        every_n_steps: int,
+        every_minutes: float | None = None,
+        on_step: OnStep | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.every_n_steps = every_n_steps
+        self.every_seconds = None if every_minutes is None else 60 * every_minutes
+        self.on_step = on_step
+        self.earlier_seconds = 0.0
+        self._started = self._saved = time.monotonic()
+        self._asked: set[int] = set()
+        self.peak_memory_bytes: int | None = None
+        self.weights: dict[str, Tensor] | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Wall seconds of the steps so far, those before the checkpoint included."""
+        return self.earlier_seconds + time.monotonic() - self._started
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # After Lightning, whose own handler would speak with the other ranks from wherever this
+        # one happens to be. It puts back all handlers at the end.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, SAVE_SIGNAL):
+                if number is not None:
+                    signal.signal(number, self._note)
+        self._started = self._saved = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        step = trainer.global_step
+        if self.on_step is not None:
+            self.on_step(step, trainer.max_steps)
+        ends, due = self._agreed(trainer)
+        if (due or ends or step % self.every_n_steps == 0) and step < trainer.max_steps:
+            self._save(trainer)
+        if ends:
+            raise SIGTERMException
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.peak_memory_bytes = _peak_memory(trainer)
+        if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+            self.weights = trainer.strategy.lightning_module_state_dict()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.earlier_seconds = state_dict["seconds"]
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # Lightning counts forward passes, of which a step has more or fewer on other ranks.
+        passes = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            # Saved at the end of a pass, before it counts as completed.
+            counts.update(ready=passes, started=passes, processed=passes, completed=passes - 1)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._asked.add(number)
+
+    def _agreed(self, trainer: Trainer) -> tuple[bool, bool]:
+        """Whether the run is to end, and whether a checkpoint is due: the same on all ranks."""
+        late = (
+            self.every_seconds is not None and time.monotonic() - self._saved > self.every_seconds
+        )
+        ends, due = signal.SIGTERM in self._asked, SAVE_SIGNAL in self._asked or late
+        if trainer.world_size > 1:
+            said = torch.tensor(
+                [ends, due], dtype=torch.int32, device=trainer.strategy.root_device
+            )
+            said = trainer.strategy.reduce(said, reduce_op="max")
+            ends, due = (bool(answer) for answer in said.tolist())
+        return ends, due
+
+    def _save(self, trainer: Trainer) -> None:
+        # Lightning's own transaction moves a file from the temporary directory, which is a copy
+        # where that is another disk: a kill in the middle would leave half a checkpoint.
+        beside = self.checkpoint.with_suffix(".part")
+        trainer.save_checkpoint(beside)  # by all ranks together
+        if trainer.is_global_zero:
+            with beside.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(beside, self.checkpoint)
+        self._asked.discard(SAVE_SIGNAL or 0)
+        self._saved = time.monotonic()
+
+
+def _peak_memory(trainer: Trainer) -> int | None:
+    """Largest memory of a device, over all ranks; that of this process on a CPU."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        peak = torch.tensor(torch.cuda.max_memory_allocated(device), device=device)
+        return int(trainer.strategy.reduce(peak, reduce_op="max"))
+    if device.type == "cpu" and sys.platform != "win32":
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return None
