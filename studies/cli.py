@@ -177,26 +177,32 @@ def status(study: StudyArgument, out: OutOption = None) -> None:
 
 
 @app.command()
-def validate(study: StudyArgument, set: SetOption = None) -> None:
-    """Checks a definition, and that its sources exist, without running anything."""
-    from optuna_mde_studies.wording import share_of_a_run
-    from optuna_mde_trainers.corpus import corpora
+def validate(
+    study: StudyArgument,
+    set: SetOption = None,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(min=1e-9, help="Training tokens a second of one run, to estimate the time."),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Train a few steps here to find that rate.")
+    ] = False,
+) -> None:
+    """Checks all that can be known without running: fields, sources, devices; prints the plan."""
+    from optuna_mde_studies.runner import checks
+    from optuna_mde_studies.runner.plan import finished_rate, plan
+    from optuna_mde_studies.runner.speed import measure as measured
+    from optuna_mde_studies.terminal import progress, summary
 
-    definition, folder = _resolve(study, None, set)
-    config = definition.config
-    try:
-        corpora.inventory(config.corpus)
-    except corpora.CorpusError as error:
-        _fail(definition.located(str(error)))
-    experts, budget = len(config.domains), config.experts.budget
-    shortened = f" (experts {share_of_a_run(budget)})" if budget < 1 else ""
-    print(
-        f"{definition.label}: right. {experts} domains, {config.search.n_trials} trials "
-        f"({experts} experts, then {config.search.n_trials - experts} mixtures, the natural and "
-        f"the uniform one among them) of {config.training.max_steps} steps"
-        f"{shortened}, "
-        f"into {folder.path}"
-    )
+    problems: list[str] = []
+    definition, folder = _resolve(study, None, set, problems)
+    problems += checks.problems(definition)
+    if problems:
+        _fail("\n".join(problems))
+    config, found = definition.config, plan(definition.config)
+    print(f"{definition.label}: right. {summary.planned(config, found)}, into {folder.path}")
+    rate = tokens_per_second or (measured(config) if measure else finished_rate(folder))
+    _print(progress.console(), summary.plan(found, rate))
 
 
 @app.command()
@@ -258,17 +264,29 @@ def _say_interrupted(folder: StudyFolder) -> NoReturn:
 
 
 def _resolve(
-    study: str, out: Path | None, overrides: list[str] | None = None
+    study: str,
+    out: Path | None,
+    overrides: list[str] | None = None,
+    problems: list[str] | None = None,
 ) -> tuple[Definition, StudyFolder]:
-    """The definition that is meant, and its study's folder."""
-    from optuna_mde_studies.definition.reading import DefinitionError, read, shipped
+    """The definition that is meant, and its study's folder; what does not agree in it is added to
+    `problems`, or raised."""
+    from optuna_mde_studies.definition.reading import DefinitionError, examine, shipped
     from optuna_mde_studies.runner.folder import RUNS, StudyFolder
 
     folder = StudyFolder(Path(study))
     if not folder.path.exists() and study not in shipped():
         folder = StudyFolder(Path(RUNS) / study)
+
+    def read(name: str) -> Definition:
+        definition, found = examine(name, overrides or ())
+        if found and problems is None:
+            raise DefinitionError("\n".join(found))
+        (problems if problems is not None else []).extend(found)
+        return definition
+
     if not folder.path.is_dir():
-        definition = read(study, overrides or ())
+        definition = read(study)
         return definition, StudyFolder(out or Path(RUNS) / definition.config.name)
     if not folder.definition.is_file():
         raise DefinitionError(
@@ -279,7 +297,7 @@ def _resolve(
         raise DefinitionError(
             f"--out {out}: {study} is a study's folder already; name its definition instead"
         )
-    return read(str(folder.definition), overrides or ()), folder
+    return read(str(folder.definition)), folder
 
 
 def _resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFolder]:

@@ -42,7 +42,7 @@ class Definition:
         return _place(field, self.places, self.label)
 
     def located(self, message: str) -> str:
-        """A message about the corpus that begins with a field, with the field's place."""
+        """A message that begins with a field, of the corpus or whole, with the field's place."""
         field, colon, rest = message.partition(": ")
         path: FieldPath = tuple(field.split("."))
         if path[0] in type(self.config.corpus).model_fields:
@@ -62,6 +62,18 @@ def read(name: str, overrides: Sequence[str] = ()) -> Definition:
     Raises:
         DefinitionError: for whatever is wrong, all problems at once where possible.
     """
+    definition, problems = examine(name, overrides)
+    if problems:
+        raise DefinitionError("\n".join(problems))
+    return definition
+
+
+def examine(name: str, overrides: Sequence[str] = ()) -> tuple[Definition, list[str]]:
+    """The definition, and what does not agree in it: for who has more to say of it.
+
+    Raises:
+        DefinitionError: if fields are wrong by themselves, so that nothing can be built on them.
+    """
     label, text = _find(name)
     data, places = _parse(text, label)
     for override in overrides:
@@ -71,9 +83,7 @@ def read(name: str, overrides: Sequence[str] = ()) -> Definition:
     except ValidationError as error:
         raise DefinitionError("\n".join(_problems(error, data, places, label))) from None
     problems = [f"{_place(path, places, label)}: {text}" for path, text in inconsistencies(config)]
-    if problems:
-        raise DefinitionError("\n".join(problems))
-    return Definition(config, label, places)
+    return Definition(config, label, places), problems
 
 
 def shipped() -> list[str]:

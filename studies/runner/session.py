@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import Definition
 from optuna_mde_studies.runner import confirm, findings
+from optuna_mde_studies.runner.checks import check_machine
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.corpus import changed_text, open_experiment
 from optuna_mde_studies.runner.display import Display
@@ -195,6 +196,7 @@ class Session:
     # --- search ---
 
     def _search(self) -> None:
+        check_machine(self.definition)
         pool = self.pool  # they start while the corpus is made
         experiment = self.experiment
         n_trials, done = self.config.search.n_trials, num_finished(self.study)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 from optuna_mde_studies.report import costs, epochs, overview, tasks
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
-from optuna_mde_studies.wording import copyable
+from optuna_mde_studies.wording import amount, copyable, count, share_of_a_run
 from optuna_mde_studies.wording import rates as one_line
 from rich.console import RenderableType
 from rich.table import Table
@@ -20,6 +20,8 @@ from optuna_mde.answers.tables import comparison, rates
 
 if TYPE_CHECKING:
     import optuna
+    from optuna_mde_studies.definition.config import StudyConfig
+    from optuna_mde_studies.runner.plan import Plan
 
     from optuna_mde.answers.answer import Recommendation
     from optuna_mde.objective import Objective
@@ -55,6 +57,32 @@ def beside(
             yield _shown(table, table.head[0] or "cost")
     if warning := epochs.warning(found, recommendation):
         yield Text(warning)
+
+
+def planned(config: StudyConfig, found: Plan) -> str:
+    """What a study will run, in a line."""
+    experts, budget = len(config.domains), config.experts.budget
+    mixtures, steps = config.search.n_trials - experts, config.training.max_steps
+    shortened = f" (experts {share_of_a_run(budget)})" if budget < 1 else ""
+    return (
+        f"{experts} domains, {config.search.n_trials} trials ({experts} experts, then "
+        f"{mixtures} mixtures, the natural and the uniform one among them) of {steps} steps"
+        f"{shortened} or {amount(found.run_tokens)} tokens, with "
+        f"{amount(found.size.parameters)} parameters"
+    )
+
+
+def plan(found: Plan, rate: float | None) -> Iterator[RenderableType]:
+    """Runs, tokens, operations and, where the rate of a run is known, time."""
+    yield _shown(found.table(rate), "at most")
+    side = f"{count(found.workers, 'run')} at a time"
+    if rate is None:
+        yield Text(
+            f"{side}. How long that takes: --measure trains a few steps here to find out, "
+            "--tokens-per-second says it."
+        )
+    else:
+        yield Text(f"{side}, {amount(round(rate))} tokens a second each.")
 
 
 def confirmed(confirmation: Confirmation, objective: Objective) -> Iterator[RenderableType]:

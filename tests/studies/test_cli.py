@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from optuna_mde_studies import cli
 from typer.testing import CliRunner
@@ -58,13 +59,64 @@ def test_every_command_explains_itself():
 def test_validate_says_what_would_run(run, workplace):
     code, out, _ = run("validate", "tiny.yaml")
     assert code == 0
-    assert out == (
+    first, _, *lines = out.split("\n")
+    assert first.startswith(
         "tiny.yaml: right. 3 domains, 6 trials (3 experts, then 3 mixtures, the natural and the "
-        "uniform one among them) of 20 steps (experts 50\u202f% of a run), into runs/tiny\n"
+        "uniform one among them) of 20 steps (experts 50\u202f% of a run) or 2.56\u202fk tokens, "
     )
+    assert first.endswith(" parameters, into runs/tiny")
+    assert lines[0].split()[:3] == ["at", "most", "runs"]
+    counts = {line.split()[0]: line.split()[1] for line in lines[1:5]}
+    assert counts == {"experts": "3", "search": "3", "confirmation": "8", "all": "14"}
+    assert "--measure trains a few steps here" in out
     assert not (workplace / "runs").exists()
     _, out, _ = run("validate", "tiny.yaml", "--set", "experts.budget=0.125")
-    assert out.endswith("of 20 steps (experts 12.5\u202f% of a run), into runs/tiny\n")
+    assert "of 20 steps (experts 12.5\u202f% of a run)" in out
+    _, out, _ = run("validate", "tiny.yaml", "--tokens-per-second", "1000")
+    assert "1\u202fk tokens a second each" in out
+    assert "time" in out.split("\n")[2]
+
+
+def test_validate_names_mistakes_of_fields_sources_and_devices_together(run, workplace):
+    (workplace / "news/00.txt").parent.rename(workplace / "gone")
+    settings = ("objective.coed=1", "launch.devices=3", "model.vocab_size=200")
+    code, out, err = run("validate", "tiny.yaml", *(f"--set={text}" for text in settings))
+    assert (code, out) == (2, "")
+    fields = [line.split(": ")[1] for line in err.strip().split("\n")]
+    assert fields == [
+        "objective.coed",
+        "corpus.validation.news.data_files",
+        "launch.devices",
+        "model.vocab_size",
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
+def test_a_missing_accelerator_is_said_before_the_corpus_is_built(run, workplace):
+    code, _, err = run("run", "tiny.yaml", "--set", "launch.accelerator=cuda")
+    assert code == 2
+    assert err.startswith("--set launch.accelerator=cuda: launch.accelerator: cuda is asked for")
+    assert err.count("\n") == 1
+    assert not (workplace / "runs/tiny/corpus").exists()
+    assert not (workplace / "runs/tiny/logs").exists()  # no worker was started
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for")
+def test_train_says_what_is_missing_in_one_sentence(run, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = next((tiny_run / "runs/tiny/runs").glob("*/spec.json")).read_text()
+    for field, value, said in (
+        ("accelerator", "cuda", "launch.accelerator: cuda is asked for"),
+        ("logger", {"wandb": {}}, "launch.logger: wandb needs the package"),
+    ):
+        spec = json.loads(text)
+        spec["launch"][field] = value
+        Path("spec.json").write_text(json.dumps(spec))
+        code, _, err = run("train", "spec.json")
+        assert code == 2
+        assert err.startswith(said)
+        assert err.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*/result.json"))
 
 
 @pytest.mark.parametrize("command", ["status", "recommend", "report", "dashboard", "confirm"])

@@ -1,0 +1,59 @@
+"""What can be known to be wrong with a study before anything is built or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.runner.plan import plan
+from optuna_mde_trainers.spec import RunError
+
+if TYPE_CHECKING:
+    from optuna_mde_studies.definition.reading import Definition
+
+
+def problems(definition: Definition) -> list[str]:
+    """One sentence a mistake, with its place: sources, tokenizer, model, devices, packages."""
+    return [definition.located(said) for said in _said(definition)]
+
+
+def check_machine(definition: Definition) -> None:
+    """Whether this machine has the devices and packages that runs ask for.
+
+    Raises:
+        DefinitionError: if it has not.
+    """
+    if said := _missing(definition):
+        raise DefinitionError(definition.located(said))
+
+
+def _missing(definition: Definition) -> str:
+    from optuna_mde_trainers.training.checks import check_launch
+
+    config = definition.config
+    try:
+        check_launch(config.launch, config.training, config.model)
+    except RunError as error:
+        return str(error)
+    return ""
+
+
+def _said(definition: Definition) -> Iterator[str]:
+    from optuna_mde_trainers.corpus import checking
+    from optuna_mde_trainers.corpus.documents import CorpusError
+
+    config = definition.config
+    found = checking.problems(config.corpus)
+    yield from found
+    if said := _missing(definition):
+        yield said
+    if said.startswith("model."):
+        return  # without its package it has no size
+    try:
+        plan(config)
+    except CorpusError as error:
+        if str(error) not in found:
+            yield str(error)
+    except ValueError as error:
+        yield str(error)

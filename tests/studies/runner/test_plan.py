@@ -1,0 +1,86 @@
+"""What a study will take, and what is wrong with it, before anything starts."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from optuna_mde_studies.definition import reading
+from optuna_mde_studies.runner import checks
+from optuna_mde_studies.runner.plan import plan
+from optuna_mde_studies.runner.speed import measure
+from optuna_mde_trainers.training.flops import size
+
+PER_STEP = 4 * 32  # tokens: sequences of the tiny study's definition x its block size
+SCORED = 4 * 512  # tokens of its four validation sets
+
+
+def test_the_plan_counts_every_run(workplace):
+    config = reading.read("tiny.yaml", ["launch.workers=2"]).config
+    found = plan(config)
+    told = {stage.what: (stage.runs, stage.tokens, stage.scored) for stage in found.stages}
+    assert told == {
+        "experts": (3, 3 * 10 * PER_STEP, 3 * SCORED),
+        "search": (3, 3 * 20 * PER_STEP, 3 * SCORED),
+        "confirmation": (8, 8 * 20 * PER_STEP, 8 * SCORED),
+    }
+    each = size(config.model, vocab_size=257, block_size=32).exact
+    experts, search, _ = found.stages
+    assert found.flops(search) == pytest.approx(each * 3 * (20 * PER_STEP + SCORED / 3))
+    # two workers, three runs of an expert's steps at 100 tokens a second
+    assert found.seconds(experts, 100) == pytest.approx(3 * (10 * PER_STEP + SCORED / 3) / 200)
+    runs = [line[1] for line in found.table().lines]
+    assert runs == ["3", "3", "8", "14"]
+
+
+def test_no_confirmation_no_stage(workplace):
+    found = plan(reading.read("tiny.yaml", ["confirm.seeds=0"]).config)
+    assert [stage.what for stage in found.stages] == ["experts", "search"]
+
+
+def test_one_worker_takes_as_long_as_two_with_half_the_rate(workplace):
+    def seconds(workers: int, rate: float) -> float:
+        found = plan(reading.read("tiny.yaml", [f"launch.workers={workers}"]).config)
+        return sum(found.seconds(stage, rate) for stage in found.stages)
+
+    assert seconds(1, 200) == pytest.approx(seconds(2, 100))
+
+
+def test_the_measured_rate_is_that_of_a_run(workplace):
+    from optuna_mde_studies.runner.experiment import Experiment
+    from optuna_mde_studies.runner.folder import StudyFolder
+    from optuna_mde_trainers.corpus import corpora
+    from optuna_mde_trainers.spec import ScoreSpec
+
+    settings = ["training.max_steps=60", "training.global_batch_size=32", "model.hidden_size=64"]
+    config = reading.read("tiny.yaml", settings).config
+    corpus = corpora.prepare(config.corpus, workplace / "corpus")
+    experiment = Experiment(config, StudyFolder(workplace), corpus)
+    training = experiment.training(corpus.natural, seed=0)
+    result = experiment.train(
+        experiment.launched(training, ScoreSpec(sets=["news"])), lambda step, total: None
+    )
+    began = time.monotonic()
+    rate = measure(config)
+    assert time.monotonic() - began < 30
+    assert rate == pytest.approx(result.tokens / result.seconds, rel=0.8)  # the machine is shared
+
+
+def test_all_mistakes_are_said_at_once(workplace):
+    (workplace / "news/00.txt").parent.rename(workplace / "gone")
+    definition = reading.read(
+        "tiny.yaml", ["launch.accelerator=cpu", "launch.devices=3", "model.vocab_size=200"]
+    )
+    said = checks.problems(definition)
+    assert [line.split(": ")[1] for line in said] == [
+        "corpus.validation.news.data_files",
+        "launch.devices",
+        "model.vocab_size",
+    ]
+    assert said[0].startswith("tiny.yaml:8: ")
+    assert "257 tokens" in said[2]
+    assert not (workplace / "runs").exists()
+
+
+def test_a_right_definition_has_no_problems(workplace):
+    assert checks.problems(reading.read("tiny.yaml")) == []
