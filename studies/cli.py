@@ -80,7 +80,7 @@ def run(study: StudyArgument, out: OutOption = None, set: SetOption = None) -> N
             _write_report(outcome, folder, display)
     except KeyboardInterrupt:
         _say_interrupted(folder)
-    _print_outcome(console, outcome, definition)
+    _print_outcome(console, outcome, definition, folder)
     elsewhere = "" if out is None else f" --out {out}"
     console.print(f"\nreport: {folder.report}\nbrowse: optuna-mde dashboard {study}{elsewhere}")
 
@@ -106,7 +106,7 @@ def confirm(
             _write_report(outcome, folder, display)
     except KeyboardInterrupt:
         _say_interrupted(folder)
-    _print_outcome(console, outcome, definition)
+    _print_outcome(console, outcome, definition, folder)
 
 
 @app.command()
@@ -156,7 +156,7 @@ def recommend(
     if format is Format.text:
         confirmation = Confirmation.read(folder.confirmation)
         parts = [*summary.outcome(recommendation, definition.config.goals)]
-        parts += summary.beside(opened, recommendation, confirmation)
+        parts += summary.beside(opened, folder, recommendation, confirmation)
         _print(progress.console(), parts)
     else:
         print(summary.rates_as(format.value, recommendation.mixture), end="")
@@ -340,12 +340,16 @@ def _write_report(outcome: Outcome, folder: StudyFolder, display: Progress) -> N
     page.keep_current(outcome.study, folder, outcome.recommendation, begin)
 
 
-def _print_outcome(console: Console, outcome: Outcome, definition: Definition) -> None:
+def _print_outcome(
+    console: Console, outcome: Outcome, definition: Definition, folder: StudyFolder
+) -> None:
     from optuna_mde_studies.terminal import summary
 
     goals = definition.config.goals
     parts = [*summary.outcome(outcome.recommendation, goals)]
     if outcome.confirmation is not None:
         parts += summary.confirmed(outcome.confirmation, goals)
-    parts += summary.beside(outcome.study, outcome.recommendation, outcome.confirmation)
+    parts += summary.beside(
+        outcome.study, folder, outcome.recommendation, outcome.confirmation
+    )
     _print(console, parts)

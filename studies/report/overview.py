@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
+from optuna_mde_studies.runner.experiment import RUN_ATTR
 from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR
 
 import optuna_mde
@@ -48,6 +49,8 @@ class Run:
     """Number of weights of the model that was trained."""
     seconds: float | None
     """From the start of the trial to its end."""
+    folder: str = ""
+    """Its folder, relative to the study's, if our trainer has made one."""
     flops: float | None = None
     """Floating-point operations of its training, by the trainer's formula."""
     device_seconds: float | None = None
@@ -166,6 +169,7 @@ def _run(trial: FrozenTrial, record: records.Record, prefix: str, *, left_out: b
         tokens=_count(attrs.get("tokens")),
         weights=_count(attrs.get("parameters")),
         seconds=record.seconds,
+        folder=str(attrs.get(RUN_ATTR) or ""),
         flops=_number(attrs.get("flops")),
         device_seconds=_number(attrs.get("device_seconds")),
     )

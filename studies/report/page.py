@@ -12,7 +12,7 @@ from itertools import zip_longest
 from string import Template
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.report import figures, overview, sections
+from optuna_mde_studies.report import evaluations, figures, overview, sections
 from optuna_mde_studies.report.judgement import Judgement, judge
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.folder import StudyFolder
@@ -63,6 +63,7 @@ def write(
         *_answer(found, recommendation, confirmed, reason),
         *_confirmed(confirmed, drawn),
         *(f"<h2>{escape(picture.title)}</h2>{_figure(picture)}" for picture in shown),
+        sections.evaluated(evaluations.table(found, StudyFolder(folder), confirmation)),
         sections.runs(found),
         sections.losses(found),
         *_corpus(StudyFolder(folder).corpus),

@@ -190,6 +190,13 @@ def end_tasks(
     )
 
 
+def evaluated(found: tables.Table | None) -> str:
+    """What lm-evaluation-harness made of runs; nothing where it was not asked."""
+    if found is None:
+        return ""
+    return f"<h2>Downstream evaluations</h2><p>By lm-evaluation-harness.</p>{_cells(found)}"
+
+
 def target_epochs(overview: Overview, recommendation: Recommendation) -> str:
     """How often the target run would read each domain; nothing without a target."""
     found = epochs.table(overview, recommendation)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import yaml
-from optuna_mde_studies.report import costs, epochs, overview, tasks
+from optuna_mde_studies.report import costs, epochs, evaluations, overview, tasks
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
 from optuna_mde_studies.wording import amount, copyable, count, share_of_a_run
 from optuna_mde_studies.wording import rates as one_line
@@ -21,6 +21,7 @@ from optuna_mde.answers.tables import comparison, rates
 if TYPE_CHECKING:
     import optuna
     from optuna_mde_studies.definition.config import StudyConfig
+    from optuna_mde_studies.runner.folder import StudyFolder
     from optuna_mde_studies.runner.plan import Plan
 
     from optuna_mde.answers.answer import Recommendation
@@ -43,13 +44,17 @@ def outcome(recommendation: Recommendation, objective: Objective) -> Iterator[Re
 
 
 def beside(
-    study: optuna.Study, recommendation: Recommendation, confirmation: Confirmation | None
+    study: optuna.Study,
+    folder: StudyFolder,
+    recommendation: Recommendation,
+    confirmation: Confirmation | None,
 ) -> Iterator[RenderableType]:
-    """What the losses do not say: epochs of the target run, end tasks, costs."""
+    """What the losses do not say: epochs of the target run, end tasks, evaluations, costs."""
     found = overview.read(study)
     tables = (
         epochs.table(found, recommendation),
         tasks.table(found, recommendation, confirmation),
+        evaluations.table(found, folder, confirmation),
         costs.table(found, confirmation),
     )
     for table in tables:
