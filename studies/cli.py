@@ -349,7 +349,5 @@ def _print_outcome(
     parts = [*summary.outcome(outcome.recommendation, goals)]
     if outcome.confirmation is not None:
         parts += summary.confirmed(outcome.confirmation, goals)
-    parts += summary.beside(
-        outcome.study, folder, outcome.recommendation, outcome.confirmation
-    )
+    parts += summary.beside(outcome.study, folder, outcome.recommendation, outcome.confirmation)
     _print(console, parts)

@@ -76,6 +76,9 @@ class TargetConfig(_Section):
     )
     """Times that it may read a domain's whole source, for all domains or by domain: a cap on the
     rates. None: no cap."""
+    repetition: Literal["matched"] | None = None
+    """`matched`: every domain is cut to the share that makes a run of the study repeat it as often
+    as the target run would (arXiv 2606.07597). None: all of the text is used."""
 
 
 def _check_seeds(seeds: int) -> int:

@@ -100,7 +100,17 @@ def _natural_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
 
 
 def _target_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
-    limits = config.target.max_epochs if config.target is not None else None
+    target, training = config.target, config.training
+    if target is None:
+        return
+    tokens = training.max_steps * training.global_batch_size * config.corpus.block_size
+    if target.tokens < tokens:
+        yield (
+            ("target", "tokens"),
+            f"{target.tokens:g} are fewer than the {tokens:,} of one run of the study; give those "
+            "of the run that the mixture is for",
+        )
+    limits = target.max_epochs
     for name in limits if isinstance(limits, dict) else ():
         if name not in config.domains:
             yield (

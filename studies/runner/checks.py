@@ -11,6 +11,7 @@ from optuna_mde_trainers.spec import RunError
 
 if TYPE_CHECKING:
     from optuna_mde_studies.definition.reading import Definition
+    from optuna_mde_trainers.corpus.config import CorpusConfig
 
 
 def problems(definition: Definition) -> list[str]:
@@ -39,12 +40,24 @@ def _missing(definition: Definition) -> str:
     return ""
 
 
+def _task_problems(corpus: CorpusConfig) -> Iterator[str]:
+    """End tasks are small: their examples are read, every one."""
+    from optuna_mde_trainers.corpus.documents import CorpusError
+    from optuna_mde_trainers.corpus.prompts import examples
+
+    for name, task in corpus.tasks.items():
+        try:
+            examples.read(f"tasks.{name}", task)
+        except CorpusError as error:
+            yield str(error)
+
+
 def _said(definition: Definition) -> Iterator[str]:
     from optuna_mde_trainers.corpus import checking
     from optuna_mde_trainers.corpus.documents import CorpusError
 
     config = definition.config
-    found = checking.problems(config.corpus)
+    found = [*checking.problems(config.corpus), *_task_problems(config.corpus)]
     yield from found
     if said := _missing(definition):
         yield said

@@ -13,7 +13,7 @@ from optuna_mde_studies.definition.consistency import (
 from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyError
-from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR, caps, source_tokens
+from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR, caps, share, source_tokens
 from optuna_mde_studies.runner.trials import num_finished
 from optuna_mde_studies.wording import rates
 from optuna_mde_trainers.corpus import corpora
@@ -59,7 +59,7 @@ def changed_text(definition: Definition, folder: StudyFolder, study: optuna.Stud
     if not folder.corpus.exists():
         return ""
     try:
-        corpora.prepare(definition.config.corpus, folder.corpus)
+        corpora.prepare(definition.config.corpus, folder.corpus, share=share(definition.config))
     except corpora.CorpusChangedError as error:
         return _changed(folder, study, error.changes)
     return ""
@@ -67,7 +67,12 @@ def changed_text(definition: Definition, folder: StudyFolder, study: optuna.Stud
 
 def _prepared(definition: Definition, folder: StudyFolder, progress: Display) -> Corpus:
     try:
-        return corpora.prepare(definition.config.corpus, folder.corpus, progress=progress.line)
+        return corpora.prepare(
+            definition.config.corpus,
+            folder.corpus,
+            progress=progress.line,
+            share=share(definition.config),
+        )
     except corpora.CorpusChangedError:
         raise
     except corpora.CorpusError as error:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from optuna_mde_studies.definition.config import TargetConfig
+    from optuna_mde_studies.definition.config import StudyConfig, TargetConfig
     from optuna_mde_trainers.corpus.blocks import Corpus
 
 TOKENS_ATTR, SOURCE_ATTR = "target_tokens", "source_tokens"
@@ -19,7 +19,7 @@ TOKENS_ATTR, SOURCE_ATTR = "target_tokens", "source_tokens"
 def source_tokens(corpus: Corpus) -> dict[str, int]:
     """Domain -> tokens U_j of its whole source, not of what was kept for the proxies."""
     return {
-        name: getattr(info, "source_tokens", None) or info.tokens
+        name: info.tokens if info.source_tokens is None else info.source_tokens
         for name, info in corpus.domains.items()
     }
 
@@ -42,6 +42,16 @@ def caps(target: TargetConfig | None, sources: Mapping[str, int]) -> dict[str, f
         name: each[name] * held / target.tokens for name, held in sources.items() if name in each
     }
     return {name: rate for name, rate in found.items() if rate < 1.0}
+
+
+def share(config: StudyConfig) -> float | None:
+    """Share of every source that makes the study's runs repeat it as often as the target run: a
+    full run's tokens over the target's, whatever the mixture. None where that is not asked."""
+    target, training = config.target, config.training
+    if target is None or target.repetition is None:
+        return None
+    tokens = training.max_steps * training.global_batch_size * config.corpus.block_size
+    return tokens / target.tokens
 
 
 def bounds(

@@ -82,5 +82,18 @@ def test_all_mistakes_are_said_at_once(workplace):
     assert not (workplace / "runs").exists()
 
 
+def test_sources_are_opened(workplace):
+    (workplace / "news.jsonl").write_text('{"body": "text under another name"}\n')
+    (workplace / "arc.jsonl").write_text('{"question": "Why?"}\n')
+    news = "corpus.validation.news={path: json, data_files: news.jsonl}"
+    arc = "corpus.tasks={arc: {template: arc_easy, path: json, data_files: arc.jsonl}}"
+    said = checks.problems(reading.read("tiny.yaml", [news, arc]))
+    assert len(said) == 2
+    assert "corpus.validation.news.text_column" in said[0]
+    assert "body" in said[0]
+    assert "corpus.tasks.arc" in said[1]
+    assert "choices" in said[1]
+
+
 def test_a_right_definition_has_no_problems(workplace):
     assert checks.problems(reading.read("tiny.yaml")) == []

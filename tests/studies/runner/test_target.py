@@ -7,7 +7,7 @@ import pytest
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.definition.config import TargetConfig
 from optuna_mde_studies.definition.consistency import cap_problems
-from optuna_mde_studies.runner.target import bounds, caps, epochs, source_tokens
+from optuna_mde_studies.runner.target import bounds, caps, epochs, share, source_tokens
 
 from tests.studies.tiny import TOKENS, experiment
 
@@ -64,3 +64,29 @@ def test_a_cap_of_no_domain_is_named(workplace):
 
 def test_the_whole_source_counts(workplace):
     assert source_tokens(experiment().corpus) == TOKENS
+
+
+def test_a_matched_corpus_is_repeated_as_often_as_by_the_target_run(workplace):
+    from optuna_mde_trainers.corpus import corpora
+
+    # a full run reads 20 steps x 4 sequences x 32 tokens; the target twenty times that
+    overrides = ["target={tokens: 51200, repetition: matched}", "experts.max_epochs=null"]
+    config = reading.read("tiny.yaml", overrides).config
+    part = share(config)
+    assert part == 1 / 20
+    corpus = corpora.prepare(config.corpus, workplace / "corpus", share=part)
+    whole = corpora.prepare(config.corpus, workplace / "whole")
+    sources = source_tokens(corpus)
+    assert sources == pytest.approx(source_tokens(whole), rel=0.02)
+    mixture = {"code": 0.5, "prose": 0.3, "numbers": 0.2}
+    kept = {name: info.tokens for name, info in corpus.domains.items()}
+    of_target = epochs(mixture, 51_200, sources)
+    for name, times in epochs(mixture, 2_560, kept).items():
+        assert abs(times / of_target[name] - 1) < 0.1  # whole blocks are kept
+    assert share(reading.read("tiny.yaml", ["target={tokens: 51200}"]).config) is None
+    assert share(reading.read("tiny.yaml").config) is None
+
+
+def test_a_target_shorter_than_a_run_is_refused(workplace):
+    with pytest.raises(reading.DefinitionError, match=r"2000 are fewer than the 2,560 of one run"):
+        reading.read("tiny.yaml", ["target={tokens: 2000}"])
