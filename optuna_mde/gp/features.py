@@ -174,8 +174,10 @@ class Features:
 
     def blended(self, X: Tensor) -> Tensor:
         """Rates `[..., n_blended]` whose blends count, and by which the experts' own seed noise
-        enters."""
-        return torch.cat(self._rates(X), dim=-1) if self.block is None else X[..., self.block]
+        enters; none where the study has no mixture."""
+        if self.block is not None:
+            return X[..., self.block]
+        return torch.cat([X[..., :0], *self._rates(X)], dim=-1)
 
     def _concentration(self, X: Tensor) -> Tensor:
         """Σλ² `[..., 1]` of the mixture that has experts: 1 at a corner."""

@@ -235,7 +235,20 @@ def residual_correlation(
     size = (standard.square() @ present.double().mT).clamp_min(1e-12)
     correlation = (standard @ standard.mT) / (size * size.mT).sqrt()
     mixed = (both * correlation + _PRIOR_RUNS * prior) / (both + _PRIOR_RUNS)
-    return mixed.fill_diagonal_(1.0)
+    doubt = _PRIOR_RUNS / (float(both.max()) + _PRIOR_RUNS)
+    return _positive(mixed.fill_diagonal_(1.0), (1.0 - _SHARED - _ALIKE) * doubt)
+
+
+def _positive(correlation: Tensor, least: float) -> Tensor:
+    """A correlation `M x M` whose eigenvalues are at least ``least``, shrunk to 0 if need be.
+
+    Pairs of outputs that different runs speak for may contradict each other, and a weighted sum of
+    outputs then has a negative variance. Of outputs that all runs speak for, ``least`` is what the
+    prior's share leaves, and nothing is shrunk.
+    """
+    lowest = float(torch.linalg.eigvalsh(correlation)[0])
+    share = min(1.0, (1.0 - least) / (1.0 - lowest)) if lowest < least else 1.0
+    return (share * correlation).fill_diagonal_(1.0)
 
 
 def known_to_mde(features: Features, runs: Runs) -> Tensor:

@@ -258,3 +258,22 @@ def test_a_warm_start_of_no_steps_keeps_hyperparameters(world) -> None:
     again = fit(features, runs, fitted.state(), steps=0)
     X = fresh(world, 10)
     torch.testing.assert_close(again.posterior(X), fitted.posterior(X))
+
+
+def test_sets_scored_on_different_runs_leave_their_mean_uncertain() -> None:
+    """Every run reports two of three sets, and errs on them by opposite noise: all three pairs
+    look opposed, which no three variables can be, and the variance of their mean was negative."""
+    rng = np.random.default_rng(0)
+    X = rng.dirichlet(np.ones(3), 120)
+    error = rng.normal(0.0, 0.1, 120)
+    Y = np.full((120, 3), np.nan)
+    for pair, rows in zip(((0, 1), (1, 2), (0, 2)), np.arange(120).reshape(3, 40), strict=True):
+        Y[rows[:, None], pair] = 3.0 + np.outer(error[rows], [1.0, -1.0])
+    runs = Runs(torch.from_numpy(X), torch.from_numpy(Y), torch.zeros(120, dtype=torch.bool))
+    surrogate = fit(Features(3, [slice(0, 3)], ("a", "b", "c")), runs)
+    C = surrogate.correlation
+    assert C.diagonal().numpy() == pytest.approx(1.0)
+    assert (C[np.triu_indices(3, 1)] < -0.2).all()  # the pairs are opposed as far as three can be
+    new = torch.from_numpy(rng.dirichlet(np.ones(3), 20))
+    (_, sd), (_, goal) = surrogate.posterior(new), surrogate.goals(new, mean_goal(3))
+    assert (goal[:, 0] > 0.1 * sd.mean(dim=1)).all()
