@@ -7,6 +7,7 @@ its result needs neither.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 from optuna_mde_trainers.corpus.blocks import Corpus
+from optuna_mde_trainers.scoring.points import keep_point, kept_points, point_steps
 from optuna_mde_trainers.scoring.record import kept_logprobs, record
+from optuna_mde_trainers.scoring.sharding import Shard
 from optuna_mde_trainers.spec import (
     CHECKPOINT_FILE,
     LOCK_FILE,
@@ -41,12 +44,18 @@ from optuna_mde_trainers.training.ranks import (
 )
 
 if TYPE_CHECKING:
-    from optuna_mde_trainers.training.checkpoints import OnStep
+    import torch
+    from optuna_mde_trainers.scoring.sets import SetScore
+    from optuna_mde_trainers.training.checkpoints import OnStep, Pauses
     from optuna_mde_trainers.training.net import LanguageNet
 
 
-# What rank 0 tells the others, who do as they are told: train, or end (with the result, if ever).
-_TRAIN, _END = "train", ""
+# What rank 0 tells the others, who do as they are told: train, score their part of some sets, or
+# end (with the result, if ever).
+_TRAIN, _SCORE, _END = "train", "score ", ""
+
+# Strategies of Lightning under which no rank has all weights.
+_SHARDED = ("fsdp", "deepspeed", "model_parallel")
 
 
 def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunResult:
@@ -70,6 +79,11 @@ def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunRes
             this machine lacks what is asked for.
         DivergedError: If a loss is no longer a number, now or when the run was trained.
     """
+    if spec.score.at and (spec.launch.strategy or "").startswith(_SHARDED):
+        raise RunError(
+            f"score.at needs all weights on each device, and launch.strategy is "
+            f"{spec.launch.strategy}: take ddp, or score the end alone"
+        )
     runs = Path(runs)
     rank = this_rank(spec.launch)
     if rank.is_launched:
@@ -102,10 +116,17 @@ def _launched(spec: RunSpec, runs: Path, rank: Rank, on_step: OnStep | None) -> 
 def _followed(spec: RunSpec, runs: Path, rank: Rank) -> str:
     """Do as rank 0 says; the last thing that it says."""
     corpus = Corpus.load(spec.launch.corpus_folder)
+    pauses = _points(spec, corpus, spec.folder(runs), rank)
     with _threads(spec.launch, rank):
-        while (said := told_by_rank_zero(rank, None)) == _TRAIN:
-            trained(spec, corpus, spec.folder(runs), rank=rank)
-    return str(said)
+        while said := str(told_by_rank_zero(rank, None)):
+            if said == _TRAIN:
+                done = trained(spec, corpus, spec.folder(runs), rank=rank, pauses=pauses)
+            elif said.startswith(_SCORE):
+                sets = json.loads(said.removeprefix(_SCORE))
+                _scores(done.model, corpus, sets, done.device, rank)
+            else:
+                break
+    return said
 
 
 def _performed(spec: RunSpec, runs: Path, rank: Rank, on_step: OnStep | None) -> RunResult:
@@ -116,22 +137,77 @@ def _performed(spec: RunSpec, runs: Path, rank: Rank, on_step: OnStep | None) ->
     with FileLock(folder / LOCK_FILE):
         path = folder / RESULT_FILE
         result = RunResult.read(path) if path.exists() else None
-        missing = _missing_sets(wanted, result, spec, corpus, folder)
-        if result is not None and (result.diverged is not None or not missing):
+        if result is not None and result.diverged is not None:
             return result
+        missing = _missing_sets(wanted, result, spec, corpus, folder)
+        if result is not None:
+            _check_points(spec, result)
+            if not missing:
+                return result
         check_launch(spec.launch, spec.training, spec.training.model)
         with _threads(spec.launch, rank):
             if result is None:
                 spec.write(folder / SPEC_FILE)
-                with _together(spec, runs, rank):
-                    model, result = trained(spec, corpus, folder, rank=rank, on_step=on_step)
+                result = _trained(spec, corpus, runs, missing, rank, on_step)
             else:
                 model = kept_model(spec, corpus, folder)
-            if result.diverged is None:
-                result = _scored(model, result, missing, spec, corpus, folder)
+                scores = _scores(model, corpus, missing, _device(spec.launch), Rank())
+                result = _recorded(scores, result, spec, folder)
         result.write(path)
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
         return result
+
+
+def _trained(
+    spec: RunSpec,
+    corpus: Corpus,
+    runs: Path,
+    sets: list[str],
+    rank: Rank,
+    on_step: OnStep | None,
+) -> RunResult:
+    """Train and score, by all ranks; as rank 0."""
+    folder = spec.folder(runs)
+    pauses = _points(spec, corpus, folder, rank)
+    with _together(spec, runs, rank):
+        done = trained(spec, corpus, folder, rank=rank, on_step=on_step, pauses=pauses)
+        points = kept_points(folder, point_steps(spec))
+        result = done.result.model_copy(update={"points": points})
+        if result.diverged is not None:
+            return result
+        if done.is_whole:
+            told_by_rank_zero(rank, _SCORE + json.dumps(sets))
+        scores = _scores(done.model, corpus, sets, done.device, rank if done.is_whole else Rank())
+    return _recorded(scores, result, spec, folder)
+
+
+def _points(spec: RunSpec, corpus: Corpus, folder: Path, rank: Rank) -> Pauses | None:
+    """Scoring on the way, if it is asked for."""
+    steps = point_steps(spec)
+    if not steps:
+        return None
+    sets = _wanted_sets(spec, corpus)
+
+    def score(model: LanguageNet, step: int) -> None:
+        device = next(model.parameters()).device
+        scores = _scores(model, corpus, sets, device, rank)
+        if rank.writes:
+            keep_point(scores, spec, folder, step=step, block_size=corpus.block_size)
+
+    from optuna_mde_trainers.training.checkpoints import Pauses
+
+    return Pauses(frozenset(steps), score)
+
+
+def _check_points(spec: RunSpec, result: RunResult) -> None:
+    """A finished run cannot be scored on the way any more."""
+    missing = set(point_steps(spec)) - {point.step for point in result.points}
+    if missing and result.diverged is None:
+        steps = ", ".join(map(str, sorted(missing)))
+        raise RunError(
+            f"score.at: the run {spec.folder_name} is finished, and was not scored after step "
+            f"{steps}: leave score.at out, or delete its {RESULT_FILE} to train it again"
+        )
 
 
 @contextmanager
@@ -200,31 +276,34 @@ def kept_model(spec: RunSpec, corpus: Corpus, folder: Path) -> LanguageNet:
     return model
 
 
-def _scored(
-    model: LanguageNet,
-    result: RunResult,
-    missing: list[str],
-    spec: RunSpec,
-    corpus: Corpus,
-    folder: Path,
-) -> RunResult:
-    """The result with the missing sets, and their log-probabilities if they are asked for."""
+def _scores(
+    model: LanguageNet, corpus: Corpus, sets: list[str], device: torch.device | None, rank: Rank
+) -> dict[str, SetScore]:
+    """Scores of some sets, which all ranks share; they are at rank 0."""
     from optuna_mde_trainers.scoring.sets import score_sets
-    from optuna_mde_trainers.training.fit import scoring_device
 
-    device = scoring_device(spec.launch)
-    scores = score_sets(model.to(device), corpus, missing, device=device)
+    assert device is not None
+    shard = Shard(rank.number, rank.world_size)
+    return score_sets(model.to(device), corpus, sets, device=device, shard=shard)
+
+
+def _recorded(
+    scores: dict[str, SetScore], result: RunResult, spec: RunSpec, folder: Path
+) -> RunResult:
+    """The result with the scores, and their log-probabilities if they are asked for."""
     for name, score in scores.items():
         if not math.isfinite(score.loss):
             said = f"the loss on {name} is {score.loss}: the run has diverged"
             return result.model_copy(update={"diverged": said})
     return record(
-        result,
-        scores,
-        folder,
-        logprobs=spec.score.logprobs,
-        tokenizer=spec.training.tokenizer,
+        result, scores, folder, logprobs=spec.score.logprobs, tokenizer=spec.training.tokenizer
     )
+
+
+def _device(launch: LaunchSpec) -> torch.device:
+    from optuna_mde_trainers.training.fit import scoring_device
+
+    return scoring_device(launch)
 
 
 @contextmanager

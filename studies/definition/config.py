@@ -9,6 +9,7 @@ from optuna_mde_trainers.spec import (
     LaunchConfig,
     ModelConfig,
     OptimizerConfig,
+    ScoreConfig,
     TrainingConfig,
     TrainingSpec,
     with_base_width,
@@ -121,6 +122,7 @@ class StudyConfig(_Section):
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig
+    score: ScoreConfig = ScoreConfig()
     experts: ExpertsConfig = ExpertsConfig()
     target: TargetConfig | None = None
     launch: WorkersConfig = WorkersConfig()

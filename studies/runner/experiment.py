@@ -101,7 +101,7 @@ class Experiment:
             natural=self.natural,
         )
         if SPEC_ATTR not in trial.user_attrs:
-            score = ScoreSpec(logprobs=mixture.is_expert)
+            score = ScoreSpec(at=self.config.score.at, logprobs=mixture.is_expert)
             steps = round(mixture.budget * self.config.training.max_steps)
             with self.folder.asking():
                 seed = self.config.training.seed + _repeats(study, mixture)

@@ -34,7 +34,7 @@ def token_logprobs(
         `[n T]` float32, in the order of the blocks and of the tokens in them.
     """
     table = blocks.with_format("torch")
-    parts = []
+    found = np.empty((len(table), 0), np.float32)
     start, rows = 0, 1  # the first block alone says how large its logits are
     training = model.training
     model.eval()
@@ -42,10 +42,13 @@ def token_logprobs(
         while start < len(table):
             ids = table[start : start + rows]["input_ids"].to(device)
             logits = model(ids[:, :-1]).flatten(0, 1).float()
-            parts.append(-cross_entropy(logits, ids[:, 1:].flatten(), reduction="none").cpu())
+            nats = cross_entropy(logits, ids[:, 1:].flatten(), reduction="none")
+            if start == 0:
+                found = np.empty((len(table), len(nats)), np.float32)
+            found[start : start + len(ids)] = -nats.view(len(ids), -1).cpu().numpy()
             start, rows = start + len(ids), max(1, LOGITS_AT_ONCE * len(ids) // logits.numel())
     model.train(training)
-    return torch.cat(parts).numpy()
+    return found.reshape(-1)
 
 
 def target_logprobs(

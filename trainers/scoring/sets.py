@@ -11,10 +11,13 @@ import numpy as np
 import torch
 from optuna_mde_trainers.scoring.choices import ChoiceScores
 from optuna_mde_trainers.scoring.logprobs import target_logprobs, token_logprobs
+from optuna_mde_trainers.scoring.sharding import Shard
 from torch import nn
 
 if TYPE_CHECKING:
     from optuna_mde_trainers.corpus.blocks import Corpus
+
+ALONE = Shard()
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,12 @@ class SetScore:
 
 
 def score_sets(
-    model: nn.Module, corpus: Corpus, sets: Iterable[str], *, device: torch.device
+    model: nn.Module,
+    corpus: Corpus,
+    sets: Iterable[str],
+    *,
+    device: torch.device,
+    shard: Shard = ALONE,
 ) -> dict[str, SetScore]:
     """Score validation sets of a corpus.
 
@@ -42,22 +50,48 @@ def score_sets(
         corpus: Holds the sets.
         sets: Their names.
         device: Where the model is.
+        shard: This process's part of every set, where several have the model.
+
+    Returns:
+        Set -> its score; nothing on processes other than the first.
     """
-    return {name: _score(model, corpus, name, device) for name in sets}
+    scores = {}
+    for name in sets:
+        kind = corpus.sets[name].kind
+        scored = (_text if kind == "text" else _prompts)(model, corpus, name, device, shard)
+        if scored is not None:
+            scores[name] = scored
+    return scores
 
 
-def _score(model: nn.Module, corpus: Corpus, name: str, device: torch.device) -> SetScore:
+def _text(
+    model: nn.Module, corpus: Corpus, name: str, device: torch.device, shard: Shard
+) -> SetScore | None:
+    blocks = corpus.validation_blocks(name)
+    part = token_logprobs(model, blocks.select(shard.rows(len(blocks))), device=device)
+    logprobs = shard.together(part)
+    return None if logprobs is None else _score(corpus, name, logprobs)
+
+
+def _prompts(
+    model: nn.Module, corpus: Corpus, name: str, device: torch.device, shard: Shard
+) -> SetScore | None:
+    rows = corpus.prompt_rows(name)
+    part = target_logprobs(model, rows.select(shard.rows(len(rows))), device=device)
+    together = shard.together(np.concatenate([np.zeros(0, np.float32), *part]))
+    if together is None:
+        return None
+    ends = np.cumsum(rows.with_format("numpy")["target_tokens"])
+    targets = np.split(together, ends[:-1])
+    choices = ChoiceScores.of(rows, targets)
+    right = [values for values, right in zip(targets, choices.is_right, strict=True) if right]
+    return _score(corpus, name, np.concatenate(right), choices)
+
+
+def _score(
+    corpus: Corpus, name: str, logprobs: np.ndarray, choices: ChoiceScores | None = None
+) -> SetScore:
     info = corpus.sets[name]
-    choices = None
-    if info.kind == "prompts":
-        rows = corpus.prompt_rows(name)
-        targets = target_logprobs(model, rows, device=device)
-        choices = ChoiceScores.of(rows, targets)
-        logprobs = np.concatenate(
-            [values for values, right in zip(targets, choices.is_right, strict=True) if right]
-        )
-    else:
-        logprobs = token_logprobs(model, corpus.validation_blocks(name), device=device)
     loss = -float(logprobs.mean(dtype=np.float64))
     bits = loss * info.tokens / (info.bytes * math.log(2))
     return SetScore(loss, bits, info.fingerprint, logprobs, choices)

@@ -9,6 +9,7 @@ from optuna_mde_trainers.spec.files import (
     EVALUATIONS_FOLDER,
     LOCK_FILE,
     LOGPROBS_FILE,
+    POINTS_FOLDER,
     RESULT_FILE,
     SCORES_FOLDER,
     SPEC_FILE,
@@ -43,6 +44,7 @@ from optuna_mde_trainers.spec.settings import (
     LaunchConfig,
     ModelConfig,
     OptimizerConfig,
+    ScoreConfig,
     TrainingConfig,
 )
 
@@ -52,6 +54,7 @@ __all__ = [
     "EVALUATIONS_FOLDER",
     "LOCK_FILE",
     "LOGPROBS_FILE",
+    "POINTS_FOLDER",
     "PRESETS",
     "RESULT_FILE",
     "SCORES_FOLDER",
@@ -74,6 +77,7 @@ __all__ = [
     "RunError",
     "RunResult",
     "RunSpec",
+    "ScoreConfig",
     "ScoreSpec",
     "SpecError",
     "TaskResult",

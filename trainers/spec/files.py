@@ -13,6 +13,7 @@ CHECKPOINT_FILE = "last.ckpt"  # while the run is unfinished
 WEIGHTS_FILE = "model.safetensors"  # with the names of transformers
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"  # of transformers: end of text, longest sequence
 EVALUATIONS_FOLDER = "evaluations"  # what lm-evaluation-harness says of the weights, by task
+POINTS_FOLDER = "points"  # scores on the way, by step
 SCORES_FOLDER = "scores"  # sets that were scored later, each with its own files
 LOGPROBS_FILE = "logprobs.safetensors"  # if they were asked for: an expert's file
 CHOICES_FILE = "choices.safetensors"  # of prompt/target sets: the log-probability of each choice

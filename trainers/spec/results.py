@@ -76,6 +76,8 @@ class Point(_Record):
     """Share of the run's own learning-rate schedule that was done, in (0, 1)."""
     losses: dict[str, float]
     """Validation loss of every set, nats per token."""
+    tasks: dict[str, TaskResult] = {}
+    """Prompt/target sets: accuracy, and the loss by example."""
     logprobs: str | None = None
     """File of the token log-probabilities in the run's folder, if they were asked for."""
 

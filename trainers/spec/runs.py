@@ -21,6 +21,7 @@ from optuna_mde_trainers.spec.settings import (
     LaunchConfig,
     ModelConfig,
     OptimizerConfig,
+    ScoreConfig,
     TrainingConfig,
 )
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -78,7 +79,7 @@ class LaunchSpec(LaunchConfig):
     OpenMP spins at its barriers, so two threads beside a busy process can be 70 times slower."""
 
 
-class ScoreSpec(Group):
+class ScoreSpec(ScoreConfig):
     """What is asked of the finished weights. May grow later: the run is then scored again."""
 
     sets: Annotated[list[str], Field(min_length=1)] | None = None

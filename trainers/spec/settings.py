@@ -283,3 +283,11 @@ class LaunchConfig(Group):
     def world_size(self) -> int:
         """Devices in all: as many processes train."""
         return self.devices_per_node * self.num_nodes
+
+
+class ScoreConfig(Group):
+    """When a run is scored, beside its end."""
+
+    at: list[Annotated[float, Field(gt=0, lt=1)]] = []
+    """Shares of a run's steps after which all sets are scored, for experts with their
+    log-probabilities: points of a learning curve, in `result.json`."""

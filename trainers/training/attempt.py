@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,24 @@ from optuna_mde_trainers.training.ranks import Rank
 from optuna_mde_trainers.training.schedule import Schedule
 
 if TYPE_CHECKING:
+    import torch
     from optuna_mde_trainers.corpus.blocks import Corpus
-    from optuna_mde_trainers.training.checkpoints import OnStep
+    from optuna_mde_trainers.training.checkpoints import OnStep, Pauses
     from optuna_mde_trainers.training.fit import Fitted
     from optuna_mde_trainers.training.net import LanguageNet
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What an attempt ends with, on each rank."""
+
+    model: LanguageNet
+    result: RunResult
+    """Without scores."""
+    device: torch.device | None = None
+    """Where this rank trained; None where the run has diverged."""
+    is_whole: bool = True
+    """Whether every rank has all weights, and not rank 0 alone."""
 
 
 def trained(
@@ -32,7 +47,8 @@ def trained(
     *,
     rank: Rank,
     on_step: OnStep | None = None,
-) -> tuple[LanguageNet, RunResult]:
+    pauses: Pauses | None = None,
+) -> Trained:
     """The finished model, its weights written by rank 0, and a result without scores.
 
     A run that diverges has such a result too, which says so, and no weights.
@@ -59,13 +75,12 @@ def trained(
         num_workers=spec.launch.num_workers,
     )
     try:
-        fitted = fit(module, data, spec, folder, on_step, rank=rank)
+        fitted = fit(module, data, spec, folder, on_step, rank=rank, pauses=pauses)
     except DivergedError as error:
         steps = 0 if error.step is None else error.step + 1
         result = _result(spec, corpus, schedule, model, steps=steps)
-        return model, result.model_copy(
-            update={"diverged": str(error), "seconds": time.monotonic() - started}
-        )
+        update = {"diverged": str(error), "seconds": time.monotonic() - started}
+        return Trained(model, result.model_copy(update=update))
     if fitted.weights is not None and rank.writes:  # of a sharded model
         model = build_model(spec, corpus)
         prefix = "model."
@@ -74,13 +89,14 @@ def trained(
         _write_weights(model, spec, corpus, folder)
     result = _result(spec, corpus, schedule, model, steps=training.max_steps)
     wall_seconds = time.monotonic() - started + fitted.earlier_seconds
-    return model, result.model_copy(
+    result = result.model_copy(
         update={
             "train_loss": module.final_train_loss(),
             "seconds": fitted.seconds,
             "ledger": _ledger(spec, corpus, fitted, result.tokens, wall_seconds),
         }
     )
+    return Trained(model, result, fitted.device, is_whole=fitted.weights is None)
 
 
 def schedule_of(spec: RunSpec, corpus: Corpus) -> Schedule:

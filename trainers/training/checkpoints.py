@@ -9,9 +9,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -19,11 +20,24 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from optuna_mde_trainers.training.net import LanguageNet
+
 OnStep = Callable[[int, int], None]
 """Called after every step with the steps done and the steps of the run."""
 
 # Slurm sends it ahead of a time limit (sbatch --signal=USR1@120): a checkpoint, and on.
 SAVE_SIGNAL = getattr(signal, "SIGUSR1", None)
+
+
+@dataclass(frozen=True)
+class Pauses:
+    """What is done between two steps, by all ranks; the time that it takes is not the run's."""
+
+    steps: frozenset[int]
+    """Steps after which it is done."""
+    act: Callable[[LanguageNet, int], None]
+    """Called with the model and the steps done."""
 
 
 class Keeper(Callback):
@@ -37,6 +51,8 @@ class Keeper(Callback):
         every_n_steps: Steps between two.
         every_minutes: Minutes between two, if they are counted too.
         on_step: Who watches.
+        pauses: What is done on the way; before a checkpoint of the same step, so that a run that
+            goes on from it has done that.
     """
 
     def __init__(
@@ -45,7 +61,9 @@ class Keeper(Callback):
         every_n_steps: int,
         every_minutes: float | None = None,
         on_step: OnStep | None = None,
+        pauses: Pauses | None = None,
     ) -> None:
+        self.pauses = pauses
         self.checkpoint = checkpoint
         self.every_n_steps = every_n_steps
         self.every_seconds = None if every_minutes is None else 60 * every_minutes
@@ -83,6 +101,8 @@ class Keeper(Callback):
         step = trainer.global_step
         if self.on_step is not None:
             self.on_step(step, trainer.max_steps)
+        if self.pauses is not None and step in self.pauses.steps:
+            self._pause(cast("LanguageNet", pl_module.model), step, self.pauses)
         ends, due = self._agreed(trainer)
         if (due or ends or step % self.every_n_steps == 0) and step < trainer.max_steps:
             self._save(trainer)
@@ -109,6 +129,16 @@ class Keeper(Callback):
         for counts in (progress["total"], progress["current"]):
             # Saved at the end of a pass, before it counts as completed.
             counts.update(ready=passes, started=passes, processed=passes, completed=passes - 1)
+
+    def _pause(self, model: LanguageNet, step: int, pauses: Pauses) -> None:
+        began = time.monotonic()
+        # Other shapes than those of the steps: each of them would be compiled anew.
+        compiled, model.backbone._compiled_call_impl = model.backbone._compiled_call_impl, None
+        try:
+            pauses.act(model, step)
+        finally:
+            model.backbone._compiled_call_impl = compiled
+        self._started += time.monotonic() - began
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._asked.add(number)

@@ -15,7 +15,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from optuna_mde_trainers.spec import CHECKPOINT_FILE, LaunchSpec, RunSpec
-from optuna_mde_trainers.training.checkpoints import Keeper, OnStep
+from optuna_mde_trainers.training.checkpoints import Keeper, OnStep, Pauses
 from optuna_mde_trainers.training.checks import LaunchError
 from optuna_mde_trainers.training.data import BlockDataModule
 from optuna_mde_trainers.training.launching import callbacks, trainer_arguments
@@ -50,6 +50,7 @@ def fit(
     on_step: OnStep | None = None,
     *,
     rank: Rank | None = None,
+    pauses: Pauses | None = None,
 ) -> Fitted:
     """Train, from the folder's checkpoint if it has one. All ranks together.
 
@@ -68,6 +69,7 @@ def fit(
         launch.checkpoint_every_n_steps,
         launch.checkpoint_every_n_minutes,
         on_step if rank.writes else None,
+        pauses,
     )
     if launch.activation_checkpointing:
         module.model.recompute_activations()
