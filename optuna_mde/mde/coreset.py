@@ -8,6 +8,7 @@ whatever the number of validation tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -40,11 +41,15 @@ MAX_RMS_ERROR = 2e-3
 # taken, and its error stated. Losses and gradients of all tokens take a second at 20 x 100,000.
 WHOLE = 8192
 
-_PIECE_ENTRIES = 250_000  # float32 entries of `[mixtures, tokens]`: 1 MB stay in a core's cache
+_PIECE_ENTRIES = 125_000  # float32 entries of `[mixtures, tokens]`: two of .5 MB stay in a cache
+
+# One logarithm of the product of so many tokens, as far as float32 holds it: a logarithm takes as
+# long as the eight products and additions of a loss (`python -m benchmarks.real_sizes`).
+_MOST_FACTORS = 8
 
 # All that a coreset depends on beside the experts' tokens; the number grows with the procedure.
 RECIPE = (
-    *(2, SCALES, POOL, LEAST_EQUATIONS, EQUATIONS_PER_DOMAIN),
+    *(3, SCALES, POOL, LEAST_EQUATIONS, EQUATIONS_PER_DOMAIN),
     *(CHECKED, _TOLERANCE, MAX_RMS_ERROR, WHOLE),
 )
 
@@ -170,7 +175,7 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Losses `[n]` of mixtures `[n, K]`, ratios `[p, E]` of a pool of tokens, and the offset.
 
-    One pass over the tokens, in single precision: a quarter of `set_losses`' time, and off by
+    One pass over the tokens, in single precision: an eighth of `set_losses`' time, and off by
     1e-7 nats.
     """
     shares = torch.from_numpy(effective_rates(mixtures, tokens.experts)).float()
@@ -179,14 +184,28 @@ def _read(
     rows, start, offset = [], 0, 0.0
     for block in tokens.blocks():
         assert isinstance(block.weights, float)
-        for piece in torch.from_numpy(block.ratios.T).split(step, dim=1):
-            mixed = shares @ piece
-            logs += mixed.clamp_(min=SMALLEST_RATIO).log_().sum(dim=1) * block.weights
+        ratios = torch.from_numpy(block.ratios.T)
+        factors = _factors(float(ratios.min()))
+        pieces = ratios.split(step, dim=1)
+        for first in range(0, len(pieces), factors):
+            product = shares @ pieces[first]
+            for piece in pieces[first + 1 : first + factors]:
+                product[:, : piece.shape[1]] *= shares @ piece
+            if factors == 1:
+                product.clamp_(min=SMALLEST_RATIO)
+            logs += product.log_().sum(dim=1) * block.weights
         offset += block.top
         inside = pool[(pool >= start) & (pool < start + len(block.ratios))]
         rows.append(block.ratios[inside - start])
         start += len(block.ratios)
     return -offset - logs.numpy(), np.concatenate(rows), offset
+
+
+def _factors(smallest: float) -> int:
+    """How many numbers of at least so much float32 can multiply."""
+    if smallest**2 <= SMALLEST_RATIO:
+        return 1
+    return min(_MOST_FACTORS, int(math.log(SMALLEST_RATIO) / math.log(min(smallest, 0.5))))
 
 
 def _match(pool: TokenTable, mixtures: np.ndarray, losses: np.ndarray) -> TokenTable:

@@ -1,6 +1,6 @@
 """Coresets kept beside the experts' files, so that one process makes them and all use them.
 
-Made from 20 sets of a million tokens and 8 experts a coreset takes 15 CPU seconds, and read again
+Made from 20 sets of a million tokens and 8 experts a coreset takes 10 CPU seconds, and read again
 10 ms. A kept one belongs to its experts' files by what they say of themselves and how it was made,
 holds numbers and nothing else, and may be deleted at any time; a damaged one is made anew.
 """

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import optuna_mde.mde.coreset
-from optuna_mde.mde.coreset import MAX_RMS_ERROR, Coreset, reference_mixtures, temper
+from optuna_mde.mde.coreset import MAX_RMS_ERROR, Coreset, _read, reference_mixtures, temper
 from optuna_mde.mde.experts import ExpertTable
 
 K = 5
@@ -33,6 +33,21 @@ def test_few_tokens_reproduce_the_loss_of_all(tokens: int) -> None:
     error = coreset.losses(torch.from_numpy(fresh)).numpy() - full.losses(fresh)
     assert np.sqrt(np.mean(error**2)) <= MAX_RMS_ERROR
     assert coreset.rms_error[0] <= MAX_RMS_ERROR
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.5, 15.0, 100.0])
+def test_no_product_of_tokens_underflows_where_experts_differ_by_any_number_of_nats(
+    spread: float,
+) -> None:
+    """What a coreset must match is the loss of every token, in single precision."""
+    base, own = np.random.default_rng(0).normal(size=(2, K, 5000))
+    logs = np.minimum(2.0 * base[0] - 3.0 + spread * own, 0.0)
+    full = ExpertTable(DOMAINS, {d: {"a": logs[j]} for j, d in enumerate(DOMAINS)})
+    mixtures = reference_mixtures(200, K, np.random.default_rng(1))
+    losses, ratios, _ = _read(full.tables[0], mixtures, np.array([3, 4998]))
+    np.testing.assert_allclose(losses, full.losses(mixtures)[:, 0], rtol=1e-6, atol=1e-6)
+    top = logs.max(axis=0)
+    np.testing.assert_allclose(ratios, np.exp(logs - top)[:, [3, 4998]].T, rtol=2e-4, atol=1e-37)
 
 
 @pytest.mark.parametrize("n_domains", [12, 48])
