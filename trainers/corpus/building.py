@@ -21,9 +21,9 @@ import numpy as np
 from optuna_mde_trainers.corpus import blocks, cache, selection, tokenizer
 from optuna_mde_trainers.corpus.blocks import Corpus, DomainInfo, SetInfo
 from optuna_mde_trainers.corpus.choosing import Choice, Sources
-from optuna_mde_trainers.corpus.documents import CorpusError, digest
+from optuna_mde_trainers.corpus.documents import CorpusError, digest, first_characters
 from optuna_mde_trainers.corpus.encoding import Tokens, encoder, kept_texts, tokens
-from optuna_mde_trainers.corpus.near import HeldOut
+from optuna_mde_trainers.corpus.near import MAX_TOKENS, HeldOut
 from optuna_mde_trainers.corpus.packing import BlockWriter, gathered
 from optuna_mde_trainers.corpus.processes import Workers
 from optuna_mde_trainers.corpus.progress import Say
@@ -35,6 +35,8 @@ from optuna_mde_trainers.corpus.validation import Pool, SetWriter, pool_of
 if TYPE_CHECKING:
     from optuna_mde_trainers.corpus.config import CorpusConfig
     from optuna_mde_trainers.corpus.prompts.source import TaskSource
+
+COMPARED = 8 * MAX_TOKENS  # characters of a held-out document that are looked at for near-copies
 
 
 def source_fingerprint(made_from: dict[str, str], held: dict[str, str]) -> str:
@@ -184,7 +186,11 @@ class _Builder:
             return [texts[row] for row in chosen.rows.tolist()]
 
         if self.tokenizer_file is None:
-            sample = (text for name, c in samples.items() for text in of(name, "train", c))
+            sample = (
+                part
+                for name, c in samples.items()
+                for part in first_characters(of(name, "train", c), limit)
+            )
             self._keep_tokenizer(tokenizer.build(self.config.tokenizer, sample))
         return {name: of(name, "validation", pool.chosen) for name, pool in pools.items()}
 
@@ -211,7 +217,7 @@ class _Builder:
             if self.sources.group(name, "validation").scan.is_tokens:
                 documents += texts[name]
                 continue
-            ids, lengths = encode(texts[name])
+            ids, lengths = encode([text[:COMPARED] for text in texts[name]])
             documents += np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else []
         return HeldOut(documents)
 
@@ -247,7 +253,7 @@ class _Builder:
             limit = math.ceil(source_tokens * self.share / block_size)
         writer = BlockWriter(
             self.folder, blocks.TRAIN, name,
-            block_size=block_size, first=end, dtype=stored.ids.dtype, limit=limit,
+            block_size=block_size, first=end, dtype=stored.dtype, limit=limit,
         )  # fmt: skip
         for stream, starts, lengths in gathered(stored, chosen.rows, end):
             writer.add(stream)

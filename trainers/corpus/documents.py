@@ -52,6 +52,15 @@ def excerpt(text: str, limit: int) -> str:
     return part[:end] if end > limit // 2 else part
 
 
+def first_characters(texts: Iterable[str], limit: int) -> Iterator[str]:
+    """Texts up to `limit` characters together; the last one is cut."""
+    for text in texts:
+        yield text[:limit]
+        limit -= len(text)
+        if limit <= 0:
+            return
+
+
 def num_bytes(text: str) -> int:
     """UTF-8 bytes of a text."""
     return len(text) if text.isascii() else len(text.encode())

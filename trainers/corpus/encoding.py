@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -212,8 +212,10 @@ class Tokens:
     rows: np.ndarray
     """`[n]` sorted places in the pass."""
     starts: np.ndarray
-    """`[n + 1]` places of their tokens in `ids`."""
-    ids: np.ndarray
+    """`[n + 1]` places of their tokens in `ids()`."""
+    ids: Callable[[], np.ndarray]
+    """Maps them."""
+    dtype: np.dtype[Any]
 
     def spans(self, rows_: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where the tokens of some rows begin and how many they are, `[m]` each."""
@@ -320,5 +322,6 @@ def _opened(folder: Path, dtype: np.dtype[Any]) -> Tokens:
     return Tokens(
         np.asarray(stores.column(folder, "rows", INT64)),
         starts,
-        stores.column(folder, "ids", dtype),
+        partial(stores.column, folder, "ids", dtype),
+        dtype,
     )

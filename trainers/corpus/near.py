@@ -79,8 +79,8 @@ class HeldOut:
         counts = np.clip(np.minimum(lengths, MAX_TOKENS) - LENGTH + 1, 1, None)
         short = lengths < LENGTH  # their one shingle is padded: not in `found`
         many = counts > MANY
-        sampled = _owned(found, starts, counts, many & ~short, SAMPLED)
-        whole = _owned(found, starts, counts, ~many & ~short, np.uint64(1))
+        sampled = _sampled(found, starts, counts, many & ~short)
+        whole = _owned(found, starts, counts, ~many & ~short)
         suspects = [np.flatnonzero(short)]
         for (hashes, owners), table, bound in (
             (sampled, self._sampled, SIMILARITY - 0.25),
@@ -105,22 +105,25 @@ class HeldOut:
         self.copies |= both >= SIMILARITY * either
 
 
-def _owned(
-    found: np.ndarray,
-    starts: np.ndarray,
-    counts: np.ndarray,
-    documents: np.ndarray,
-    every: np.uint64,
+def _sampled(
+    found: np.ndarray, starts: np.ndarray, counts: np.ndarray, documents: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Shingles of some documents, one in `every` by their hash, and whose each is."""
+    """One shingle in eight of some documents, by its hash, and whose each is."""
+    which = np.flatnonzero(documents)
+    places = np.flatnonzero(found % SAMPLED == 0)
+    at = np.searchsorted(starts[which], places, side="right") - 1
+    inside = at >= 0
+    inside[inside] = places[inside] < (starts + counts)[which[at[inside]]]
+    return found[places[inside]], which[at[inside]]
+
+
+def _owned(
+    found: np.ndarray, starts: np.ndarray, counts: np.ndarray, documents: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """All shingles of some documents, and whose each is."""
     which = np.flatnonzero(documents)
     sizes = counts[which]
     owners = np.repeat(which, sizes)
     ends = np.cumsum(sizes)
-    total = int(ends[-1]) if len(ends) else 0
-    places = np.arange(total) + np.repeat(starts[which] - (ends - sizes), sizes)
-    hashes = found[places]
-    if every > 1:
-        kept = hashes % every == 0
-        return hashes[kept], owners[kept]
-    return hashes, owners
+    places = np.arange(len(owners)) + np.repeat(starts[which] - (ends - sizes), sizes)
+    return found[places], owners

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from optuna_mde_trainers.corpus.blocks import quiet_datasets, set_folder
+from optuna_mde_trainers.corpus.blocks import set_folder
 from optuna_mde_trainers.corpus.documents import batches, digest, num_bytes
 
 if TYPE_CHECKING:
     from optuna_mde_trainers.corpus.encoding import Tokens
     from tokenizers import Tokenizer
 
+DATA_FILE = "data-00000-of-00001.arrow"
 STREAM_TOKENS = 2**20  # gathered at once
 LONG = 2_000  # tokens a document from which copying slices beats gathering by index
 
@@ -39,17 +40,33 @@ def gathered(
         end_of_text: token between documents.
 
     Yields:
-        A part of the stream `[T]`, and where its documents begin and how many tokens each has,
-        without the end of text, `[n]`.
+        A part of the stream `[T]`, and where documents begin in it and how many of their tokens
+        follow there, without the end of text, `[n]`.
     """
     starts, lengths = tokens.spans(rows)
     ends = np.cumsum(lengths)
     at = 0
     while at < len(rows):
         reach = (ends[at - 1] if at else 0) + STREAM_TOKENS
-        to = max(at + 1, int(np.searchsorted(ends, reach, side="right")))
-        yield _stream(tokens.ids, starts[at:to], lengths[at:to], end_of_text)
-        at = to
+        to = int(np.searchsorted(ends, reach, side="right"))
+        ids = tokens.ids()  # mapped anew: pages that were read count as memory of this process
+        if to > at:
+            yield _stream(ids, starts[at:to], lengths[at:to], end_of_text)
+        else:
+            yield from _long_document(ids[starts[at] : starts[at] + lengths[at]], end_of_text)
+        at = max(to, at + 1)
+
+
+def _long_document(
+    ids: np.ndarray, end_of_text: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """A document in several parts; it begins in the first one."""
+    for start in range(0, len(ids), STREAM_TOKENS):
+        part = np.array(ids[start : start + STREAM_TOKENS])
+        begins = np.zeros(int(start == 0), np.int64)
+        yield part, begins, np.full(len(begins), len(part))
+    nothing = np.zeros(0, np.int64)
+    yield np.array([end_of_text], ids.dtype), nothing, nothing
 
 
 def _stream(
@@ -94,8 +111,7 @@ class BlockWriter:
         import pyarrow as pa
 
         self._place = set_folder(folder, split, name)
-        self._place.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._place.with_name(f".{self._place.name}.arrow")
+        self._place.mkdir(parents=True)
         self._block_size, self._limit = block_size, limit
         self._rest = np.array([first], dtype)
         self._hash = hashlib.blake2b(digest_size=16)
@@ -104,7 +120,7 @@ class BlockWriter:
         self.blocks = 0
         self._type = pa.list_(pa.from_numpy_dtype(dtype), block_size + 1)
         self._schema = pa.schema({"input_ids": self._type})
-        self._sink = pa.ipc.new_stream(str(self._file), self._schema)
+        self._sink = pa.ipc.new_stream(str(self._place / DATA_FILE), self._schema)
 
     def add(self, ids: np.ndarray) -> None:
         """Goes on with the stream."""
@@ -127,26 +143,29 @@ class BlockWriter:
         self.blocks += len(packed)
 
     def finish(self) -> str:
-        """Writes what `datasets.load_from_disk` reads; gives the blocks' fingerprint."""
-        from datasets import Dataset, DatasetInfo, Features, List, Value
-        from datasets.table import MemoryMappedTable
+        """Completes what `datasets.load_from_disk` reads; gives the blocks' fingerprint.
+
+        `Dataset.save_to_disk` writes the same files, but from a table, which would have to be
+        mapped whole.
+        """
+        from datasets import DatasetInfo, Features, List, Value
 
         self._sink.close()
         dtype = self._rest.dtype
         width = self._block_size + 1
         fingerprint = digest(str(self.blocks), str(width), dtype.name, self._hash.hexdigest())
-        if self.blocks:
-            dataset = Dataset(
-                MemoryMappedTable.from_file(str(self._file)),
-                info=DatasetInfo(
-                    features=Features({"input_ids": List(Value(dtype.name), length=width)})
-                ),
-                fingerprint=fingerprint,
-            )
-            with quiet_datasets():
-                dataset.save_to_disk(str(self._place))
-            del dataset
-        os.unlink(self._file)
+        features = Features({"input_ids": List(Value(dtype.name), length=width)})
+        DatasetInfo(features=features).write_to_directory(str(self._place))
+        state = {
+            "_data_files": [{"filename": DATA_FILE}],
+            "_fingerprint": fingerprint,
+            "_format_columns": None,
+            "_format_kwargs": {},
+            "_format_type": None,
+            "_output_all_columns": False,
+            "_split": None,
+        }
+        (self._place / "state.json").write_text(json.dumps(state, indent=2))
         return fingerprint
 
 

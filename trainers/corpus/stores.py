@@ -67,7 +67,8 @@ class Store:
         if finished:
             line["finished"] = True
         with open(self.folder / JOURNAL, "a", encoding="utf-8") as journal:
-            journal.write(json.dumps(line, ensure_ascii=False) + "\n")
+            # a line that a kill has cut short ends before this one begins
+            journal.write("\n" + json.dumps(line, ensure_ascii=False) + "\n")
             journal.flush()
             os.fsync(journal.fileno())
         self._written = time.monotonic()
