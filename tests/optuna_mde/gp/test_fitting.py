@@ -6,16 +6,24 @@ from pathlib import Path
 
 import gpytorch
 import numpy as np
+import pytest
 import torch
 from botorch.models import SingleTaskGP
-from gpytorch.likelihoods import GaussianLikelihood
+from gpytorch.means import ZeroMean
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import LogNormalPrior
 from torch.distributions import MultivariateNormal
 
 from benchmarks.tables import Recording
 from optuna_mde.gp.features import Features
-from optuna_mde.gp.fitting import DenseMarginalLogLikelihood, fit, log_density, winsorise
+from optuna_mde.gp.fitting import (
+    DenseGP,
+    DenseMarginalLogLikelihood,
+    SeedNoise,
+    fit,
+    log_density,
+    winsorise,
+)
 from optuna_mde.gp.priors import columns_of, noise_of
 from optuna_mde.gp.surrogate import Runs
 from tests.optuna_mde.fits import features_of, runs_of
@@ -48,16 +56,32 @@ def test_gradients_of_log_density_are_finite_differences() -> None:
     assert torch.autograd.gradcheck(symmetric, (residual, covariance))
 
 
-def test_marginal_likelihood_and_its_gradients_are_gpytorchs() -> None:
-    X = torch.rand(12, 3, generator=torch.Generator().manual_seed(2)).double()
-    likelihood = GaussianLikelihood(LogNormalPrior(-4.0, 1.0), batch_shape=torch.Size([2]))
-    model = SingleTaskGP(X, residuals(2, 12).mT, likelihood=likelihood, outcome_transform=None)
-    model.train()
+@pytest.mark.parametrize("experts", [True, False])
+def test_marginal_likelihood_and_its_gradients_are_gpytorchs(world, experts: bool) -> None:
+    process = fit(features_of(world, experts), runs_of(world, 8)).process
+    kernel, evidence = process.kernel.requires_grad_(True), process.evidence
+    likelihood = SeedNoise(evidence)
+    likelihood.second_noise = process.noise.unsqueeze(-1)
+    likelihood.register_prior(
+        "noise_prior", LogNormalPrior(-4.0, 1.0), lambda known: known.second_noise
+    )
     found = []
-    with gpytorch.settings.fast_computations(log_prob=False, covar_root_decomposition=False):
-        for kind in (ExactMarginalLogLikelihood, DenseMarginalLogLikelihood):
-            value = kind(model.likelihood, model)(model(*model.train_inputs), model.train_targets)
-            found.append((value, torch.autograd.grad(value.sum(), list(model.parameters()))))
+    for kind, marginal in (
+        (SingleTaskGP, ExactMarginalLogLikelihood),
+        (DenseGP, DenseMarginalLogLikelihood),
+    ):
+        model = kind(
+            evidence.inputs,
+            evidence.targets.unsqueeze(-1),
+            likelihood=likelihood,
+            covar_module=kernel,
+            mean_module=ZeroMean(batch_shape=evidence.targets.shape[:1]),
+            outcome_transform=None,
+        ).train()
+        with gpytorch.settings.fast_computations(log_prob=False, covar_root_decomposition=False):
+            value = marginal(likelihood, model)(model(*model.train_inputs), model.train_targets)
+        free = [p for p in model.parameters() if p.requires_grad]
+        found.append((value, torch.autograd.grad(value.sum(), free)))
     (theirs, their_slopes), (ours, our_slopes) = found
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(our_slopes, their_slopes)
