@@ -6,7 +6,7 @@ token by token, and a bfloat16 keeps three digits. Memory is bounded by `LOGITS_
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -41,12 +41,12 @@ def token_logprobs(
     with torch.no_grad():  # not inference_mode: the model may train on
         while start < len(table):
             ids = table[start : start + rows]["input_ids"].to(device)
-            logits = model(ids[:, :-1]).flatten(0, 1).float()
-            nats = cross_entropy(logits, ids[:, 1:].flatten(), reduction="none")
+            inputs, targets = ids[:, :-1], ids[:, 1:]
+            nats, width = _nats(model, inputs, targets, torch.ones_like(targets, dtype=torch.bool))
             if start == 0:
                 found = np.empty((len(table), len(nats)), np.float32)
-            found[start : start + len(ids)] = -nats.view(len(ids), -1).cpu().numpy()
-            start, rows = start + len(ids), max(1, LOGITS_AT_ONCE * len(ids) // logits.numel())
+            found[start : start + len(ids)] = -nats.view(targets.shape).cpu().numpy()
+            start, rows = start + len(ids), max(1, LOGITS_AT_ONCE // (targets.shape[1] * width))
     model.train(training)
     return found.reshape(-1)
 
@@ -80,13 +80,35 @@ def target_logprobs(
             numbers = torch.tensor([targets[row] for row in taken])[:, None]
             place = torch.arange(1, padded.shape[1])  # of the token that is predicted
             scored = ((place < lengths) & (place >= lengths - numbers)).to(device)
-            logits = model(padded[:, :-1])  # to the right of a row's end nothing can reach it
-            nats = cross_entropy(logits[scored].float(), padded[:, 1:][scored], reduction="none")
+            # To the right of a row's end nothing can reach it.
+            nats, width = _nats(model, padded[:, :-1], padded[:, 1:], scored)
             parts = (-nats).cpu().split(numbers.flatten().tolist())
             found.update(zip(taken, (part.numpy() for part in parts), strict=True))
             start += len(taken)
             if start < len(order):
-                longest = len(ids[order[start]]) * logits.shape[-1]
-                batch = max(1, LOGITS_AT_ONCE // longest)
+                batch = max(1, LOGITS_AT_ONCE // (len(ids[order[start]]) * width))
     model.train(training)
     return [found[row] for row in range(len(ids))]
+
+
+def _nats(
+    model: nn.Module, ids: torch.Tensor, targets: torch.Tensor, scored: torch.Tensor
+) -> tuple[torch.Tensor, int]:
+    """`-log p` of the targets where `scored` `[b, t]` says so, in their order, and V.
+
+    Logits are computed where they are needed alone, and in parts, if the model's are a linear
+    function of what its output projection sees.
+    """
+    wanted = targets[scored]
+    if not getattr(model, "projects_linearly", False):
+        logits = model(ids)
+        nats = cross_entropy(logits[scored].float(), wanted, reduction="none")
+        return nats, logits.shape[-1]
+    net = cast(Any, model)
+    hidden, width = net.hidden(ids)[scored], net.lm_head.weight.shape[0]
+    at_once = max(1, LOGITS_AT_ONCE // width)
+    parts = [
+        cross_entropy(net.lm_head(states).float(), truth, reduction="none")
+        for states, truth in zip(hidden.split(at_once), wanted.split(at_once), strict=True)
+    ]
+    return torch.cat(parts), width

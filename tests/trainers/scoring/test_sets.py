@@ -15,6 +15,17 @@ from optuna_mde_trainers.training.decoder import Decoder
 CPU = torch.device("cpu")
 
 
+class LogitsAlone(torch.nn.Module):
+    """A model of which nothing but the logits is known."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.net(ids)
+
+
 @pytest.fixture
 def model(tiny_corpus: Corpus) -> Decoder:
     config = DecoderConfig(hidden_size=16, intermediate_size=16, num_attention_heads=2)
@@ -38,6 +49,17 @@ def test_every_token_in_its_place(
     assert scored.dtype == np.float32
     assert scored.shape == (tiny_corpus.sets["mixed"].tokens,)
     np.testing.assert_allclose(scored, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 257, 5_000, 2**24])
+def test_logits_in_parts_are_the_logits(
+    tiny_corpus: Corpus, model: Decoder, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """However few logits are held at once, and if they can be had in one piece alone."""
+    blocks = tiny_corpus.validation_blocks("digits")
+    whole = token_logprobs(LogitsAlone(model), blocks, device=CPU)
+    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", at_once)
+    np.testing.assert_allclose(token_logprobs(model, blocks, device=CPU), whole, atol=2e-6)
 
 
 def test_losses_are_means_of_the_log_probabilities(tiny_corpus: Corpus, model: Decoder) -> None:

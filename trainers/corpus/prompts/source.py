@@ -42,6 +42,7 @@ TEMPLATES: dict[str, dict[str, str]] = {
         "is_right": "label",
     },
 }
+COLUMNS = {"prompt": "{prompt}", "target": "{target}"}  # where nothing is said
 _PLACE = ("path", "name", "split")
 
 
@@ -81,8 +82,11 @@ class TaskSource(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict) or fields.get("template") is None:
+        if not isinstance(fields, dict):
             return fields
+        if fields.get("template") is None:
+            said = any(fields.get(name) is not None for name in ("prompt", "target", "choices"))
+            return fields if said else {**fields, **COLUMNS}
         name = fields["template"]
         if not isinstance(name, str) or name not in TEMPLATES:
             known = ", ".join(TEMPLATES)

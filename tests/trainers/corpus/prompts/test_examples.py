@@ -56,6 +56,11 @@ def test_templates_of_ones_own(tmp_path: Path) -> None:
     ]
 
 
+def test_columns_called_prompt_and_target_need_no_word(tmp_path: Path) -> None:
+    rows: Rows = [{"prompt": "2 + 2 =", "target": "4", "id": 7}]
+    assert _read(tmp_path, rows) == [Example("2 + 2 =", (" 4",), 0)]
+
+
 def test_a_template_names_the_published_set() -> None:
     for name in TEMPLATES:
         source = TaskSource.model_validate({"template": name})
@@ -98,7 +103,7 @@ def test_a_row_that_fits_no_template_is_named(
     ("fields", "words"),
     [
         ({"template": "arc"}, "arc_easy, arc_challenge"),
-        ({"path": "json", "data_files": "x"}, "give template, or prompt"),
+        ({"path": "json", "data_files": "x", "target": "t"}, "give template, or prompt"),
         ({"path": "json", "data_files": "x", "prompt": "p"}, "either target, or choices"),
         ({"path": "json", "data_files": "x", "prompt": "p", "choices": "c"}, "need answer"),
         ({"path": "json", "prompt": "p", "target": "t"}, "needs data_files"),
