@@ -63,6 +63,8 @@ def bounds_problems(
             )
     if any(name not in config.domains or low > high for name, (low, high) in bounds.items()):
         return
+    if not domains:  # which is said already
+        return
     lower, upper = zip(*(bounds.get(name, (0.0, 1.0)) for name in domains), strict=True)
     try:
         check_bounds(domains, lower, upper)

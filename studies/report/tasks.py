@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optuna_mde.answers.tables import Table, label
+from optuna_mde.answers.tables import Table
 
 if TYPE_CHECKING:
     from optuna_mde_studies.report.overview import Overview
@@ -16,29 +16,31 @@ if TYPE_CHECKING:
 def table(
     overview: Overview, recommendation: Recommendation, confirmation: Confirmation | None
 ) -> Table | None:
-    """Accuracy in percent, observed: of the rows that were run, and of runs with fresh seeds.
+    """A line a task: accuracy in percent, observed, of runs with fresh seeds; of the rows that
+    were run, where there are none.
 
     Accuracy is noisier than loss and nothing is predicted of it; None where no set has choices.
     """
-    runs = {run.number: run for run in overview.runs}
-    found = [
-        (f"{label(row)}, trial {row.trial}", runs[row.trial].accuracy)
-        for row in recommendation.rows
-        if row.trial in runs
-    ]
-    if confirmation is not None:
-        seeds = len(confirmation.seeds)
-        found += [
-            (f"{name}, {seeds} fresh seeds", _mean(each))
-            for name, each in confirmation.accuracy.items()
-        ]
-    tasks = tuple(dict.fromkeys(task for _, accuracy in found for task in accuracy))
+    confirmed = confirmation.accuracy if confirmation is not None else {}
+    if confirmation is not None and confirmed:
+        title = f"accuracy, %, {len(confirmation.seeds)} fresh seeds"
+        found = {name: _mean(runs) for name, runs in confirmed.items()}
+    else:
+        title = "accuracy, %"
+        runs = {run.number: run for run in overview.runs}
+        found = {
+            row.name: runs[row.trial].accuracy
+            for row in recommendation.rows
+            if row.trial in runs and runs[row.trial].accuracy
+        }
+    tasks = dict.fromkeys(task for accuracy in found.values() for task in accuracy)
     if not tasks:
         return None
     return Table(
-        ("accuracy, %", *tasks),
+        (title, *found),
         tuple(
-            (name, *(_percent(accuracy.get(task)) for task in tasks)) for name, accuracy in found
+            (task, *(_percent(accuracy.get(task)) for accuracy in found.values()))
+            for task in tasks
         ),
     )
 
