@@ -38,7 +38,7 @@ def fresh_seed(fitted: Fitted, row: Row) -> FreshSeed | None:
     The sd between repeats is ``S``, ``S² = var a + var e``; a run with a fresh seed differs from
     what the search saw by ``2 var a + var e``, with ``var e`` as the surrogate has it.
     """
-    from scipy.stats import t as student_t
+    from scipy.special import stdtrit
 
     groups = list(_repeated(fitted))
     freedom = sum(len(values) - 1 for values in groups)
@@ -48,7 +48,7 @@ def fresh_seed(fitted: Fitted, row: Row) -> FreshSeed | None:
     noise = float(fitted.noise(fitted.shown)[0]) ** 2
     sd = max(noise, 2.0 * between - noise) ** 0.5
     doubt = (row.objective.high - row.objective.low) / 2.0
-    half = float(np.hypot(doubt, float(student_t.ppf(0.95, freedom)) * sd))
+    half = float(np.hypot(doubt, float(stdtrit(freedom, 0.95)) * sd))
     mean = row.objective.mean
     return FreshSeed(Interval(mean, mean - half, mean + half), between**0.5, freedom)
 

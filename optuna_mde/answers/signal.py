@@ -41,9 +41,9 @@ def _is_noise(observed: Array, noise: float) -> bool:
     An expert's loss is its MDE loss, noise included: the range of what is expected at the corners
     is never below that of as many runs.
     """
-    from scipy.stats import chi2
+    from scipy.special import chdtri
 
     if len(observed) < FEWEST:
         return False
     degrees = len(observed) - 1
-    return bool(degrees * np.var(observed, ddof=1) <= noise**2 * chi2.ppf(_SURE, degrees))
+    return bool(degrees * np.var(observed, ddof=1) <= noise**2 * chdtri(degrees, 1.0 - _SURE))

@@ -107,7 +107,7 @@ def test_doubt_has_no_say_where_limits_cannot_be_kept(reach: float) -> None:
     study = optuna.create_study()
     objective = Objective.parse("goal").to_json()
     for a in np.linspace(0.0, reach, 9):
-        told = {"goal": 3.0 + (a - 0.2) ** 2, "code": 3.0 - 0.1 * a + 0.03 * rng.normal()}
+        told = {"goal": 3.0 + (a - 0.2) ** 2, "code": 3.0 - 0.1 * a + 0.01 * rng.normal()}
         mixture = {"a": a, "b": 1.0 - a}
         add_run(
             study, mixture, (told["goal"],), losses=told, objective=objective, limits={"code": 2.0}
