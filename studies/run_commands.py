@@ -41,6 +41,9 @@ def score(
         typer.Option(help="Keep the log-probability of every token; experts always do."),
     ] = False,
     accelerator: Annotated[str, typer.Option(help="Lightning's accelerator.")] = "auto",
+    devices: Annotated[
+        int, typer.Option(min=1, help="Devices of this machine that share every set.")
+    ] = 1,
 ) -> None:
     """Scores kept weights on sets that did not exist when they were trained."""
     from optuna_mde_trainers import rescoring
@@ -59,7 +62,9 @@ def score(
                 progress=lambda line: print(line, flush=True),
             )
             for run in group:
-                found = rescoring.score(run, corpus, accelerator=accelerator, logprobs=logprobs)
+                found = rescoring.score(
+                    run, corpus, accelerator=accelerator, logprobs=logprobs, devices=devices
+                )
                 for name, scored in found.items():
                     accuracy = None if scored.task is None else scored.task.accuracy
                     shown = "" if accuracy is None else f", accuracy {accuracy:.3f}"

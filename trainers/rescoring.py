@@ -10,9 +10,11 @@ What a run's folder holds stays as it is. Each set adds its own files:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from filelock import FileLock
@@ -21,7 +23,7 @@ from optuna_mde_trainers.corpus.corpora import CorpusConfig, prepare
 from optuna_mde_trainers.corpus.prompts.source import TaskSource
 from optuna_mde_trainers.corpus.sources import DomainSource
 from optuna_mde_trainers.corpus.tokenizer import END_OF_TEXT
-from optuna_mde_trainers.run import kept_model
+from optuna_mde_trainers.run import kept_model, threads
 from optuna_mde_trainers.scoring.record import expert_of, keep_choices
 from optuna_mde_trainers.spec import (
     LOCK_FILE,
@@ -30,10 +32,21 @@ from optuna_mde_trainers.spec import (
     SPEC_FILE,
     TOKENIZER_CONFIG_FILE,
     LaterScore,
+    LaunchSpec,
     RunError,
     RunResult,
     RunSpec,
 )
+from optuna_mde_trainers.training.ranks import (
+    Rank,
+    end_with_parent,
+    other_ranks,
+    process_group,
+    this_rank,
+)
+
+if TYPE_CHECKING:
+    from optuna_mde_trainers.scoring.sets import SetScore
 
 Source = DomainSource | TaskSource
 
@@ -121,7 +134,7 @@ def prepare_sets(
 
 
 def score(
-    run: FinishedRun, corpus: Corpus, *, accelerator: str, logprobs: bool
+    run: FinishedRun, corpus: Corpus, *, accelerator: str, logprobs: bool, devices: int = 1
 ) -> dict[str, LaterScore]:
     """Score a run on the sets of a corpus; one that it has been scored on is taken as it is.
 
@@ -130,6 +143,7 @@ def score(
         corpus: Holds the sets, in the run's tokens.
         accelerator: Lightning's accelerator.
         logprobs: Whether the log-probabilities of all tokens are kept. Experts always keep them.
+        devices: Devices of this machine that share every set; each has a process of its own.
 
     Raises:
         RunError: The run has another set of a name, or its weights are gone.
@@ -138,7 +152,9 @@ def score(
         found = {name: _held(run, corpus, name) for name in corpus.sets}
         missing = [name for name, held in found.items() if held is None]
         if missing:
-            found |= _scored(run, corpus, missing, accelerator, logprobs)
+            alone = {"devices": devices, "num_nodes": 1, "strategy": None}
+            launch = run.spec.launch.model_copy(update={"accelerator": accelerator, **alone})
+            found |= _scored(run, corpus, missing, launch, logprobs)
     return {name: held for name, held in found.items() if held is not None}
 
 
@@ -160,44 +176,83 @@ def _held(run: FinishedRun, corpus: Corpus, name: str) -> LaterScore | None:
 
 
 def _scored(
-    run: FinishedRun, corpus: Corpus, names: list[str], accelerator: str, logprobs: bool
+    run: FinishedRun, corpus: Corpus, names: list[str], launch: LaunchSpec, logprobs: bool
 ) -> dict[str, LaterScore]:
+    rank = this_rank(launch)
+    if rank.is_launched:
+        raise RunError("start this command once: it starts the processes of --devices itself")
+    (run.folder / SCORES_FOLDER).mkdir(exist_ok=True)
+    code = "import sys; from optuna_mde_trainers.rescoring import follow; follow(*sys.argv[1:])"
+    told = (run.folder, corpus.folder, launch.model_dump_json(), json.dumps(names))
+    with other_ranks(rank, ["-c", code, *map(str, told)]):
+        return {
+            name: _recorded(run, corpus, name, scored, logprobs)
+            for name, scored in _shared(run.spec, corpus, run.folder, names, launch, rank)
+        }
+
+
+def follow(run: str, corpus: str, launch: str, names: str) -> None:
+    """Take part as one of the ranks that `score` has started; arguments as on a command line."""
+    end_with_parent()
+    told = LaunchSpec.model_validate_json(launch)
+    spec = RunSpec.read(Path(run) / SPEC_FILE)
+    sets, rank = json.loads(names), this_rank(told)
+    for _ in _shared(spec, Corpus.load(corpus), Path(run), sets, told, rank):
+        pass
+
+
+def _shared(
+    spec: RunSpec, corpus: Corpus, folder: Path, names: list[str], launch: LaunchSpec, rank: Rank
+) -> Iterator[tuple[str, SetScore]]:
+    """One set after the other, so that its log-probabilities are let go before the next; on
+    ranks other than the first nothing."""
+    import torch
     from optuna_mde_trainers.scoring.sets import score_sets
+    from optuna_mde_trainers.scoring.sharding import Shard
     from optuna_mde_trainers.training.fit import scoring_device
 
+    model = kept_model(spec, corpus, folder)
+    together = nullcontext() if rank.world_size == 1 else process_group(rank, launch)
+    with threads(launch, rank), together:
+        device = scoring_device(launch)
+        if device.type == "cuda":
+            device = torch.device("cuda", rank.local_number)
+        model.to(device)
+        shard = Shard(rank.number, rank.world_size)
+        for name in names:
+            yield from score_sets(model, corpus, [name], device=device, shard=shard).items()
+
+
+def _recorded(
+    run: FinishedRun, corpus: Corpus, name: str, scored: SetScore, logprobs: bool
+) -> LaterScore:
+    """Write what is kept of a set; the record last."""
     from optuna_mde import save_logprobs
 
-    model = kept_model(run.spec, corpus, run.folder)
-    device = scoring_device(run.spec.launch.model_copy(update={"accelerator": accelerator}))
-    model.to(device)
-    (run.folder / SCORES_FOLDER).mkdir(exist_ok=True)
-    found = {}
-    for name in names:  # one after the other: its tokens' log-probabilities are then let go
-        scored = score_sets(model, corpus, [name], device=device)[name]
-        keep = logprobs or run.result.logprobs is not None
-        if keep:
-            save_logprobs(
-                _place(run, name, ".safetensors"),
-                {name: scored.logprobs},
-                sets={name: scored.fingerprint},
-                tokenizer=run.spec.training.tokenizer,
-                tokens=run.result.tokens,
-                run=run.folder.name,
-                **expert_of(run.result),
-            )
-        if scored.choices is not None:
-            keep_choices({name: scored.choices}, _place(run, name, ".choices.safetensors"))
-        found[name] = LaterScore(
-            loss=scored.loss,
-            bits_per_byte=scored.bits_per_byte,
-            tokens=corpus.sets[name].tokens,
-            fingerprint=scored.fingerprint,
-            weights=run.spec.launch.keep_weights,
-            task=None if scored.choices is None else scored.choices.summary,
-            logprobs=_place(run, name, ".safetensors").name if keep else None,
+    keep = logprobs or run.result.logprobs is not None
+    if keep:
+        save_logprobs(
+            _place(run, name, ".safetensors"),
+            {name: scored.logprobs},
+            sets={name: scored.fingerprint},
+            tokenizer=run.spec.training.tokenizer,
+            tokens=run.result.tokens,
+            run=run.folder.name,
+            **expert_of(run.result),
         )
-        found[name].write(_place(run, name, ".json"))
-    return found
+    if scored.choices is not None:
+        keep_choices({name: scored.choices}, _place(run, name, ".choices.safetensors"))
+    record = LaterScore(
+        loss=scored.loss,
+        bits_per_byte=scored.bits_per_byte,
+        tokens=corpus.sets[name].tokens,
+        fingerprint=scored.fingerprint,
+        weights=run.spec.launch.keep_weights,
+        task=None if scored.choices is None else scored.choices.summary,
+        logprobs=_place(run, name, ".safetensors").name if keep else None,
+    )
+    record.write(_place(run, name, ".json"))
+    return record
 
 
 def _place(run: FinishedRun, name: str, suffix: str) -> Path:

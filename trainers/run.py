@@ -117,7 +117,7 @@ def _followed(spec: RunSpec, runs: Path, rank: Rank) -> str:
     """Do as rank 0 says; the last thing that it says."""
     corpus = Corpus.load(spec.launch.corpus_folder)
     pauses = _points(spec, corpus, spec.folder(runs), rank)
-    with _threads(spec.launch, rank):
+    with threads(spec.launch, rank):
         while said := str(told_by_rank_zero(rank, None)):
             if said == _TRAIN:
                 done = trained(spec, corpus, spec.folder(runs), rank=rank, pauses=pauses)
@@ -145,7 +145,7 @@ def _performed(spec: RunSpec, runs: Path, rank: Rank, on_step: OnStep | None) ->
             if not missing:
                 return result
         check_launch(spec.launch, spec.training, spec.training.model)
-        with _threads(spec.launch, rank):
+        with threads(spec.launch, rank):
             if result is None:
                 spec.write(folder / SPEC_FILE)
                 result = _trained(spec, corpus, runs, missing, rank, on_step)
@@ -307,7 +307,7 @@ def _device(launch: LaunchSpec) -> torch.device:
 
 
 @contextmanager
-def _threads(launch: LaunchSpec, rank: Rank) -> Iterator[None]:
+def threads(launch: LaunchSpec, rank: Rank) -> Iterator[None]:
     """With the threads of the spec; without one there, the cores that are each rank's share."""
     number = launch.num_threads
     if number is None and rank.world_size > 1:

@@ -89,6 +89,23 @@ def test_an_expert_leaves_its_log_probabilities(make_spec: MakeSpec, tmp_path: P
         assert json.loads(metadata["sets"]) == {name: scored.fingerprint}
 
 
+def test_two_devices_share_a_set(make_spec: MakeSpec, tmp_path: Path) -> None:
+    spec = make_spec(mixture={"digits": 1.0}, score={"logprobs": True}, max_steps=4)
+    kept = []
+    for devices in (1, 2):
+        train(spec, tmp_path / str(devices))
+        run = spec.folder(tmp_path / str(devices))
+        folder = tmp_path / f"sets{devices}"
+        _, found = _score(run, _sets(tmp_path), folder, devices=devices)
+        arrays, _ = load_logprobs(run / "scores" / str(found["arc"].logprobs))
+        texts, _ = load_logprobs(run / "scores" / str(found["later/text"].logprobs))
+        kept.append((found, arrays | texts))
+    (alone, one), (shared, two) = kept
+    for name, scored in alone.items():
+        assert shared[name].loss == pytest.approx(scored.loss, abs=1e-6)
+        np.testing.assert_allclose(two[name], one[name], atol=1e-5)
+
+
 def test_what_is_scored_already_is_taken_as_it_is(make_spec: MakeSpec, tmp_path: Path) -> None:
     spec = make_spec(max_steps=4)
     train(spec, tmp_path)
