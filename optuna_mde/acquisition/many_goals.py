@@ -22,8 +22,10 @@ from optuna_mde.acquisition.goals import GoalAcquisition, Limits
 from optuna_mde.gp.surrogate import Surrogate
 
 _CHEBYSHEV_RHO = 0.05  # [Knowles2006]_
+_SMOOTHED = 1e-2  # sd of the points' scalarised goals, over which an improvement is smoothed
 _QMC_SAMPLES = 64
 _PRUNING_SAMPLES = 2048  # BoTorch's number: a told point on no front in any of them is left out
+_BEHIND = 0.1  # of the front's range, how far the reference point lies behind its worst
 
 
 class ChebyshevImprovement(GoalAcquisition):
@@ -49,7 +51,7 @@ class ChebyshevImprovement(GoalAcquisition):
         values = self._scalarise(mean)
         kept = limits.kept(means)
         self.best = values[kept].min() if bool(kept.any()) else values.max()
-        self.temperature = 1e-2 * float(values.std().clamp_min(1e-6))
+        self.temperature = _SMOOTHED * float(values.std().clamp_min(1e-6))
 
     def forward(self, X: Tensor) -> Tensor:
         """Values `b` of candidates `b x 1 x d`; the improvement is smoothed to keep a gradient."""
@@ -168,4 +170,4 @@ def reference_point(mean: Tensor, sd: Tensor) -> Tensor:
 
     front = mean[is_non_dominated(-mean)]
     worst, ideal = front.max(dim=0).values, front.min(dim=0).values
-    return worst + torch.maximum(0.1 * (worst - ideal), sd.mean(dim=0))
+    return worst + torch.maximum(_BEHIND * (worst - ideal), sd.mean(dim=0))

@@ -18,6 +18,7 @@ from torch import Tensor
 from optuna_mde.acquisition.goals import GoalAcquisition, Limits
 from optuna_mde.gp.surrogate import Surrogate
 
+_CHARGE = 0.5  # sd that a recommendation is charged where the runs say nothing
 _LEAST_CHANGE = 1e-8  # a candidate that is the incumbent has nothing to gain
 
 # What a loss above its limit costs, by its mean and by the upper end of its interval; both in
@@ -122,7 +123,7 @@ class CautiousLoss(GoalAcquisition):
         """Values `b` of candidates `b x 1 x d`."""
         mean, sd = self.surrogate.posterior(X.squeeze(-2))
         doubt = self.surrogate.spread(sd, self.W)[:, 0]
-        charge = 0.5 * doubt * (doubt / self.spread).clamp_max(1.0)
+        charge = _CHARGE * doubt * (doubt / self.spread).clamp_max(1.0)
         return -(mean @ self.W.mT)[:, 0] - charge - self._price(mean, sd)
 
     def _price(self, mean: Tensor, sd: Tensor) -> Tensor:

@@ -22,6 +22,12 @@ VERDICTS = ("good", "fair", "poor")
 # may not be: 3 of 5 have .08, 6 of 8 .19, 15 of 19 .11, 16 of 20 .13.
 _WRONG, _DOUBTFUL = 0.1, 0.2
 
+# Least rank correlations, and largest errors in units of the noise or of that share of the gain,
+# see `_verdict`.
+_GOOD_RANK, _FAIR_RANK = 0.8, 0.5
+_GOOD_ERROR, _FAIR_ERROR = 2.0, 4.0
+_OF_THE_GAIN = 0.125
+
 
 @dataclass(frozen=True)
 class GoalTrust:
@@ -110,7 +116,9 @@ def _judged(name: str, held: HeldOut, noise: float, gain: float, *, failed: bool
     rmse = float(np.sqrt(np.mean(error**2)))
     spearman = _rank_correlation(held.mean, held.observed)
     inside = int((np.abs(error) <= Z90 * held.sd).sum())
-    verdict = "poor" if failed else _verdict(spearman, rmse, max(noise, gain / 8.0), inside, n)
+    verdict = (
+        "poor" if failed else _verdict(spearman, rmse, max(noise, _OF_THE_GAIN * gain), inside, n)
+    )
     return GoalTrust(name, verdict, rmse, spearman, inside, n, noise)
 
 
@@ -125,9 +133,9 @@ def _verdict(spearman: float | None, rmse: float, unit: float, inside: int, n: i
     chance = float(bdtr(inside, n, 0.9))
     if chance < _WRONG:
         return "poor"
-    if chance >= _DOUBTFUL and (rank >= 0.8 or rmse <= 2.0 * unit):
+    if chance >= _DOUBTFUL and (rank >= _GOOD_RANK or rmse <= _GOOD_ERROR * unit):
         return "good"
-    return "fair" if rank >= 0.5 or rmse <= 4.0 * unit else "poor"
+    return "fair" if rank >= _FAIR_RANK or rmse <= _FAIR_ERROR * unit else "poor"
 
 
 def _where(fitted: Fitted) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 _BEYOND = 2.5
 _MOST = 0.25  # share of the runs that may be accidents
 _FEWEST = 5  # others, below which nothing is known of what runs do
+_LEAST_NOISE = 1.0  # variance, in standard units, of a diverged run's loss at the least
 
 
 def accidents(Y: Tensor) -> Tensor:
@@ -59,4 +60,4 @@ def weakly(targets: Tensor, diverged: Tensor) -> Tensor:
     if not diverged.any():
         return torch.zeros_like(targets)
     middle = targets.nanmedian(dim=0).values
-    return torch.where(diverged.unsqueeze(-1), (targets - middle).square() + 1.0, 0.0)
+    return torch.where(diverged.unsqueeze(-1), (targets - middle).square() + _LEAST_NOISE, 0.0)

@@ -55,9 +55,11 @@ _STEPS_WITH_MDE, _STEPS_WITHOUT = 12, 25
 # leaps to e^230 finds no covariance that can be factorised, and the fit would be lost.
 _SCALES = (-6.0, 5.0)
 
-# As a climb starts: noise as a share of what is left, length-scales without MDE as one of their
-# medians (`python -m benchmarks.worlds`).
-_NOISE_OF_THE_REST, _SHORT = 0.1, 0.25
+# As a climb starts: noise and residual as shares of the variance that is left, length-scales
+# without MDE as one of their medians (`python -m benchmarks.worlds`).
+_NOISE_OF_THE_REST, _RESIDUAL_OF_THE_REST, _SHORT = 0.1, 0.5, 0.25
+
+_LEAST_SPREAD = 1.0  # standard units that the half spread of an output's runs counts as at least
 
 
 def fit(
@@ -130,7 +132,7 @@ def _begin(kernel: ResidualKernel, noise: Tensor, shared: SharedSlopes | None) -
             kernel.log_lengthscale += math.log(_SHORT)
             return noise
         rest = math.log(shared.rest)
-        kernel.log_outputscale.clamp_min_(rest - 0.5 * math.log(2.0))
+        kernel.log_outputscale.clamp_min_(rest + 0.5 * math.log(_RESIDUAL_OF_THE_REST))
         kernel.log_blend.clamp_min_(rest)
     return noise.clamp_min(_NOISE_OF_THE_REST * shared.rest**2)
 
@@ -205,7 +207,7 @@ def winsorise(features: Features, targets: Tensor) -> tuple[Tensor, Tensor]:
         if len(values) == 0:
             targets[:, i] = torch.nan
             continue
-        middle, high = values.median(), far_above(values, least=1.0)
+        middle, high = values.median(), far_above(values, least=_LEAST_SPREAD)
         if features.has_mde[i]:
             # It may tell of its neighbourhood, but weakly.
             doubt[:, i] = torch.where(column > high, (high - middle).square(), 0.0)

@@ -31,6 +31,8 @@ FIT_RUNS = 128
 FIT_ENTRIES = 24 * FIT_RUNS**2  # of the outputs' covariances together
 REFIT_FROM = 60
 MODEL_RUNS = 400
+_REFIT_GROWTH = 1.1  # of the number of runs, between two fits of hyper-parameters
+_BEST = 3  # where runs are left out, one in so many of those that stay is among the best
 
 
 class Modeller:
@@ -185,8 +187,8 @@ def _milestone(n: int) -> int:
     if n <= REFIT_FROM:
         return n
     at = float(REFIT_FROM)
-    while at * 1.1 <= n:
-        at *= 1.1
+    while at * _REFIT_GROWTH <= n:
+        at *= _REFIT_GROWTH
     return int(at)
 
 
@@ -203,13 +205,15 @@ def _head(runs: Runs, features: Features) -> Runs:
 
 
 def _thinned(runs: Runs, most: int) -> Runs:
-    """At most so many runs: the best third, and others evenly in time."""
+    """At most so many runs: the best third by the mean over their outputs of the loss less the
+    median run's, and others evenly in time."""
     import torch
 
     if len(runs.X) <= most:
         return runs
-    level = runs.Y.nan_to_num(posinf=1e30, neginf=1e30).mean(dim=1)
-    best = torch.argsort(level, stable=True)[: most // 3]
+    Y = runs.Y.nan_to_num(nan=torch.nan, posinf=1e30, neginf=1e30)
+    level = (Y - Y.nanmedian(dim=0).values).nanmean(dim=1)  # of the outputs that a run has
+    best = torch.argsort(level, stable=True)[: most // _BEST]
     rest = torch.tensor(sorted(set(range(len(runs.X))) - set(best.tolist())))
     even = rest[torch.linspace(0, len(rest) - 1, most - len(best)).round().long()]
     return _take(runs, torch.cat([best, even]).sort().values)

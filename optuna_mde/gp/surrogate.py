@@ -25,6 +25,7 @@ from optuna_mde.gp.units import StandardUnits
 # the weight of `_PRIOR_RUNS` runs to _SHARED + _ALIKE times the correlation of the sets' MDE
 # losses, or to _UNKNOWN without them (`python -m benchmarks.calibration`).
 _SHARED, _ALIKE, _UNKNOWN, _PRIOR_RUNS = 0.1, 0.3, 0.3, 10.0
+_CUT = 3.0  # sd that a residual counts as there at most
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def residual_correlation(
     prior = (_SHARED + _ALIKE * features.likeness).nan_to_num(nan=_UNKNOWN)
     mean, variance = process.leave_one_out(widening)
     present = process.evidence.present & ~known_to_mde(features, runs)
-    standard = ((process.evidence.targets - mean) / variance.sqrt()).clamp(-3.0, 3.0)
+    standard = ((process.evidence.targets - mean) / variance.sqrt()).clamp(-_CUT, _CUT)
     standard = torch.where(present, standard, 0.0)
     both = present.double() @ present.double().mT  # runs that have both outputs
     size = (standard.square() @ present.double().mT).clamp_min(1e-12)

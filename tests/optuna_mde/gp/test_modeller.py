@@ -12,6 +12,7 @@ import torch
 from optuna_mde.gp import modeller as model
 from optuna_mde.gp.features import Features
 from optuna_mde.gp.modeller import Modeller
+from optuna_mde.gp.surrogate import Runs
 from optuna_mde.mde.coreset import Coreset
 from optuna_mde.mde.experts import ExpertTable
 from optuna_mde.mde.logprobs import save_logprobs
@@ -49,6 +50,17 @@ def test_many_runs_are_modelled_by_a_stated_subset() -> None:
     best = torch.from_numpy(told.X[np.argsort(level)[:20]])
     kept = surrogate.runs.X
     assert all((kept == x).all(dim=1).any() for x in best)  # the best runs are never left out
+
+
+def test_a_run_that_lacks_the_worst_set_is_not_for_that_among_the_best() -> None:
+    n = 30
+    level = torch.linspace(2.0, 3.0, n, dtype=torch.float64)
+    Y = torch.stack([level, level + 4.0], dim=1)
+    Y[::2, 1] = torch.nan
+    X = torch.eye(n, dtype=torch.float64)
+    kept = model._thinned(Runs(X, Y, torch.zeros(n, dtype=torch.bool)), 12).X.argmax(dim=1)
+    assert set(range(4)) <= set(kept.tolist())
+    assert set(kept.tolist()) >= {4, 29}  # of the others, evenly in time
 
 
 def test_order_of_arrival_does_not_matter() -> None:
