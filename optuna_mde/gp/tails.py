@@ -32,7 +32,7 @@ class HeavyTailed(Prior):
     Both are Student t, so that a few outputs, or all of them, may lie far from what is usual.
 
     Args:
-        median: `[M]` of the logarithms.
+        median: `[M]` usual logarithms: the mode, and the median where both tails are alike.
         tails: how far they may be from it.
     """
 
