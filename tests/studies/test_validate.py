@@ -1,0 +1,67 @@
+"""Sources that cannot be read: `validate` names the field, the file and the mend, all at once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from optuna_mde_studies.definition import reading
+from optuna_mde_studies.runner import checks
+
+
+def lines(rows: Iterable[object]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+GOOD = lines({"text": f"a document with the number {i}"} for i in range(50))
+FAULTS = {
+    "missing column": ("body.jsonl", lines([{"body": "text"}]), "text_column: body.jsonl has no"),
+    "numbers": ("numbers.jsonl", lines([{"text": 5}]), "text_column: numbers.jsonl, line 1"),
+    "latin-1": (
+        "latin.jsonl",
+        '{"text": "caf\xe9"}\n'.encode("latin1"),
+        "line 1, is not UTF-8",
+    ),
+    "cut short": (
+        "cut.jsonl.gz",
+        gzip.compress(GOOD)[:-40],
+        ": cut.jsonl.gz is damaged",
+    ),
+    "empty": ("empty.jsonl.gz", b"", "data_files: empty.jsonl.gz is empty (0 bytes)"),
+    "no JSON": ("prose.jsonl", b"hello\nworld\n", ": prose.jsonl, line 1 is no JSON"),
+    "no Parquet": ("json.parquet", GOOD, ": json.parquet is no whole Parquet file"),
+    "no file": ("nothing.jsonl", None, "data_files: no file matches 'nothing.jsonl'"),
+}
+
+
+def source(name: str, content: bytes | None) -> str:
+    if content is not None:
+        Path(name).write_bytes(content)
+    kind = "parquet" if name.endswith(".parquet") else "json"
+    return f"{{path: {kind}, data_files: {name}}}"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_source_that_cannot_be_read_is_named(fault, workplace):
+    name, content, said = FAULTS[fault]
+    setting = f"corpus.validation.news={source(name, content)}"
+    (problem,) = checks.problems(reading.read("tiny.yaml", [setting]))
+    assert "corpus.validation.news" in problem
+    assert said in problem
+    assert "\n" not in problem
+
+
+def test_all_of_them_are_named_at_once(workplace):
+    sources = [source(name, content) for name, content, _ in FAULTS.values()]
+    named = ", ".join(f"set{i}: {written}" for i, written in enumerate(sources))
+    tokenizer = "corpus.tokenizer={type: pretrained, path: tok.json}"
+    Path("tok.json").write_text("{}")
+    overrides = [f"corpus.validation={{{named}}}", "objective=code", tokenizer]
+    problems = checks.problems(reading.read("tiny.yaml", overrides))
+    places = [re.findall(r": corpus\.validation\.(set\d)[.:]", said)[-1] for said in problems[1:]]
+    assert "corpus.tokenizer.path" in problems[0]
+    assert places == [f"set{i}" for i in range(len(FAULTS))]
