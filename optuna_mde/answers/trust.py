@@ -177,7 +177,7 @@ def _rank_correlation(a: Array, b: Array) -> float | None:
     ranks = np.stack([_ranks(a), _ranks(b)])
     if np.any(ranks.std(axis=1) == 0):
         return None
-    return float(np.corrcoef(ranks)[0, 1])
+    return float(np.asarray(np.corrcoef(ranks))[0, 1])
 
 
 def _ranks(values: Array) -> Array:
