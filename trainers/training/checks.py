@@ -63,6 +63,17 @@ def _check_packages(launch: LaunchConfig, model: ModelConfig) -> None:
                 f"launch.logger: {name} needs the package {package}, which is not installed: "
                 f"pip install {package}, or leave the logger out"
             )
+    for path, _ in launch.callbacks:
+        module = path.rpartition(".")[0]
+        try:
+            found = bool(module) and find_spec(module) is not None
+        except ImportError:  # of a package above it
+            found = False
+        if not found:
+            raise LaunchError(
+                f"launch.callbacks: there is no module {module or path!r} to import "
+                f"{path} from: write package.module.Class"
+            )
     if model.pretrained_config is not None and find_spec("transformers") is None:
         raise LaunchError(
             "model.pretrained_config needs the package transformers, which is not installed: "

@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
-from optuna_mde_trainers.spec import ModelConfig, OptimizerConfig
+from optuna_mde_trainers.spec import DivergedError, ModelConfig, OptimizerConfig, TrainingSpec
 from optuna_mde_trainers.training.models import build
 from optuna_mde_trainers.training.module import LanguageModel
-from optuna_mde_trainers.training.optimizer import learning_rate_factor, warmup_steps
+from optuna_mde_trainers.training.optimizer import adamw, learning_rate_factor, warmup_steps
 
 
 def test_the_learning_rate_rises_and_falls_to_zero_after_the_last_step() -> None:
@@ -57,3 +57,51 @@ def test_the_final_train_loss_is_that_of_the_last_tenth() -> None:
     module = LanguageModel(model, OptimizerConfig(), max_steps=25)
     module.train_losses.copy_(torch.arange(25.0))
     assert module.final_train_loss() == pytest.approx(23)  # of 22, 23, 24
+
+
+def test_a_rate_is_held_and_then_falls_to_zero() -> None:
+    settings = OptimizerConfig(
+        lr_scheduler_type="warmup_stable_decay", warmup_steps=2, decay_ratio=0.4
+    )
+    factors = [learning_rate_factor(step, 10, settings) for step in range(11)]
+    assert factors == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+
+
+def test_rates_are_scaled_by_width() -> None:
+    """Matrices by base / width, the tied embedding by its root, gains not at all."""
+    model = build(ModelConfig(hidden_size=64), vocab_size=50, max_positions=8, seed=0)
+    optimizer = adamw(model, OptimizerConfig(lr=0.01, base_width=16))
+    rates = {id(w): group["lr"] for group in optimizer.param_groups for w in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    for name, weight in model.named_parameters():
+        scale = 1 if "norm" in name else 0.5 if "embed" in name else 0.25
+        assert rates[id(weight)] == pytest.approx(0.01 * scale)
+
+
+def test_at_the_base_width_nothing_is_scaled() -> None:
+    model = build(ModelConfig(), vocab_size=50, max_positions=8, seed=0)
+    groups = adamw(model, OptimizerConfig(base_width=96)).param_groups
+    assert {group["lr"] for group in groups} == {1.2e-2}
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.1, 0]
+
+
+def test_a_preset_trains_with_scaled_rates_unless_told_otherwise() -> None:
+    fields = {"mixture": {"a": 1.0}, "corpus": "c", "tokenizer": "t"}
+    fields |= {"max_steps": 1, "global_batch_size": 1, "model": {"preset": "70M"}}
+    preset = TrainingSpec.model_validate(fields)
+    assert preset.optimizer.base_width == 96
+    assert preset.model.hidden_size == 640
+    again = TrainingSpec.model_validate_json(preset.model_dump_json())
+    assert again == preset
+    plain = TrainingSpec.model_validate({**fields, "optimizer": {"base_width": None}})
+    assert plain.optimizer.base_width is None
+
+
+def test_a_loss_that_has_risen_far_is_given_up() -> None:
+    model = build(ModelConfig(), vocab_size=64, max_positions=8, seed=0)
+    module = LanguageModel(model, OptimizerConfig(), max_steps=25)
+    module.train_losses[:20] = 4.0
+    module._check_losses(20)
+    module.train_losses[10:20] = torch.linspace(6, 11, 10)
+    with pytest.raises(DivergedError, match=r"has risen from 4 to 8\.5 at step 20 of 25"):
+        module._check_losses(20)

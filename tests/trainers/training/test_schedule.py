@@ -166,3 +166,22 @@ def test_the_example_of_the_docstring_runs() -> None:
     results = doctest.testmod(schedule_room)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+def test_a_small_domain_repeats_evenly_and_says_how_often() -> None:
+    """30 blocks, drawn 100 times: three times or four, and four only when all had their third."""
+    schedule = Schedule(
+        {"small": 0.1, "large": 0.9}, {"small": 30, "large": 5000}, steps=125, batch_size=8
+    )
+    assert schedule.counts == {"small": 100, "large": 900}
+    assert schedule.epochs["small"] == pytest.approx(3.33, abs=0.005)
+    drawn = [place for step in range(125) for place in schedule.batch(step)]
+    times = Counter(block for name, block in drawn if name == "small")
+    assert Counter(times.values()) == {3: 20, 4: 10}
+    for step in range(1, 126):
+        counts = schedule.counts_until(step)
+        assert counts == Counter(name for name, _ in drawn[: 8 * step])
+        assert abs(counts["small"] - 0.1 * 8 * step) < 1
+    small = [block for name, block in drawn if name == "small"]
+    for start in (0, 30, 60):
+        assert sorted(small[start : start + 30]) == list(range(30))
