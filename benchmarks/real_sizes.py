@@ -102,7 +102,7 @@ def measure(folder: Path) -> Measured:
     import torch
 
     from optuna_mde import MDESampler, predict, recommend, report_losses, suggest_mixture
-    from optuna_mde.mde.token_files import LogprobFile
+    from optuna_mde.mde.logprobs import LogprobFile
 
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)

@@ -13,7 +13,7 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from optuna_mde.objective import Objective
+from optuna_mde.objective import CONSTRAINT, Objective
 from optuna_mde.simplex.projection import Array
 
 VALUE = "value "  # public names of the objective's own values start so
@@ -39,6 +39,11 @@ class Output:
     kind: Kind = Kind.LOSS
     maximised: bool = False
     """Whether the study maximises it, so that ``Y`` holds it with its sign turned."""
+
+    @property
+    def label(self) -> str:
+        """The set, or the key of a constraint as the user named it."""
+        return self.name.removeprefix(CONSTRAINT)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from optuna_mde.answers.optimum import excess
 from optuna_mde.answers.references import best_run, with_rates
 from optuna_mde.answers.rows import SAME, Row, full_runs, observed, widths
 from optuna_mde.answers.scarce import spoilt_expert
-from optuna_mde.objective import CONSTRAINT
 from optuna_mde.simplex.projection import Array
 
 _NEAR = 0.2  # L1 distance of neighbours: a tenth of the mixture is another one
@@ -109,12 +108,12 @@ def _on_worse_runs(fitted: Fitted, best: Array) -> str | None:
 def _on_limits(fitted: Fitted, best: Array) -> Iterator[str]:
     if not fitted.limits:
         return
-    outputs = fitted.observations.outputs
+    targets = fitted.observations.targets
     mean, sd = fitted.outputs(best[None])
-    sd = sd * widths(fitted, np.eye(len(outputs)))
+    sd = sd * widths(fitted, np.eye(len(targets)))
     broken, doubtful = [], []
     for (i, limit), above in zip(fitted.limits, excess(fitted, best), strict=True):
-        name, high = outputs[i].removeprefix(CONSTRAINT), interval(mean[0, i], sd[0, i]).high
+        name, high = targets[i].label, interval(mean[0, i], sd[0, i]).high
         if above > 0.0:
             broken.append(f"{name} {mean[0, i]:.4f}, {above:.4f} above {limit:g}")
         elif high > limit:

@@ -12,7 +12,6 @@ from optuna_mde.answers.fitted import Fitted
 from optuna_mde.answers.held_out import widening
 from optuna_mde.answers.intervals import Interval, interval, signed
 from optuna_mde.gp import calibration
-from optuna_mde.objective import CONSTRAINT
 from optuna_mde.simplex.projection import Array
 from optuna_mde.trials.records import Record
 
@@ -94,7 +93,7 @@ def broken(fitted: Fitted, x: Array, runs: Sequence[Record]) -> tuple[str, ...]:
     for i, limit in fitted.limits:
         seen = [Y[i] for Y in told if not np.isnan(Y[i])]
         if (np.mean(seen) if seen else expected[i]) > limit:
-            names.append(fitted.observations.outputs[i].removeprefix(CONSTRAINT))
+            names.append(fitted.observations.targets[i].label)
     return tuple(names)
 
 

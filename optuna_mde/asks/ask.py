@@ -10,7 +10,6 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,11 +111,6 @@ class Ask:
         """What the study keeps beside them."""
         return self.facts.notes
 
-    @cached_property
-    def lost(self) -> set[int]:
-        """Numbers of running trials that no worker is at any more."""
-        return history.lost_trials(self.trials)
-
     @property
     def group(self) -> Group | None:
         """The mixture that has the experts."""
@@ -157,7 +151,7 @@ class Ask:
             group=self.group,
             region=self.group.region(),
             given=self.notes.experts.keys(),
-            lost=self.lost,
+            lost=self.facts.lost,
         )
         target = self._begun(self.group)
         if target is None and not any(name in self.fixed for name in self.group.names):
@@ -229,7 +223,7 @@ class Ask:
         )
         # Workers that ask at the same moment see the same history: what those before this one
         # are about to take counts as pending, or all would propose nearly the same.
-        gone = self.lost | history.stalled_trials(self.trials)
+        gone = self.facts.lost | self.facts.stalled
         silent = [
             t for t in self.trials if t.number < own and t.is_silent and t.number not in gone
         ]

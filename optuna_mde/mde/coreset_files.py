@@ -22,8 +22,8 @@ import numpy as np
 from optuna_mde.mde import coreset as making
 from optuna_mde.mde.coreset import Coreset
 from optuna_mde.mde.experts import ExpertTable, read_table
-from optuna_mde.mde.logprobs import write_whole
-from optuna_mde.mde.token_files import FileTokens, LogprobFile
+from optuna_mde.mde.logprobs import LogprobFile, write_whole
+from optuna_mde.mde.token_files import FileTokens
 from optuna_mde.mde.tokens import TokenTable
 from optuna_mde.mde.urls import is_local, local_path
 

@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from optuna_mde.mde.logprobs import ExpertFileError
-from optuna_mde.mde.token_files import FileTokens, LogprobFile, UnusableFileError
+from optuna_mde.mde.logprobs import ExpertFileError, LogprobFile, UnusableFileError
+from optuna_mde.mde.token_files import FileTokens
 from optuna_mde.mde.tokens import Tokens, TokenTable, divided, set_gradients, set_losses
 
 # Of tokens, experts and mixtures: so many take 2 seconds (1.6 ns a token and mixture of 8

@@ -8,11 +8,8 @@ arrays and names, never a trial.
 from __future__ import annotations
 
 import warnings
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from itertools import accumulate
 
 import numpy as np
 import optuna
@@ -30,9 +27,6 @@ from optuna_mde.trials.notes import Notes
 from optuna_mde.trials.records import Record
 from optuna_mde.trials.space import Space, middle
 from optuna_mde.trials.targets import outputs_of
-
-LOST_FACTOR = 10.0  # running for this many times the longest finished run counts as lost ...
-LOST_SECONDS = 60.0  # ... but never sooner than this: toy runs end within milliseconds
 
 
 @dataclass
@@ -78,7 +72,7 @@ def read(
     targets, Y, objective = outputs_of(told, notes, group, records.is_maximised(study))
     corner = [group is not None and trial.corner(group) is not None for trial in told]
     left_out |= {t.number: _unlearned(t, c) for t, c in zip(told, corner, strict=True)}
-    pending, stalled = _pending(trials, number, space)
+    pending, stalled = _pending(facts, number, space)
     experts, refused = expert_files(notes, group, kept) if group else ((), {})
     return Observations(
         columns=space.labels,
@@ -128,45 +122,6 @@ def expert_files(
     usable = tuple(file for file, reason in faults.items() if not reason)
     served = {file.domain for file in usable}
     return usable, {f.domain: why for f, why in faults.items() if why and f.domain not in served}
-
-
-def lost_trials(trials: Sequence[Record]) -> set[int]:
-    """Running trials that no worker can still be at: not every storage has a heartbeat."""
-    durations = [t.seconds for t in trials if t.state == TrialState.COMPLETE and t.seconds]
-    if not durations:
-        return set()
-    limit = max(LOST_SECONDS, LOST_FACTOR * max(durations))
-    return {
-        t.number
-        for t in trials
-        if t.state == TrialState.RUNNING
-        and t.started is not None
-        and (datetime.now(t.started.tzinfo) - t.started).total_seconds() > limit
-    }
-
-
-def stalled_trials(trials: Sequence[Record]) -> set[int]:
-    """Running trials that later ones have overtaken more often than there were runs at once.
-
-    A killed worker's trial runs for ever where the storage has no heartbeat. Proposals keep away
-    from what is pending: ten orphans near the optimum leave them the far corners.
-    """
-    spans = [
-        (t.started.timestamp(), t.completed.timestamp())
-        for t in trials
-        if t.state in (TrialState.COMPLETE, TrialState.PRUNED) and t.started and t.completed
-    ]
-    # an end comes before a start at the same moment
-    events = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
-    at_once = max(accumulate(change for _, change in events), default=0)
-    starts = sorted(start for start, _ in spans)
-    return {
-        t.number
-        for t in trials
-        if t.state == TrialState.RUNNING
-        and t.started is not None
-        and len(starts) - bisect_right(starts, t.started.timestamp()) > max(at_once, 1)
-    }
 
 
 def _runs(
@@ -231,24 +186,21 @@ def _unlearned(trial: Record, corner: bool) -> str:
     return f"{what} on {trial.budget:g} of a full run"
 
 
-def _pending(
-    trials: Sequence[Record], number: int | None, space: Space
-) -> tuple[list[Array], list[Array]]:
+def _pending(facts: Facts, number: int | None, space: Space) -> tuple[list[Array], list[Array]]:
     """Inputs of the trials that are still to finish, beside the one that is proposed for.
 
     Those that may still be run, and those whose worker is probably gone.
     """
-    lost, overtaken = lost_trials(trials), stalled_trials(trials)
     pending: list[Array] = []
     stalled: list[Array] = []
-    for trial in trials:
-        if trial.finished or trial.number == number or trial.number in lost:
+    for trial in facts.trials:
+        if trial.finished or trial.number == number or trial.number in facts.lost:
             continue
         # a parameter that is still to be suggested does not hide what is known
         known = {**{n: middle(d) for n, d in space.distributions.items()}, **trial.params}
         x = space.encode(known, _mixtures(trial, space))
         if x is not None:
-            (stalled if trial.number in overtaken else pending).append(x)
+            (stalled if trial.number in facts.stalled else pending).append(x)
     return pending, stalled
 
 

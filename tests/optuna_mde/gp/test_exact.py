@@ -25,7 +25,7 @@ from optuna_mde.gp.fitting import fit
 from optuna_mde.gp.modeller import Modeller
 from optuna_mde.mde import loading
 from optuna_mde.mde.coreset import Coreset
-from optuna_mde.mde.token_files import LogprobFile, UnusableFileError
+from optuna_mde.mde.logprobs import LogprobFile, UnusableFileError
 
 pytestmark = pytest.mark.usefixtures("quiet")
 

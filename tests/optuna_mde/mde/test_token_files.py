@@ -16,8 +16,13 @@ from safetensors.torch import save_file
 
 from optuna_mde.mde import token_files
 from optuna_mde.mde.experts import ExpertTable, load_table, open_table
-from optuna_mde.mde.logprobs import save_logprobs
-from optuna_mde.mde.token_files import LogprobFile, UnusableFileError
+from optuna_mde.mde.logprobs import (
+    ExpertFileError,
+    LogprobFile,
+    UnusableFileError,
+    load_logprobs,
+    save_logprobs,
+)
 
 DOMAINS = ("web", "code", "books")
 
@@ -63,6 +68,7 @@ def test_every_kind_of_number_is_read(tmp_path: Path, dtype, rounding: float) ->
         read = file.read(stream, "a", 300, 1000)
     assert read.dtype == np.float32
     np.testing.assert_allclose(read, values[300:], rtol=rounding)
+    np.testing.assert_array_equal(load_logprobs(file.url)[0]["a"][300:], read)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.5])
@@ -73,6 +79,8 @@ def test_a_file_whose_numbers_are_no_log_probabilities_is_left_out(tmp_path, val
     save_file({k: torch.from_numpy(v) for k, v in broken.items()}, files["code"])
     with pytest.raises(UnusableFileError, match=r"code.safetensors: b: .* at most 0"):
         open_table(DOMAINS, files)[0].in_memory()
+    with pytest.raises(ExpertFileError, match=r"code.safetensors: b: .* at most 0"):
+        load_logprobs(files["code"])
     table, refused = load_table(DOMAINS, files)
     assert refused.keys() == {"code"}
     assert [tokens.experts.tolist() for tokens in table.tables] == [[0, 2], [0, 2]]

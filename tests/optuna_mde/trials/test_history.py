@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_mde import MDESampler, exclude_trials, report_losses, save_logprobs, suggest_mixture
 from optuna_mde.objective import Objective
 from optuna_mde.observations import Kind, Observations
+from optuna_mde.trials.facts import lost_trials, stalled_trials
 from optuna_mde.trials.groups import Group
-from optuna_mde.trials.history import lost_trials, read, stalled_trials
+from optuna_mde.trials.history import read
 from optuna_mde.trials.layout import study_space
 from optuna_mde.trials.records import read_trial
 from optuna_mde.trials.space import Space
