@@ -156,7 +156,7 @@ class BlockWriter:
         fingerprint = digest(str(self.blocks), str(width), dtype.name, self._hash.hexdigest())
         features = Features({"input_ids": List(Value(dtype.name), length=width)})
         DatasetInfo(features=features).write_to_directory(str(self._place))
-        state = {
+        state: dict[str, object] = {
             "_data_files": [{"filename": DATA_FILE}],
             "_fingerprint": fingerprint,
             "_format_columns": None,

@@ -19,12 +19,17 @@ import numpy as np
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-# White space up to its last sign, or a run of other signs with the white sign before it: GPT-2's
-# pattern `\s+(?!\S)|\s+` ends words at both places.
-GPT2_UNITS = re.compile(r"\s+(?=\s\S)|\s?\S+|\s+")
-# A space before a sign that is no space begins a word in every pattern of the other family, in
-# which line ends may belong to the word before them.
-SPACE_UNITS = re.compile(r"(?: (?=\S))?(?:[^ ]| (?!\S))+")
+# Classes are cut at ASCII signs alone: of others, versions of Unicode think differently.
+_WORD, _SIGN, _SIGN_BUT_APOSTROPHE = "[A-Za-z0-9]", r"!-/:-@\[-`{-~", r"!-&(-/:-@\[-`{-~"
+_WORD_ENDS = rf"(?![^\s{_SIGN}])"  # behind letters and digits: white space or a sign, or the end
+# GPT-2: white space up to its last sign (`\s+(?!\S)|\s+`); then words and runs of signs, each with
+# the white sign before it. An apostrophe may begin a word (`'s`), and stays with what follows it.
+GPT2_UNITS = re.compile(
+    rf"\s+(?=\s\S)|\s?{_WORD}+{_WORD_ENDS}|\s?[{_SIGN_BUT_APOSTROPHE}]+(?![^\sA-Za-z0-9])|\s?\S+|\s+"
+)
+# tiktoken's: a sign may begin the word behind it, and line ends may belong to the signs before
+# them. A word ends before a sign, and a space before a sign that is no space begins one.
+SPACE_UNITS = re.compile(rf" ?[{_SIGN}]*{_WORD}+{_WORD_ENDS}|(?: (?=\S))?(?:[^ ]| (?!\S))+")
 # Signs that Python takes for white space and the pre-tokenizers' Unicode classes do not.
 DOUBTFUL = re.compile(r"[\x1c-\x1f]")
 SPLITS = frozenset(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -289,6 +290,48 @@ def test_near_duplicates_of_training_text_leave_the_sets(write: Write) -> None:
     assert "and one more" not in text
     assert any(line.startswith("new: ") and "near-duplicates" in line for line in said)
     assert corpus.fingerprint == base.fingerprint  # training text stays as it is
+
+
+# -- repetition ------------------------------------------------------------------------------
+
+
+def test_a_share_of_every_source_repeats_as_often_as_the_target(write: Write) -> None:
+    sources = {"web": write("web", prose("w", 2_000)), "code": write("code", prose("c", 400))}
+    whole = prepare(config(sources), Path("whole"))
+    for info in whole.domains.values():  # counted: what fills no block counts as well
+        assert 0 <= (info.source_tokens or 0) - info.tokens < 16
+    target_tokens, proxy_tokens = 6_000_000, 300_000
+    small = prepare(config(sources), Path("small"), share=proxy_tokens / target_tokens)
+    half = prepare(config(sources), Path("half"), share=0.5 * proxy_tokens / target_tokens)
+    for name, info in small.domains.items():
+        known = whole.domains[name].source_tokens
+        assert known is not None
+        assert info.source_tokens == pytest.approx(known, rel=0.02)  # estimated from its bytes
+        wanted = math.ceil((info.source_tokens or 0) * proxy_tokens / target_tokens / 16)
+        assert info.blocks == wanted
+        assert proxy_tokens / info.tokens == pytest.approx(target_tokens / known, rel=0.03)
+        nested = half.train_blocks(name)[:]["input_ids"].tolist()
+        held = small.train_blocks(name)[:]["input_ids"].tolist()
+        all_ = whole.train_blocks(name)[:]["input_ids"].tolist()
+        assert nested == held[: len(nested)]
+        assert held == all_[: len(held)]
+        assert len(nested) == pytest.approx(len(held) / 2, abs=1)
+    assert small.natural == pytest.approx(whole.natural)
+    assert small.sets == whole.sets
+    assert prepare(config(sources), Path("all"), share=1.0).fingerprint == whole.fingerprint
+
+
+def test_a_share_of_more_than_is_kept_is_refused(write: Write) -> None:
+    asked = config({"web": write("web", prose("w", 500))}, max_train_bytes=10_000)
+    with pytest.raises(CorpusError, match=r"repetition: matched takes .* raise max_train_bytes"):
+        prepare(asked, Path("corpus"), share=0.5)
+
+
+def test_a_change_of_share_is_another_corpus(write: Write) -> None:
+    asked = config({"web": write("web", prose("w", 500))})
+    prepare(asked, Path("corpus"), share=0.5)
+    with pytest.raises(CorpusChangedError, match=r"share of the source: 0\.5 → 0\.25"):
+        prepare(asked, Path("corpus"), share=0.25)
 
 
 # -- token ids -------------------------------------------------------------------------------
