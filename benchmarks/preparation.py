@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -37,13 +38,28 @@ from pathlib import Path
 from optuna_mde_trainers.corpus.corpora import CorpusConfig, prepare
 if __name__ == "__main__":
     config = CorpusConfig.model_validate_json(sys.argv[1])
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     prepare(config, Path(sys.argv[2]), processes=int(sys.argv[3]))
     seconds = time.monotonic() - began
+    parent = time.process_time() - cpu
     processes = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
     peaks = [resource.getrusage(which).ru_maxrss for which in processes]
-    print(seconds, max(peaks) // 1024)
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(seconds, max(peaks) // 1024, parent, usage.ru_utime + usage.ru_stime)
 """
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one preparation."""
+
+    seconds: float
+    memory: int
+    """Peak of the largest process, MB."""
+    cpu: float
+    """CPU seconds of the parent."""
+    children: float
+    """CPU seconds of its children."""
 
 
 def main() -> None:
@@ -118,14 +134,21 @@ def _preparing(texts: list[str], tokenizer_file: Path, folder: Path) -> Iterator
     size = sum(len(text.encode()) for text in texts) / 1e6
     _write(texts, folder / "all.jsonl.zst")
     _write(texts[::4], folder / "quarter.jsonl.zst")
-    one, memory = _prepare("all", tokenizer_file, folder, 1)
-    again, _ = _prepare("all", tokenizer_file, folder, 1, study="again")
-    two, _ = _prepare("all", tokenizer_file, folder, 2)
-    _, smaller = _prepare("quarter", tokenizer_file, folder, 1)
-    yield f"one process         {one:6.1f} s for {size:.0f} MB, {size / one:.2f} MB/s"
-    yield f"two processes       {two:6.1f} s, {one / two:.2f} times as fast"
-    yield f"a second study      {again:6.1f} s, {one / again:.0f} times as fast"
-    yield f"memory              {memory} MB, {smaller} MB for a quarter of the text"
+    one = _prepare("all", tokenizer_file, folder, 1)
+    again = _prepare("all", tokenizer_file, folder, 1, study="again")
+    two = _prepare("all", tokenizer_file, folder, 2)
+    smaller = _prepare("quarter", tokenizer_file, folder, 1)
+    yield (
+        f"one process         {one.seconds:6.1f} s for {size:.0f} MB, {one.cpu:.1f} CPU seconds, "
+        f"{size / one.cpu:.2f} MB each"
+    )
+    yield (
+        f"two processes       {two.seconds:6.1f} s, {one.seconds / two.seconds:.2f} times faster; "
+        f"{two.cpu:.1f} CPU seconds in the parent, {two.children:.1f} in its two children"
+    )
+    less = one.cpu / again.cpu
+    yield f"a second study      {again.seconds:6.1f} s, {less:.1f} times less CPU time"
+    yield f"memory              {one.memory} MB, {smaller.memory} MB for a quarter of the text"
 
 
 def _write(texts: list[str], file: Path) -> None:
@@ -135,8 +158,8 @@ def _write(texts: list[str], file: Path) -> None:
 
 def _prepare(
     name: str, tokenizer_file: Path, folder: Path, processes: int, study: str = "first"
-) -> tuple[float, int]:
-    """Seconds and peak memory (MB) of one preparation in a process of its own."""
+) -> Cost:
+    """One preparation in a process of its own."""
     config = {
         "domains": {"code": {"path": "json", "data_files": str(folder / f"{name}.jsonl.zst")}},
         "tokenizer": {"type": "pretrained", "path": str(tokenizer_file)},
@@ -157,8 +180,8 @@ def _prepare(
         text=True,
         check=True,
     )
-    seconds, peak = done.stdout.split()
-    return float(seconds), int(peak)
+    seconds, memory, cpu, children = map(float, done.stdout.split())
+    return Cost(seconds, round(memory), cpu, children)
 
 
 if __name__ == "__main__":

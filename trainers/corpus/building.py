@@ -227,7 +227,7 @@ class _Builder:
         shutil.copyfile(self.encoder_file, self.folder / blocks.TOKENIZER_FILE)
 
     def _vocab_size(self) -> int:
-        return tokenizer.vocabulary_size(tokenizer.loaded(str(self.encoder_file)))
+        return len(tokenizer.bytes_of_tokens(str(self.encoder_file)))
 
     def _end_of_text(self) -> int:
         name = self.config.tokenizer.end_of_text

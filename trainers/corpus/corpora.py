@@ -96,8 +96,9 @@ def prepare(
         folder: where; its parents are created.
         progress: called with short lines such as `python: 437 files, 8.3 MB`.
         processes: that parse and encode text. None: as many as there are usable cores.
-        share: of every domain's whole source that is kept, `repetition.share(…)`. None: all of
-            it, up to `max_train_bytes`.
+        share: of every domain's whole source that is kept: tokens of a proxy / tokens of the run
+            that it stands for, so that both repeat a domain as often (arXiv 2606.07597). None: all
+            of it, up to `max_train_bytes`.
 
     Raises:
         CorpusChangedError: the folder holds a corpus of another definition or other sources.

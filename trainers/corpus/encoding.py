@@ -293,7 +293,7 @@ def _fill(
         for (number, _), part in workers.map(
             make,
             _wanted_chunks(group.scan, index.counts, wanted, done),
-            parallel=size > PARALLEL_BYTES // 8,
+            parallel=size > PARALLEL_BYTES,
         ):
             low, high = np.searchsorted(
                 wanted, [starts[number], starts[number] + int(index.counts[number])]

@@ -20,9 +20,18 @@ import numpy as np
 LENGTH = 5  # tokens of a shingle
 SIMILARITY = 0.75
 MAX_TOKENS = 50_000  # of a document that are looked at: its beginning
-SAMPLED = np.uint64(8)  # one shingle in eight is looked up, of documents with more than MANY
-MANY = 400  # shingles: 50 sampled ones tell shares of .75 and .5 apart
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+MANY = 400  # shingles from which one in eight is looked up: 50 tell shares of .75 and .5 apart
+# Odd numbers of 64 random bits (SplitMix64 from 0): a sum of products is a universal hash.
+MULTIPLIERS = np.array(
+    [
+        0xE220A8397B1DCDAF,
+        0x6E789E6AA1B965F5,
+        0x06C45D188009454F,
+        0xF88BB8A8724C81ED,
+        0x1B39896A51A8749B,
+    ],
+    np.uint64,
+)
 
 
 def shingles(ids: np.ndarray) -> np.ndarray:
@@ -34,11 +43,23 @@ def shingles(ids: np.ndarray) -> np.ndarray:
     if len(wide) < LENGTH:
         wide = np.concatenate([wide, np.zeros(LENGTH - len(wide), np.uint64)])
     count = len(wide) - LENGTH + 1
-    state = np.zeros(count, np.uint64)
-    for offset in range(LENGTH):
-        state = (state ^ wide[offset : offset + count]) * MULTIPLIER
-        state ^= state >> np.uint64(29)
+    state = wide[:count] * MULTIPLIERS[0]
+    for offset in range(1, LENGTH):
+        state += wide[offset : offset + count] * MULTIPLIERS[offset]
     return state
+
+
+def _is_sampled(hashes: np.ndarray) -> np.ndarray:
+    """One in eight, by the bits that depend on all bits of the tokens."""
+    return hashes >> np.uint64(61) == 0
+
+
+def _distinct(values: np.ndarray) -> np.ndarray:
+    """`np.unique`, by sorting: some ten times faster than its hashes for a document's shingles."""
+    ordered = np.sort(values)
+    first = np.ones(len(ordered), bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[first]
 
 
 class HeldOut:
@@ -49,7 +70,7 @@ class HeldOut:
     """
 
     def __init__(self, documents: Sequence[np.ndarray]) -> None:
-        sets = [np.unique(shingles(ids[:MAX_TOKENS])) for ids in documents]
+        sets = [_distinct(shingles(ids[:MAX_TOKENS])) for ids in documents]
         self.copies = np.zeros(len(sets), bool)
         """Documents that are near-duplicates of a training document seen so far."""
         self._sizes = np.array([len(found) for found in sets], np.int64)
@@ -57,8 +78,8 @@ class HeldOut:
         owners = np.repeat(np.arange(len(sets)), self._sizes)
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._owners = hashes[order], owners[order]
-        self._sampled = np.unique(self._hashes[self._hashes % SAMPLED == 0])
-        self._distinct = np.unique(self._hashes)
+        self._sampled = _distinct(self._hashes[_is_sampled(self._hashes)])
+        self._distinct = _distinct(self._hashes)
 
     def see(self, ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> None:
         """Compares training documents.
@@ -94,7 +115,7 @@ class HeldOut:
         return np.unique(np.concatenate(suspects))
 
     def _compare(self, ids: np.ndarray) -> None:
-        mine = np.unique(shingles(ids))
+        mine = _distinct(shingles(ids))
         low = np.searchsorted(self._hashes, mine, side="left")
         high = np.searchsorted(self._hashes, mine, side="right")
         shared = [self._owners[a:b] for a, b in zip(low, high, strict=True) if b > a]
@@ -110,7 +131,7 @@ def _sampled(
 ) -> tuple[np.ndarray, np.ndarray]:
     """One shingle in eight of some documents, by its hash, and whose each is."""
     which = np.flatnonzero(documents)
-    places = np.flatnonzero(found % SAMPLED == 0)
+    places = np.flatnonzero(_is_sampled(found))
     at = np.searchsorted(starts[which], places, side="right") - 1
     inside = at >= 0
     inside[inside] = places[inside] < (starts + counts)[which[at[inside]]]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 VERSION = "2"  # raise it when the same files give another index
 UINT32, UINT64 = np.dtype(np.uint32), np.dtype(np.uint64)
 COLUMNS: dict[str, np.dtype[Any]] = {"keys": UINT64, "sizes": UINT32, "counts": UINT32}
-PARALLEL_BYTES = 32_000_000  # of files, from which other processes are worth their start
+PARALLEL_BYTES = 8_000_000  # of files, from which other processes are worth their start
 MAX_VALUES = 100_000  # of a filter's column: more are no categories
 
 

@@ -18,7 +18,7 @@ from optuna_mde_trainers.corpus.packing import (
     ids_for_validation,
 )
 from optuna_mde_trainers.corpus.selection import Chosen
-from optuna_mde_trainers.corpus.tokenizer import bytes_of_tokens, loaded, vocabulary_size
+from optuna_mde_trainers.corpus.tokenizer import bytes_of_tokens, loaded
 
 if TYPE_CHECKING:
     from optuna_mde_trainers.corpus.config import CorpusConfig
@@ -84,7 +84,7 @@ class SetWriter:
         stream, size = self._excerpts(documents)
         if len(stream) <= self.num_tokens:
             return None, len(stream) - 1
-        dtype = token_dtype(vocabulary_size(self._tokenizer))
+        dtype = token_dtype(len(bytes_of_tokens(str(self._file))))
         writer = BlockWriter(
             self._folder, blocks.VALIDATION, name,
             block_size=self._block_size, first=int(stream[0]), dtype=dtype,
