@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 from dataclasses import replace
@@ -12,12 +13,20 @@ import torch
 
 import optuna_mde.gp.modeller
 from benchmarks import planted
-from optuna_mde.asks.proposal import SAME, Proposer, is_seen
+from optuna_mde.asks.proposal import (
+    APART,
+    SAME,
+    Proposer,
+    _first_new,
+    _fresh,
+    _one_thread,
+    is_seen,
+)
 from optuna_mde.mde.logprobs import save_logprobs
 from optuna_mde.objective import Objective
-from optuna_mde.observations import ExpertFile, Observations
-from optuna_mde.simplex.region import Region
-from tests.optuna_mde.fits import observed
+from optuna_mde.observations import ExpertFile, Observations, Output
+from optuna_mde.simplex.region import Region, design
+from tests.optuna_mde.fits import observed, rows
 
 BLOCK = slice(0, 4)
 
@@ -74,6 +83,115 @@ def test_experts_alone_propose_the_mde_optimum(world, expert_files) -> None:
     assert gradient @ proposal.x - gradient.min() < 1e-6
 
 
+def at_mde_optimum(world, rates: np.ndarray, weights: list[float]) -> bool:
+    """Whether no mixture has a lower weighted MDE loss: Frank and Wolfe's gap is nothing."""
+    gradient = np.array(weights) @ world.table.gradients(rates)
+    return bool(gradient @ rates - gradient.min() < 1e-6)
+
+
+def test_before_any_run_the_files_alone_propose_and_nothing_has_failed(
+    world, expert_files, caplog
+) -> None:
+    nothing = rows(history(world, 0, expert_files), slice(0))
+    proposal = Proposer().propose(nothing, region(), seed=0)
+    assert (proposal.phase, proposal.cause, proposal.predicted_mean) == ("mde", None, None)
+    assert at_mde_optimum(world, proposal.x, [0, 0, 0.5, 0, 0.5])
+    assert not caplog.records
+    without = Proposer().propose(replace(nothing, experts=()), region(), seed=0)
+    assert without.phase == "design"
+    assert "no expert log-probabilities" in without.cause
+    one = Proposer().propose(rows(history(world, 1), slice(4, 5)), region(), seed=0)
+    assert (one.phase, one.cause) == ("model", None)
+
+
+def test_of_several_goals_no_mean_is_predicted(world, expert_files) -> None:
+    two = Objective.parse({"a": {"books": 1}, "b": {"unseen": 1}})
+    for n in (0, 6):
+        told = replace(history(world, n, expert_files), objective=two)
+        proposal = Proposer().propose(told, region(), seed=0)
+        assert proposal.phase == "model"
+        assert (proposal.predicted_mean, proposal.predicted_sd) == (None, None)
+        assert not is_seen(proposal.x, told.seen)
+
+
+def test_sets_without_an_expert_leave_the_others_to_propose_by(world, expert_files) -> None:
+    """A goal that no file speaks of: all sets that files do speak of count alike."""
+    told = history(world, 0, expert_files)
+    new = replace(
+        told,
+        Y=np.column_stack([told.Y, np.ones(4)]),
+        targets=(*told.targets, Output("new")),
+        objective=Objective.parse({"new": 1}),
+    )
+    x = Proposer().propose(new, region(), seed=0).x
+    assert at_mde_optimum(world, x, [0.2] * 5)
+    mixed = replace(new, objective=Objective.parse({"new": 3, "code": 1}))
+    assert at_mde_optimum(world, Proposer().propose(mixed, region(), seed=0).x, [0, 1, 0, 0, 0])
+
+
+def test_beside_the_mde_optimum_other_parameters_are_spread(world, expert_files) -> None:
+    told = history(world, 0, expert_files)
+    told = replace(
+        told,
+        columns=(*told.columns, "lr"),
+        X=np.column_stack([told.X, np.full(4, 0.5)]),
+        **{name: np.zeros((0, 5)) for name in ("pending", "stalled")},
+    )
+    wide = Region(np.zeros(5), np.ones(5), (BLOCK,))
+    points = np.array([Proposer()._by_mde(told, wide, seed).x for seed in range(4)])
+    for x in points:
+        assert at_mde_optimum(world, x[:4], [0, 0, 0.5, 0, 0.5])
+    assert len(set(points[:, 4])) == 4
+    assert points[:, 4].min() < 0.5 < points[:, 4].max()
+
+
+def test_a_worker_that_comes_second_does_not_take_the_mde_optimum_too(world, expert_files) -> None:
+    first = Proposer().propose(history(world, 0, expert_files), region(), seed=0)
+    pending = history(world, 0, expert_files, pending=first.x[None])
+    second = Proposer().propose(pending, region(), seed=1)
+    assert second.phase == "model"
+    assert second.cause is None
+    assert np.abs(second.x - first.x).sum() >= APART
+
+
+def test_the_best_point_that_is_new_is_taken_and_apart_from_pending_ones_if_one_is() -> None:
+    points = np.array([[0.5, 0.5], [0.52, 0.48], [0.6, 0.4], [0.9, 0.1]])
+    nothing = np.zeros((0, 2))
+    assert _first_new(points, nothing, nothing) is not None
+    for seen, pending, chosen in (
+        ([], [], 0),
+        ([0], [], 1),
+        ([0], [0], 2),  # .04 from a pending one is too near, .2 is not
+        ([0, 2], [0], 3),
+        ([0, 2, 3], [0], 1),  # none is apart: the best that is no repeat
+    ):
+        np.testing.assert_array_equal(
+            _first_new(points, points[seen], points[pending]), points[chosen]
+        )
+    assert _first_new(points, points, nothing) is None
+
+
+def test_a_design_point_that_was_run_is_passed_over() -> None:
+    points = np.array([design(region(), 3, 7 + i) for i in range(3)])
+    np.testing.assert_array_equal(_fresh(region(), points[1:], 3, 7), points[0])
+    np.testing.assert_array_equal(_fresh(region(), points[:2], 3, 7), points[2])
+    nowhere = Region(points[0], points[0], (BLOCK,))
+    np.testing.assert_allclose(_fresh(nowhere, points[:1], 3, 7), points[0])
+
+
+def test_models_compute_on_one_thread_and_give_the_others_back() -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with contextlib.suppress(RuntimeError), _one_thread():
+                assert torch.get_num_threads() == 1
+                raise RuntimeError("a step fails")
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_same_history_and_seed_give_the_same_proposal(world, expert_files) -> None:
     told = history(world, 6, expert_files)
     proposer = Proposer()
@@ -116,9 +234,9 @@ def test_sixteen_workers_get_sixteen_different_mixtures(
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30])
 def test_broken_losses_never_raise(world, expert_files, value: float) -> None:
     told = history(world, 6, expert_files)
-    for rows in ([7], [5, 8], list(range(10))):
+    for broken in ([7], [5, 8], list(range(10))):
         Y = told.Y.copy()
-        Y[rows, :2] = value
+        Y[broken, :2] = value
         proposal = Proposer().propose(replace(told, Y=Y), region(), seed=0)
         assert region().contains(proposal.x)
 
