@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import shlex
+from typing import Annotated, Any, Literal, Self
 
 from optuna_mde_trainers.corpus.corpora import CorpusConfig
 from optuna_mde_trainers.spec import (
@@ -65,6 +66,29 @@ class WorkersConfig(LaunchConfig):
 
     workers: Count | Literal["auto"] = "auto"
     """Runs side by side, each a process with one thread. auto: what cores and memory allow."""
+    launcher: Literal["in_process", "subprocess"] = "in_process"
+    """Where a worker trains: itself, or in a process of its own for every run, which gives its
+    memory back and whose crash fails one run alone."""
+    command: Annotated[str, Field(min_length=1)] | None = None
+    """A trainer of the user's, with `{spec}` and `{out}` in it. None: ours."""
+    time_limit: Annotated[float, Field(gt=0)] | None = None
+    """Minutes after which a run in a process of its own is ended. None: no limit."""
+
+    @model_validator(mode="after")
+    def _check_launcher(self) -> Self:
+        if self.command is not None:
+            try:
+                parts = shlex.split(self.command)
+            except ValueError as error:
+                raise ValueError(f"command cannot be split as a shell does ({error})") from None
+            if not any("{out}" in part or "{spec}" in part for part in parts):
+                raise ValueError(
+                    "command needs {spec}, the file to read, or {out}, the folder to write into: "
+                    "python my_train.py --spec {spec} --out {out}"
+                )
+        elif self.time_limit is not None and self.launcher == "in_process":
+            raise ValueError("time_limit needs launcher: subprocess, or a command")
+        return self
 
 
 class TargetConfig(_Section):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,11 @@ def _missing(definition: Definition) -> str:
     from optuna_mde_trainers.training.checks import check_launch
 
     config = definition.config
+    if config.launch.command is not None:  # a trainer of the user's, which has needs of its own
+        program = shlex.split(config.launch.command)[0]
+        if shutil.which(program) is None:
+            return f"launch.command: there is no program {program!r} here; mend its name or path"
+        return ""
     try:
         check_launch(config.launch, config.training, config.model)
     except RunError as error:

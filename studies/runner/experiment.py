@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from optuna_mde_studies.definition.config import StudyConfig, training_spec
 from optuna_mde_studies.runner.folder import StudyFolder, stored_config
+from optuna_mde_studies.runner.launchers import Launcher, RunFailedError, launcher
 from optuna_mde_studies.runner.target import bounds, caps, source_tokens
+from optuna_mde_studies.wording import listed
 from optuna_mde_trainers.spec import (
     RESULT_FILE,
     SPEC_VERSION,
+    LaunchConfig,
     LaunchSpec,
     RunResult,
     RunSpec,
@@ -138,8 +142,8 @@ class Experiment:
     @property
     def launch(self) -> LaunchSpec:
         """As the definition says: one thread, next to other workers."""
-        launch = dict(self.config.launch)
-        del launch["workers"]
+        asked = dict(self.config.launch)
+        launch = {name: asked[name] for name in LaunchConfig.model_fields}
         folder = str(self.folder.corpus.resolve())
         return LaunchSpec(corpus_folder=folder, num_threads=1, **launch)
 
@@ -151,20 +155,35 @@ class Experiment:
         """The spec that was written on a trial."""
         return RunSpec.parse({**attrs[SPEC_ATTR], "launch": self.launch.model_dump()})
 
-    def train(self, spec: RunSpec, on_step: Callable[[int, int], None]) -> RunResult:
-        """Trains and scores, or takes the result of a run that is finished already."""
-        from optuna_mde_trainers.run import train
+    @cached_property
+    def launcher(self) -> Launcher:
+        """What performs the runs."""
+        return launcher(self.config.launch)
 
-        return train(spec, self.folder.runs, on_step=on_step)
+    def train(self, spec: RunSpec, on_step: Callable[[int, int], None]) -> RunResult:
+        """Trains and scores, or takes the result of a run that is finished already.
+
+        Raises:
+            RunFailedError: if the run has not scored what the study needs.
+        """
+        result = self.launcher.run(spec, self.folder.runs, on_step)
+        missing = sorted(self._wanted(spec) - result.losses.keys())
+        if missing:
+            raise RunFailedError(
+                f"{spec.folder(self.folder.runs) / RESULT_FILE} has no loss of {listed(missing)}"
+            )
+        return result
 
     def finished(self, spec: RunSpec) -> RunResult | None:
         """The result of a run that has been trained and scored as its spec asks."""
-        path = spec.folder(self.folder.runs) / RESULT_FILE
-        if not path.is_file():
+        result = self.launcher.finished(spec, self.folder.runs)
+        if result is None:
             return None
-        result = RunResult.read(path)
-        scored = set(self.corpus.sets) <= set(result.losses)
+        scored = self._wanted(spec) <= result.losses.keys()
         return result if scored and (result.logprobs or not spec.score.logprobs) else None
+
+    def _wanted(self, spec: RunSpec) -> set[str]:
+        return set(self.corpus.sets if spec.score.sets is None else spec.score.sets)
 
     def report(
         self, trial: optuna.Trial, spec: RunSpec, result: RunResult

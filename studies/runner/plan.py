@@ -138,7 +138,8 @@ def finished_rate(folder: StudyFolder) -> float | None:
 def _stages(config: StudyConfig, per_step: int) -> Iterator[Stage]:
     steps, experts = config.training.max_steps, len(config.domains)
     sets = experts + len(config.corpus.validation)
-    scored = sets * config.corpus.validation_blocks * config.corpus.block_size
+    times = 1 + len(config.score.at)
+    scored = times * sets * config.corpus.validation_blocks * config.corpus.block_size
 
     def stage(what: str, runs: int, run_steps: int) -> Stage:
         return Stage(what, runs, runs * run_steps * per_step, runs * scored)

@@ -6,7 +6,7 @@ import json
 import random
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyFolder
@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 STEPS = (2, 8)
 """Steps of two runs: their difference has no start-up, and no compiling, in it."""
+
+
+OURS: dict[str, Any] = {
+    "logger": {},
+    "callbacks": [],
+    "launcher": "in_process",
+    "command": None,
+    "time_limit": None,
+}
+"""Settings of a launch that measures: our trainer, in this process, without company."""
 
 
 def measure(config: StudyConfig) -> float:
@@ -70,6 +80,6 @@ def _on_made_up_text(config: StudyConfig, place: Path) -> StudyConfig:
         update={
             "corpus": type(corpus).model_validate(changed),
             "model": model,
-            "launch": config.launch.model_copy(update={"logger": {}, "callbacks": []}),
+            "launch": config.launch.model_copy(update=OURS),
         }
     )

@@ -22,7 +22,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optuna_mde_studies.runner.folder import StudyError, StudyFolder
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder, stored_config
+from optuna_mde_studies.runner.launchers import launcher
 from optuna_mde_studies.runner.messages import (
     Asked,
     Failed,
@@ -236,15 +237,13 @@ class _Bench:
 
     def __init__(self, connection: Connection, folder: StudyFolder) -> None:
         import optuna
-
-        # Seconds of imports: better now than inside the first run's time.
-        import optuna_mde_trainers.training.fit  # noqa: F401
         from tqdm import tqdm  # type: ignore[import-untyped]
 
         # Its default lock is a semaphore between processes, which a killed one leaves behind.
         tqdm.set_lock(threading.RLock())
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        launcher(stored_config(folder).launch).warm_up()
         self._connection = connection
         self._folder = folder
         self._experiment: Experiment | None = None

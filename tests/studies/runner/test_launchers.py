@@ -1,0 +1,201 @@
+"""How runs are started, and how it is said that one came to nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna_mde_studies.definition import reading
+from optuna_mde_studies.runner import checks, launchers
+from optuna_mde_studies.runner.experiment import Experiment
+from optuna_mde_studies.runner.folder import StudyFolder
+from optuna_mde_studies.runner.launchers import (
+    CommandLauncher,
+    InProcessLauncher,
+    RunFailedError,
+    SubprocessLauncher,
+)
+from optuna_mde_trainers.corpus import corpora
+from optuna_mde_trainers.spec import RunSpec, ScoreSpec
+
+from tests.studies import their_trainer
+
+THEIRS = f"{shlex.quote(sys.executable)} {shlex.quote(their_trainer.__file__)} {{spec}} {{out}}"
+
+
+@pytest.fixture
+def spec(workplace: Path) -> RunSpec:
+    """A short run on the tiny study's corpus."""
+    config = reading.read("tiny.yaml", ["training.max_steps=3"]).config
+    corpus = corpora.prepare(config.corpus, workplace / "corpus")
+    experiment = Experiment(config, StudyFolder(workplace), corpus)
+    return experiment.launched(
+        experiment.training(corpus.natural, seed=0), ScoreSpec(logprobs=True)
+    )
+
+
+def ignore(step: int, total: int) -> None:
+    """Nobody watches."""
+
+
+def python(code: str, seconds: float | None = None) -> CommandLauncher:
+    return CommandLauncher((sys.executable, "-c", code, "{out}"), seconds)
+
+
+def test_a_process_of_its_own_trains_the_same(spec, tmp_path):
+    here = InProcessLauncher().run(spec, tmp_path / "here", ignore)
+    there = SubprocessLauncher().run(spec, tmp_path / "there", ignore)
+    assert there.losses == here.losses
+    assert there.logprobs == "logprobs.safetensors"
+    folder = spec.folder(tmp_path / "there")
+    written = (folder / "result.json").stat().st_mtime_ns
+    assert SubprocessLauncher().run(spec, tmp_path / "there", ignore).losses == here.losses
+    assert (folder / "result.json").stat().st_mtime_ns == written  # it was finished
+
+
+def test_a_command_needs_to_leave_losses_only(spec, tmp_path):
+    launcher = CommandLauncher(tuple(shlex.split(THEIRS)))
+    assert launcher.finished(spec, tmp_path) is None
+    result = launcher.run(spec, tmp_path, ignore)
+    mixture = spec.training.mixture
+    assert result.losses["code"] == their_trainer.loss("code", mixture)
+    assert set(result.losses) == {"code", "prose", "numbers", "news"}
+    assert result.tokens == 3 * 4 * 32
+    assert result.seconds > 0
+    assert launcher.finished(spec, tmp_path) == result
+    folder = spec.folder(tmp_path)
+    assert RunSpec.read(folder / "spec.json") == spec
+    # it is finished: the command, which would fail, is not started again
+    assert CommandLauncher(("false",)).run(spec, tmp_path, ignore) == result
+
+
+LEAVES = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{}')"
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys; print('first'); sys.exit('no data here')", "exit code 1: no data here"),
+        ("import os; os._exit(7)", "exit code 7, without a word"),
+        ("import os; os.kill(os.getpid(), 9)", "ended by SIGKILL, most often for want of memory"),
+        ("pass", r"ended well, but left no .*result\.json"),
+        (LEAVES.format("{"), "holds no result"),
+        (LEAVES.format('{"losses": {"a": {}}}'), r"result\.json: losses\.a: "),
+    ],
+)
+def test_how_a_run_failed_is_said(code, said, spec, tmp_path):
+    with pytest.raises(RunFailedError, match=said):
+        python(code).run(spec, tmp_path, ignore)
+    # another trial with the same spec is not held up by what this one has left
+    mended = CommandLauncher(tuple(shlex.split(THEIRS)))
+    assert mended.finished(spec, tmp_path) is None
+    assert mended.run(spec, tmp_path, ignore).losses.keys() >= {"news"}
+
+
+def test_a_program_that_is_not_there(spec, tmp_path):
+    with pytest.raises(RunFailedError, match="exit code 127: nothing-like-it cannot be started"):
+        CommandLauncher(("nothing-like-it",)).run(spec, tmp_path, ignore)
+
+
+def waited_for(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+SLEEPS = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+out = sys.argv[1]
+open(out + "/pids.part", "w").write(f"{os.getpid()} {child.pid}")
+os.replace(out + "/pids.part", out + "/pids")
+time.sleep(600)
+"""
+
+
+def test_a_run_beyond_its_time_is_ended_with_its_children(spec, tmp_path):
+    began = time.monotonic()
+    with pytest.raises(RunFailedError, match=r"took longer than launch\.time_limit"):
+        python(SLEEPS, seconds=4.0).run(spec, tmp_path, ignore)
+    assert time.monotonic() - began < 20
+    pids = map(int, (spec.folder(tmp_path) / "pids").read_text().split())
+    assert all(waited_for(lambda pid=pid: not is_alive(pid)) for pid in pids)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_command_ends_with_a_killed_worker(spec, tmp_path):
+    spec.write(tmp_path / "asked.json")
+    worker = (
+        "import sys\nfrom pathlib import Path\n"
+        "from optuna_mde_studies.runner.launchers import CommandLauncher\n"
+        "from optuna_mde_trainers.spec import RunSpec\n"
+        f"command = (sys.executable, '-c', {SLEEPS!r}, '{{out}}')\n"
+        "spec = RunSpec.read(Path('asked.json'))\n"
+        "CommandLauncher(command).run(spec, Path('runs'), lambda step, total: None)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", worker], cwd=tmp_path)
+    try:
+        pids = spec.folder(tmp_path / "runs") / "pids"
+        assert waited_for(pids.exists, 60)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    for pid in map(int, pids.read_text().split()):
+        assert waited_for(lambda pid=pid: not is_alive(pid)), pid
+
+
+def test_a_study_with_a_trainer_that_is_not_ours(workplace, command):
+    done = command(
+        "run", "tiny.yaml", "--set", f"launch.command={json.dumps(THEIRS)}", folder=workplace
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    storage = f"sqlite:///{workplace}/runs/tiny/study.db"
+    study = optuna.load_study(study_name="tiny", storage=storage)
+    assert len(study.trials) == 6
+    for trial in study.trials:
+        mixture = trial.user_attrs["spec"]["training"]["mixture"]
+        losses = {name: their_trainer.loss(name, mixture) for name in ("code", "news", "prose")}
+        assert trial.user_attrs["losses"] | losses == trial.user_attrs["losses"]
+    assert "recommended" in done.stdout
+    assert (workplace / "runs/tiny/report.html").is_file()
+
+
+def test_what_a_definition_asks_for(workplace):
+    def asked(*settings: str) -> launchers.Launcher:
+        return launchers.launcher(reading.read("tiny.yaml", settings).config.launch)
+
+    assert isinstance(asked(), InProcessLauncher)
+    limited = asked("launch.launcher=subprocess", "launch.time_limit=2")
+    assert limited == SubprocessLauncher(120.0)
+    split = asked("launch.command='train it.py \"a b\" {spec}'")
+    assert split == CommandLauncher(("train", "it.py", "a b", "{spec}"))
+    with pytest.raises(reading.DefinitionError, match="time_limit needs launcher: subprocess"):
+        asked("launch.time_limit=2")
+    with pytest.raises(reading.DefinitionError, match=r"command needs \{spec\}"):
+        asked("launch.command=train")
+    with pytest.raises(reading.DefinitionError, match="cannot be split as a shell does"):
+        asked("launch.command='train \"{spec}'")
+    definition = reading.read("tiny.yaml", ["launch.command='nothing-like-it {spec}'"])
+    (said,) = checks.problems(definition)
+    assert "launch.command: there is no program 'nothing-like-it'" in said
