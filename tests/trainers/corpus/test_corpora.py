@@ -244,7 +244,6 @@ def test_an_unseen_set_of_the_environment_that_is_too_small_is_dropped(
             r"new\.validation_split belongs to domains",
         ),
         ({"validation": {"..": {"environment": "pyi"}}}, r"'\.\.' cannot be a name"),
-        ({"domains": {}}, "at least 1 item"),
         ({"held_out": 1.0}, "less than 1"),
         ({"max_bytes": 1}, "Extra inputs are not permitted"),
     ],
