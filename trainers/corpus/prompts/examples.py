@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from optuna_mde_trainers.corpus.documents import CorpusError
+from optuna_mde_trainers.corpus.prompts.rows import Row, rows
 
 if TYPE_CHECKING:
     from optuna_mde_trainers.corpus.prompts.source import TaskSource
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,45 +35,15 @@ def read(field: str, source: TaskSource) -> list[Example]:
     Raises:
         CorpusError: it cannot be read, a column is missing, or a row has no right answer.
     """
-    rows = _rows(field, source)
-    found = list(
-        _grouped(field, source, rows) if source.is_right else _single(field, source, rows)
-    )
+    found = list((_grouped if source.is_right else _single)(source, rows(field, source)))
     if not found:
         raise CorpusError(f"{field}: {source.text_source.label} holds no example")
     return found
 
 
-def _rows(field: str, source: TaskSource) -> Iterator[tuple[str, Row]]:
-    """Every row, with its place in words."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-    from optuna_mde_trainers.corpus.blocks import quiet_datasets
-
-    place = source.text_source
-    try:
-        with quiet_datasets():
-            table = load_dataset(
-                place.path,
-                place.name,
-                data_files=place.data_files,
-                split=place.split,
-                revision=place.revision,
-            )
-    except (DatasetsError, OSError, ValueError, TypeError) as error:
-        cause = error.__cause__ or error
-        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
-        raise CorpusError(
-            f"{field}: datasets.load_dataset cannot read split {place.split!r} of {place.label} "
-            f"({reason})"
-        ) from error
-    for number, row in enumerate(table):
-        yield f"{field}: row {number} of {place.label}", row
-
-
-def _single(field: str, source: TaskSource, rows: Iterator[tuple[str, Row]]) -> Iterator[Example]:
+def _single(source: TaskSource, found: Iterator[tuple[str, Row]]) -> Iterator[Example]:
     assert source.prompt is not None
-    for where, row in rows:
+    for where, row in found:
         prompt = _filled(where, "prompt", source.prompt, row)
         if source.target is not None:
             target = _filled(where, "target", source.target, row)
@@ -84,6 +53,8 @@ def _single(field: str, source: TaskSource, rows: Iterator[tuple[str, Row]]) -> 
         choices = _column(where, "choices", source.choices, row)
         if not isinstance(choices, list) or not choices:
             raise CorpusError(f"{where}: {source.choices} is no list of choices ({choices!r})")
+        if None in choices:
+            raise CorpusError(f"{where}: {source.choices} holds a null")
         texts = tuple(_joined(where, prompt, str(choice)) for choice in choices)
         yield Example(prompt, texts, _place_of_answer(where, source, row, len(texts)))
 
@@ -111,14 +82,14 @@ def _place_of_answer(where: str, source: TaskSource, row: Row, number: int) -> i
     return place
 
 
-def _grouped(field: str, source: TaskSource, rows: Iterator[tuple[str, Row]]) -> Iterator[Example]:
+def _grouped(source: TaskSource, found: Iterator[tuple[str, Row]]) -> Iterator[Example]:
     """Every right target against the wrong ones of its prompt."""
     assert source.prompt is not None
     assert source.target is not None
     assert source.is_right is not None
     right: dict[str, list[str]] = {}
     wrong: dict[str, list[str]] = {}
-    for where, row in rows:
+    for where, row in found:
         prompt = _filled(where, "prompt", source.prompt, row)
         target = _joined(where, prompt, _filled(where, "target", source.target, row))
         label = _column(where, "is_right", source.is_right, row)
@@ -133,9 +104,19 @@ def _grouped(field: str, source: TaskSource, rows: Iterator[tuple[str, Row]]) ->
             yield Example(prompt, (target, *wrong.get(prompt, ())), 0)
 
 
+class _Columns(string.Formatter):
+    """Refuses to write `None` where a row says nothing."""
+
+    def get_field(self, field_name: str, args: Any, kwargs: Any) -> Any:
+        value, first = super().get_field(field_name, args, kwargs)
+        if value is None:
+            raise ValueError(f"{field_name} is null")
+        return value, first
+
+
 def _filled(where: str, field: str, template: str, row: Row) -> str:
     try:
-        return string.Formatter().vformat(template, (), row)
+        return _Columns().vformat(template, (), row)
     except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
         raise CorpusError(
             f"{where} does not fit {field} {template!r} ({error}); it has {', '.join(row)}"

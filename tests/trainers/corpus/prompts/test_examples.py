@@ -88,6 +88,11 @@ def test_a_template_names_the_published_set() -> None:
         ([{**MULTIRC[0], "label": -1}], {"template": "multirc"}, ["label is -1", "published"]),
         ([{"o": ["a", "b"], "n": 2}], {"prompt": "", "choices": "o", "answer": "n"}, ["n is 2"]),
         ([{"a": " "}], {"prompt": "?", "target": "{a}"}, ["row 0", "empty target"]),
+        ([{"a": "x"}, {"a": None}], {"prompt": "?", "target": "{a}"}, ["row 1", "a is null"]),
+        ([{"o": [None, "b"], "n": 1}], {"prompt": "", "choices": "o", "answer": "n"}, ["a null"]),
+        ([{"o": "ab", "n": 1}], {"prompt": "", "choices": "o", "answer": "n"}, ["no list"]),
+        ([{"o": ["a"], "n": None}], {"prompt": "", "choices": "o", "answer": "n"}, ["n is None"]),
+        ([{"a": "x"}], {"prompt": "{", "target": "{a}"}, ["row 0", "prompt '{'"]),
     ],
 )
 def test_a_row_that_fits_no_template_is_named(
