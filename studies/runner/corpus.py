@@ -13,6 +13,7 @@ from optuna_mde_studies.definition.consistency import (
 from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyError
+from optuna_mde_studies.runner.resources import tokenising_count
 from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR, caps, share, source_tokens
 from optuna_mde_studies.runner.trials import num_finished
 from optuna_mde_studies.wording import rates
@@ -71,6 +72,7 @@ def _prepared(definition: Definition, folder: StudyFolder, progress: Display) ->
             definition.config.corpus,
             folder.corpus,
             progress=progress.line,
+            processes=tokenising_count(),
             share=share(definition.config),
         )
     except corpora.CorpusChangedError:

@@ -12,7 +12,7 @@ from optuna_mde_trainers.corpus.documents import CorpusError
 from optuna_mde_trainers.corpus.reading.chunks import chunks
 from optuna_mde_trainers.corpus.reading.rows import rows
 from optuna_mde_trainers.corpus.reading.streams import ARCHIVES, SUFFIXES
-from optuna_mde_trainers.corpus.scanning import group_of, placed
+from optuna_mde_trainers.corpus.scanning import check_ids, group_of, placed
 from optuna_mde_trainers.corpus.sources import DomainSource
 
 NEVER_EMPTY = (".parquet", ".pq", ".arrow", ".npy", *SUFFIXES, *ARCHIVES)
@@ -30,16 +30,17 @@ def problems(config: CorpusConfig) -> list[str]:
         One sentence for each source, and for the tokenizer, with the field that it is about.
     """
     found = []
-    end_of_text = None
+    end_of_text = vocab_size = None
     try:
         if config.tokenizer.type != "bpe":
             made = tokenizer.build(config.tokenizer, [])
             end_of_text = made.token_to_id(config.tokenizer.end_of_text)
+            vocab_size = tokenizer.vocabulary_size(made)
     except CorpusError as error:
         found.append(str(error))
     for place, source in _sources(config):
         try:
-            check(place, source, end_of_text=end_of_text)
+            check(place, source, end_of_text=end_of_text, vocab_size=vocab_size)
             if source.validation_split is not None:
                 split = source.validation_split
                 held = source.model_copy(update={"split": split, "validation_split": None})
@@ -49,13 +50,20 @@ def problems(config: CorpusConfig) -> list[str]:
     return found
 
 
-def check(place: str, source: DomainSource, *, end_of_text: int | None = None) -> None:
+def check(
+    place: str,
+    source: DomainSource,
+    *,
+    end_of_text: int | None = None,
+    vocab_size: int | None = None,
+) -> None:
     """Opens the first rows of a source.
 
     Args:
         place: its place in the definition, for messages: `domains.web`.
         source: the source.
         end_of_text: token that ends documents, for sources of token ids.
+        vocab_size: of the tokenizer that the ids must belong to; None: it is not known.
 
     Raises:
         CorpusError: a file, split or column is missing, is empty, or holds something else.
@@ -75,6 +83,9 @@ def check(place: str, source: DomainSource, *, end_of_text: int | None = None) -
             found = rows(scan, chunk)
             if found.lacking:
                 raise CorpusError(found.lacking)
+            if scan.is_tokens and vocab_size is not None:
+                for ids in found.values:
+                    check_ids(chunk.file, ids, vocab_size)
             break
     except CorpusError as error:
         raise CorpusError(placed(place, str(error))) from error

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from optuna_mde_trainers.corpus import scanning, selection, stores, tokenizer
+from optuna_mde_trainers.corpus import scanning, selection, tokenizer
 from optuna_mde_trainers.corpus.documents import CorpusError
 from optuna_mde_trainers.corpus.progress import Say, megabytes
 from optuna_mde_trainers.corpus.scanning import Group, Index
@@ -120,8 +119,6 @@ class Sources:
         place = work / "index" / group.identity()
         enough = None
         if group.until:
-            if not stores.is_finished(place):
-                shutil.rmtree(place, ignore_errors=True)  # its counts would begin in the middle
             members = [part for part in self.parts if part.place in group.fields]
             enough = Enough(
                 self.config, [(part.source, part.place.startswith("domains.")) for part in members]

@@ -261,13 +261,14 @@ def tokens(
     place = work / "tokens" / digest(VERSION, group.identity(), tokenizer_file.stem)
     dtype = token_dtype(vocabulary_size(loaded(str(tokenizer_file))))
     for folder in sorted(place.iterdir()) if place.is_dir() else ():
-        if stores.is_finished(folder):
+        if folder.is_dir() and stores.is_finished(folder):
             held = stores.column(folder, "rows", INT64)
             if np.isin(wanted, held, assume_unique=True).all():
                 return _opened(folder, dtype)
     folder = place / digest(wanted.tobytes())
-    with _messages(group):
-        _fill(group, index, wanted, tokenizer_file, folder, dtype, workers, say)
+    with _messages(group), stores.one_writer(folder) as unfinished:
+        if unfinished:
+            _fill(group, index, wanted, tokenizer_file, folder, dtype, workers, say)
     return _opened(folder, dtype)
 
 

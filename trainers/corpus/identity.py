@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import time
+import uuid
 from pathlib import Path
 
 from optuna_mde_trainers.corpus import cache
@@ -86,7 +87,8 @@ def _remote(file: str) -> str:
     info = system.info(path)
     size = info.get("size")
     mark = next((info[key] for key in ("ETag", "etag", "md5Hash", "sha256") if info.get(key)), "")
-    return f"{size if size is not None else 'unknown'} bytes, {mark or 'no mark of its content'}"
+    # What has no mark may be another text each time, and is not looked for in the cache.
+    return f"{size if size is not None else 'unknown'} bytes, {mark or uuid.uuid4().hex}"
 
 
 def size(file: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -178,11 +179,14 @@ def index(
     Raises:
         CorpusError: a file cannot be read; the message begins with the group's first source.
     """
-    if not stores.is_finished(folder):
-        try:
-            _scan(group, folder, workers, say, tokenizer_file, enough)
-        except CorpusError as error:
-            raise CorpusError(placed(group.fields[0], str(error))) from error
+    with stores.one_writer(folder) as unfinished:
+        if unfinished:
+            if enough is not None:
+                shutil.rmtree(folder, ignore_errors=True)  # its counts would begin in the middle
+            try:
+                _scan(group, folder, workers, say, tokenizer_file, enough)
+            except CorpusError as error:
+                raise CorpusError(placed(group.fields[0], str(error))) from error
     notes = stores.notes(folder)
     keys = stores.column(folder, "keys", UINT64)
     return Index(
@@ -313,11 +317,22 @@ def _key_of_ids(ids: np.ndarray) -> int:
 def _bytes_of_ids(chunk: Chunk, ids: np.ndarray | None, lengths: np.ndarray) -> int:
     if ids is None or len(ids) == 0:
         return 0
-    largest, least = int(ids.max()), int(ids.min())
-    if largest >= len(lengths) or least < 0:
-        raise CorpusError(
-            f"{chunk.file} holds the token id {largest if least >= 0 else least}, and the "
-            f"tokenizer has {len(lengths):,}; name the tokenizer that gave the ids, and the dtype "
-            "in which they were written"
-        )
+    check_ids(chunk.file, ids, len(lengths))
     return max(1, int(lengths[ids].sum()))
+
+
+def check_ids(file: str, ids: np.ndarray | None, vocab_size: int) -> None:
+    """Token ids are a tokenizer's.
+
+    Raises:
+        CorpusError: they cannot be.
+    """
+    if ids is None or len(ids) == 0:
+        return
+    largest, least = int(ids.max()), int(ids.min())
+    if largest >= vocab_size or least < 0:
+        raise CorpusError(
+            f"{file} holds the token id {largest if least >= 0 else least}, and the tokenizer has "
+            f"{vocab_size:,}; name the tokenizer that gave the ids, and the dtype in which they "
+            "were written"
+        )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -77,6 +78,22 @@ class Store:
         """Closes the files; what has not been flushed may be lost."""
         for file in self._files.values():
             file.close()
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[bool]:
+    """Keeps others from a store; gives whether there is still something to do.
+
+    Another process that prepares the same text waits, and finds the store finished.
+    """
+    from filelock import FileLock
+
+    if is_finished(folder):  # also in a cache that can be read alone
+        yield False
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        yield not is_finished(folder)
 
 
 def is_finished(folder: Path) -> bool:

@@ -403,6 +403,8 @@ def test_ids_of_another_tokenizer_are_refused(token_files: dict[str, Any]) -> No
         match=r"domains\.web: web\.npy holds the token id 70000, and the tokenizer has 400",
     ):
         prepare(config({"web": token_files["npy"]}, **PRETRAINED), Path("c"))
+    asked = config({"web": token_files["npy"]}, **PRETRAINED)
+    assert [line for line in problems(asked) if "70000" in line]
     np.save("web.npy", np.array([[1, 2], [3, 4]]))
     with pytest.raises(CorpusError, match=r"web\.npy holds an array of shape \(2, 2\)"):
         prepare(config({"web": token_files["npy"]}, **PRETRAINED), Path("c"))
@@ -504,3 +506,19 @@ def test_one_document_of_fifty_megabytes(write: Write) -> None:
     assert int(done.stdout) < 1_000
     assert time.monotonic() - began < 120
     assert Corpus.load("corpus").domains["web"].bytes > 50_000_000
+
+
+def test_two_studies_prepare_the_same_text_at_once(write: Write) -> None:
+    asked = config({"web": write("web", prose("w", 1_500))})
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", SLOW, asked.model_dump_json(), f"corpus{i}", "0.02"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    outputs = [process.communicate(timeout=120)[0].splitlines() for process in running]
+    assert outputs[0][-1] == outputs[1][-1]
+    assert outputs[0][-1].startswith("done ")
+    assert sorted(len(lines) == 1 for lines in outputs) == [False, True]  # one has tokenised

@@ -12,7 +12,10 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import datasets
@@ -450,3 +453,39 @@ def test_an_inventory_of_a_folder_lists_its_files_and_of_the_hub_nothing() -> No
 def test_an_inventory_of_the_environment_names_packages() -> None:
     held = inventory("domains.code", DomainSource(environment="cython"))
     assert "scikit-learn (cython)" in held
+
+
+# -- the hub and other machines --------------------------------------------------------------
+
+
+def test_a_dataset_with_configurations_and_splits() -> None:
+    """A repository of the hub is a folder with such a README."""
+    Path("repo/code").mkdir(parents=True)
+    Path("repo/README.md").write_text(
+        "---\nconfigs:\n"
+        "- config_name: prose\n  data_files: prose.jsonl\n"
+        "- config_name: code\n  data_files:\n"
+        "  - {split: train, path: code/a*.parquet}\n  - {split: test, path: code/b.parquet}\n---\n"
+    )
+    Path("repo/prose.jsonl").write_text('{"text": "prose"}\n')
+    pq.write_table(pa.table({"text": ["a1"], "meta": [1]}), "repo/code/a1.parquet")
+    pq.write_table(pa.table({"text": ["a2"], "meta": ["x"]}), "repo/code/a2.parquet")
+    pq.write_table(pa.table({"text": ["b"]}), "repo/code/b.parquet")
+    assert texts(path="repo", name="prose") == ["prose"]
+    assert texts(path="repo", name="code") == ["a1", "a2"]  # though their other columns differ
+    assert texts(path="repo", name="code", split="test") == ["b"]
+    with pytest.raises(CorpusError, match=r"domains\.web: datasets cannot find repo .*code"):
+        texts(path="repo", name="other")
+    with pytest.raises(CorpusError, match=r"domains\.web\.split: repo has no split 'x'; it has "):
+        texts(path="repo", name="code", split="x")
+
+
+def test_files_of_a_web_server(folder: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        Path("p.jsonl.zst").write_bytes(PACKED["zst"](LINES))
+        assert texts(path="json", data_files=f"{url}/p.jsonl.zst") == TEXTS
+        assert texts(path="json", data_files=f"{url}/rows.jsonl") == TEXTS
+        server.shutdown()

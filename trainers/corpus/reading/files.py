@@ -86,6 +86,7 @@ def _expanded(field: str, patterns: Iterable[str], file_format: str) -> tuple[st
 
 def _matches(pattern: str, file_format: str) -> list[str]:
     """A name that exists is itself, whatever signs it holds; then folders; then patterns."""
+    pattern = pattern.removeprefix("file://")
     if "://" in pattern:
         return _remote_matches(pattern)
     path = os.path.expanduser(pattern)
@@ -150,13 +151,6 @@ def _why_nothing(pattern: str, file_format: str) -> str:
 def _from_datasets(field: str, source: DomainSource, split: str) -> Located:
     """Files of a local folder or of a dataset of the hub, as `datasets` finds them."""
     builder = _builder(field, source)
-    kind = type(builder).__module__.rsplit(".", 1)[-1]
-    known = {"json", "csv", "parquet", "text", "arrow"}
-    if kind not in known:
-        raise CorpusError(
-            f"{field}.path: {source.path} is read by the builder {kind!r} of datasets, which "
-            f"gives no text; {', '.join(sorted(known))} do"
-        )
     splits: dict[str, Any] = dict(builder.config.data_files or {})
     if split not in splits:
         raise CorpusError(
@@ -164,7 +158,25 @@ def _from_datasets(field: str, source: DomainSource, split: str) -> Located:
             f"{', '.join(map(str, splits)) or 'none'}"
         )
     files = tuple(str(file) for file in splits[split])
+    kind = _kind(files) or type(builder).__module__.rsplit(".", 1)[-1]
+    known = {"json", "csv", "parquet", "text", "arrow"}
+    if kind not in known:
+        raise CorpusError(
+            f"{field}.path: {source.path} is read by the builder {kind!r} of datasets, which "
+            f"gives no text; {', '.join(sorted(known))} do"
+        )
     return Located(LINES if kind == "text" else kind, files)
+
+
+def _kind(files: tuple[str, ...]) -> str | None:
+    """Format that all files' names say; `datasets` takes one for all configurations."""
+    kinds = set()
+    for file in files:
+        name = file.lower()
+        for packed in SUFFIXES:
+            name = name.removesuffix(packed)
+        kinds.add(next((f for f, suffixes in FORMATS.items() if name.endswith(suffixes)), None))
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _builder(field: str, source: DomainSource) -> Any:
