@@ -1,7 +1,7 @@
 """The log-probability of every token: of blocks of text, and of targets after their prompts.
 
 Always in float32, whatever the run was trained in: the log-probabilities of experts are mixed
-token by token, and a bfloat16 keeps three digits. Memory is bounded by `LOGITS_AT_ONCE`.
+token by token, and a bfloat16 keeps three digits. Memory is bounded by the constants below.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     import datasets
 
 LOGITS_AT_ONCE = 2**24  # 64 MB of float32
+TOKENS_AT_ONCE = (
+    2**14
+)  # of a forward pass, where logits do not limit it: 128 MB at a width of 2,048
 
 
 def token_logprobs(
@@ -46,7 +49,7 @@ def token_logprobs(
             if start == 0:
                 found = np.empty((len(table), len(nats)), np.float32)
             found[start : start + len(ids)] = -nats.view(targets.shape).cpu().numpy()
-            start, rows = start + len(ids), max(1, LOGITS_AT_ONCE // (targets.shape[1] * width))
+            start, rows = start + len(ids), _rows(model, targets.shape[1], width)
     model.train(training)
     return found.reshape(-1)
 
@@ -86,9 +89,19 @@ def target_logprobs(
             found.update(zip(taken, (part.numpy() for part in parts), strict=True))
             start += len(taken)
             if start < len(order):
-                batch = max(1, LOGITS_AT_ONCE // (len(ids[order[start]]) * width))
+                batch = _rows(model, len(ids[order[start]]), width)
     model.train(training)
     return [found[row] for row in range(len(ids))]
+
+
+def _rows(model: nn.Module, length: int, width: int) -> int:
+    """Sequences of a forward pass."""
+    at_once = TOKENS_AT_ONCE if _is_linear(model) else LOGITS_AT_ONCE // width
+    return max(1, at_once // length)
+
+
+def _is_linear(model: nn.Module) -> bool:
+    return bool(getattr(model, "projects_linearly", False))
 
 
 def _nats(
@@ -100,7 +113,7 @@ def _nats(
     function of what its output projection sees.
     """
     wanted = targets[scored]
-    if not getattr(model, "projects_linearly", False):
+    if not _is_linear(model):
         logits = model(ids)
         nats = cross_entropy(logits[scored].float(), wanted, reduction="none")
         return nats, logits.shape[-1]

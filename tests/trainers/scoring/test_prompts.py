@@ -68,6 +68,7 @@ def test_target_tokens_under_transformers(
 
     for at_once in (1, 2**24):  # one row a batch, and all of them
         monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr(logprobs, "TOKENS_AT_ONCE", at_once)
         score = score_sets(ours, corpus, ["arc"], device=CPU)["arc"]
         assert score.choices is not None
         np.testing.assert_allclose(score.logprobs, np.concatenate(rights), atol=1e-5)

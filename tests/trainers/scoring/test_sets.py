@@ -36,7 +36,7 @@ def test_every_token_in_its_place(
     tiny_corpus: Corpus, model: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against a softmax of one token at a time, in batches that do not divide the set."""
-    monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", 4 * 16 * tiny_corpus.vocab_size + 5)
+    monkeypatch.setattr(logprobs, "TOKENS_AT_ONCE", 4 * 16 + 5)
     blocks = tiny_corpus.validation_blocks("mixed")
     scored = token_logprobs(model, blocks, device=CPU)
     expected = []
@@ -59,6 +59,9 @@ def test_logits_in_parts_are_the_logits(
     blocks = tiny_corpus.validation_blocks("digits")
     whole = token_logprobs(LogitsAlone(model), blocks, device=CPU)
     monkeypatch.setattr(logprobs, "LOGITS_AT_ONCE", at_once)
+    np.testing.assert_allclose(
+        token_logprobs(LogitsAlone(model), blocks, device=CPU), whole, atol=2e-6
+    )
     np.testing.assert_allclose(token_logprobs(model, blocks, device=CPU), whole, atol=2e-6)
 
 
