@@ -152,7 +152,10 @@ def recommend(
 
     definition, folder = _resolve_existing(study, out)
     opened = _open(definition, folder)
-    recommendation = findings.recommend(opened, folder.recommendation)
+    try:
+        recommendation = findings.recommend(opened, folder.recommendation)
+    except ValueError as error:  # nothing to learn from yet
+        _fail(f"{folder.path}: {error}")
     if format is Format.text:
         confirmation = Confirmation.read(folder.confirmation)
         parts = [*summary.outcome(recommendation, definition.config.goals)]

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna_mde_studies.runner.experiment import accuracies, same_mixture
+from optuna_mde_studies.runner.folder import StudyError
 from optuna_mde_studies.runner.messages import RunOrder
 from optuna_mde_studies.wording import listed
-from optuna_mde_trainers.spec import RunResult, ScoreSpec, write_atomic
-from pydantic import BaseModel, ConfigDict
+from optuna_mde_trainers.spec import RunResult, ScoreSpec, explain, write_atomic
+from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.stats import t as student_t
 
 if TYPE_CHECKING:
@@ -133,8 +134,20 @@ class Confirmation(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Confirmation | None:
-        """What was kept, if anything was."""
-        return cls.model_validate_json(path.read_bytes()) if path.is_file() else None
+        """What was kept, if anything was.
+
+        Raises:
+            StudyError: if the file holds something else.
+        """
+        if not path.is_file():
+            return None
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise StudyError(
+                f"{path} holds no confirmation ({explain(error)}); delete it and confirm again: "
+                "the runs are kept, and nothing is trained twice"
+            ) from None
 
     def write(self, path: Path) -> None:
         """Keeps it, atomically."""

@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.consistency import FieldPath
 from optuna_mde_studies.definition.reading import Definition, DefinitionError, dotted
-from optuna_mde_trainers.spec import write_atomic
+from optuna_mde_trainers.spec import explain, write_atomic
+from pydantic import ValidationError
 
 if TYPE_CHECKING:
     import optuna
@@ -85,11 +86,24 @@ class StudyFolder:
         return f"sqlite:///{path.replace('{', '{{').replace('}', '}}')}"
 
     def storage(self) -> optuna.storages.BaseStorage:
-        """The study's storage, ready for several writing processes."""
+        """The study's storage, ready for several writing processes.
+
+        Raises:
+            StudyError: if the file is damaged, or of another version of Optuna.
+        """
+        from optuna.exceptions import StorageInternalError
         from optuna.storages import RDBStorage
+        from sqlalchemy.exc import SQLAlchemyError
 
         engine = {"connect_args": {"timeout": SQLITE_TIMEOUT}}
-        return RDBStorage(self.storage_url, engine_kwargs=engine)
+        try:
+            return RDBStorage(self.storage_url, engine_kwargs=engine)
+        except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise StudyError(
+                f"{self.database} cannot be opened ({reason}); put a copy of it back, or start "
+                "afresh with `--out OTHER_FOLDER`"
+            ) from error
 
     def asking(self) -> FileLock:
         """Held while a trial is created: Optuna's row locks do not exist in SQLite, so two
@@ -194,8 +208,19 @@ def _has_trials(folder: StudyFolder) -> bool:
 
 
 def stored_config(folder: StudyFolder) -> StudyConfig:
-    """The definition that the study was begun with."""
-    return StudyConfig.model_validate(yaml.safe_load(folder.definition.read_text("utf-8")))
+    """The definition that the study was begun with.
+
+    Raises:
+        StudyError: if the file is damaged.
+    """
+    try:
+        return StudyConfig.model_validate(yaml.safe_load(folder.definition.read_text("utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        reason = explain(error) if isinstance(error, ValidationError) else str(error)
+        raise StudyError(
+            f"{folder.definition} is not what the study was begun with "
+            f"({' '.join(reason.split())[:200]}); put a copy of it back"
+        ) from None
 
 
 def _differences(old: Any, new: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Any, Any]]:
