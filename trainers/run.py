@@ -54,9 +54,6 @@ if TYPE_CHECKING:
 # end (with the result, if ever).
 _TRAIN, _SCORE, _END = "train", "score ", ""
 
-# Strategies of Lightning under which no rank has all weights.
-_SHARDED = ("fsdp", "deepspeed", "model_parallel")
-
 
 def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunResult:
     """Perform a run, or take its result where it is finished already.
@@ -79,7 +76,7 @@ def train(spec: RunSpec, runs: Path, *, on_step: OnStep | None = None) -> RunRes
             this machine lacks what is asked for.
         DivergedError: If a loss is no longer a number, now or when the run was trained.
     """
-    if spec.score.at and (spec.launch.strategy or "").startswith(_SHARDED):
+    if spec.score.at and spec.launch.shards_weights:
         raise RunError(
             f"score.at needs all weights on each device, and launch.strategy is "
             f"{spec.launch.strategy}: take ddp, or score the end alone"

@@ -29,6 +29,7 @@ def inconsistencies(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
             f"{config.search.n_trials} trials leave nothing to search, because {len(domains)} "
             f"domains need an expert each first; take at least {len(domains) + 2}",
         )
+    yield from _score_problems(config)
     yield from _training_problems(config)
 
 
@@ -147,6 +148,15 @@ def cap_problems(
             field,
             f"the domains' text gives rates that sum to {room:.3g} at most; raise max_epochs, or "
             "lower target.tokens",
+        )
+
+
+def _score_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
+    if config.score.at and config.launch.shards_weights:
+        yield (
+            ("score", "at"),
+            f"all weights are needed on each device, and launch.strategy is "
+            f"{config.launch.strategy}; take ddp, or leave score.at out",
         )
 
 

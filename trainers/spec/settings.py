@@ -204,6 +204,7 @@ class TrainingConfig(Group):
         return self.micro_batch_size or self.global_batch_size
 
 
+SHARDED = ("fsdp", "deepspeed", "model_parallel")  # strategies of Lightning, by their beginnings
 KeepWeights = Literal["float32", "bfloat16", "none"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
 
@@ -278,6 +279,11 @@ class LaunchConfig(Group):
     def devices_per_node(self) -> int:
         """Number of devices of each node."""
         return len(self.devices) if isinstance(self.devices, list) else self.devices
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether no device has all weights while a run trains."""
+        return (self.strategy or "").startswith(SHARDED)
 
     @property
     def world_size(self) -> int:

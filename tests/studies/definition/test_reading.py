@@ -242,6 +242,11 @@ def test_a_mistake_is_one_sentence_with_its_place_and_mend(write, old, new, said
     assert str(caught.value) == said
 
 
+def test_points_need_all_weights_on_each_device(write):
+    with pytest.raises(DefinitionError, match=r"score\.at: all weights .* fsdp; take ddp"):
+        reading.read(write(), ["score.at=[0.5]", "launch.strategy=fsdp", "launch.devices=2"])
+
+
 def test_all_mistakes_are_said_at_once(write):
     with pytest.raises(DefinitionError) as caught:
         reading.read(write("max_steps: 10\n  global_batch_size: 4", "max_steps: x\n  gbs: 4"))
