@@ -291,18 +291,31 @@ def losses(overview: Overview) -> str:
 def corpus(held: Corpus) -> str:
     """Text that the runs were trained and scored on."""
     domains = [
-        [escape(d.name), f"{d.tokens:,}", f"{d.bytes / 1e6:.2f}", percent(d.natural)]
+        [
+            escape(d.name),
+            f"{d.tokens:,}",
+            "" if d.source_tokens is None else f"{d.source_tokens:,}",
+            f"{d.bytes / 1e6:.2f}",
+            percent(d.natural),
+        ]
         for d in held.domains.values()
     ]
     sets = [
-        [escape(s.name), f"{s.tokens:,}", "" if s.domain else "unseen"] for s in held.sets.values()
+        [
+            escape(s.name),
+            f"{s.tokens:,}",
+            "end task" if s.kind == "prompts" else "" if s.domain else "unseen",
+        ]
+        for s in held.sets.values()
     ]
     dropped = [f"{name} was left out: {reason}" for name, reason in held.dropped.items()]
     return (
         "<h2>Corpus</h2>"
         + "".join(f"<p>{escape(sentence(text))}</p>" for text in dropped)
         + '<div class="pair">'
-        + _table(["domain", "training tokens", "MB", "natural share"], domains, text=1)
+        + _table(
+            ["domain", "training tokens", "of its source", "MB", "natural share"], domains, text=1
+        )
         + _table(["validation set", "tokens scored", ""], sets, text=1)
         + "</div>"
     )

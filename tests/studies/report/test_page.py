@@ -5,13 +5,16 @@ import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import optuna
 import pytest
 import yaml
+from optuna_mde_studies.definition import reading
 from optuna_mde_studies.report import overview
 from optuna_mde_studies.report.page import write
 from optuna_mde_studies.wording import copyable
+from optuna_mde_trainers.corpus import corpora
 
 from optuna_mde import exclude_trials, recommend, suggest_mixture
 
@@ -254,3 +257,25 @@ def test_unfinished_and_excluded_trials_say_what_they_are(invent, tmp_path):
     tables = Page(path.read_text("utf-8")).tables
     trials = next(table for table in tables if table[0][:2] == ["trial", "phase"])
     assert [line[4] for line in trials[-3:]] == ["left out", "failed", "running"]
+
+
+SOURCE = "of its source"
+
+
+def test_the_corpus_is_described(finished, workplace):
+    study, recommendation = finished
+    rows = '{"question": "One?", "answer": "yes"}\n{"question": "Two?", "answer": "no"}\n'
+    Path("quiz.jsonl").write_text(rows)
+    quiz = "{path: json, data_files: quiz.jsonl, prompt: '{question}', target: '{answer}'}"
+    settings = [f"corpus.tasks={{quiz: {quiz}}}", "corpus.max_train_bytes=20_000"]
+    config = reading.read("tiny.yaml", settings).config
+    corpus = corpora.prepare(config.corpus, workplace / "corpus")
+    path = write(study, workplace, recommendation=recommendation)
+    tables = Page(path.read_text("utf-8")).tables
+    domains = next(table for table in tables if table[0][1:3] == ["training tokens", SOURCE])
+    sets = next(table for table in tables if table[0][:2] == ["validation set", "tokens scored"])
+    for line, held in zip(domains[1:], corpus.domains.values(), strict=True):
+        assert line[:3] == [held.name, f"{held.tokens:,}", f"{held.source_tokens:,}"]
+        assert held.source_tokens > 2 * held.tokens
+    kinds = {line[0]: line[2] for line in sets[1:]}
+    assert kinds == {"code": "", "prose": "", "numbers": "", "news": "unseen", "quiz": "end task"}
