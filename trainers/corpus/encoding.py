@@ -158,7 +158,7 @@ def texts(group: Group, index: Index, wanted: np.ndarray, workers: Workers, say:
         workers: processes that parse.
         say: called with lines of progress.
     """
-    meter = Meter(say, f"reading samples of {group.fields[0]}", group.num_bytes)
+    meter = Meter(say, f"reading samples of {group.label}", group.num_bytes)
     take = partial(_values, replace(group.scan, files=()))
     found: list[Any] = []
     with _messages(group):
@@ -304,17 +304,12 @@ def _fill(
             if number < done:
                 continue
             if meter is None:
-                meter = Meter(say, f"tokenising {_names(group)}", size, finished)
+                meter = Meter(say, f"tokenising {group.label}", size, finished)
             store.append({**part, "rows": mine})
             meter.at(finished)
         store.flush(finished=True)
     finally:
         store.close()
-
-
-def _names(group: Group) -> str:
-    names = [place.split(".", 1)[-1] for place in group.fields]
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _opened(folder: Path, dtype: np.dtype[Any]) -> Tokens:

@@ -53,6 +53,12 @@ class Group:
         """Bytes of all files, packed as they are; 0: not known."""
         return sum(identity.size(file) for file in self.scan.files)
 
+    @property
+    def label(self) -> str:
+        """Its sources in a few words, for lines of progress."""
+        first, *others = [place.split(".", 1)[-1] for place in self.fields]
+        return f"{first} and {len(others)} more" if others else first
+
     def identity(self) -> str:
         """Hash of the content of all files and of what is taken from them."""
         scan = self.scan
@@ -232,7 +238,7 @@ def _scan(
         for name in scan.tags
     }
     total = group.num_bytes
-    meter = Meter(say, f"reading {_label(group)}", total)
+    meter = Meter(say, f"reading {group.label}", total)
     position, stopped, done = 0, False, store.chunks
     make = partial(_indexed, replace(scan, files=()), tokenizer_file)
     try:
@@ -258,11 +264,6 @@ def _scan(
         store.flush(finished=True)
     finally:
         store.close()
-
-
-def _label(group: Group) -> str:
-    names = [place.split(".", 1)[-1] for place in group.fields]
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 def _numbered(scan: Scan, done: int) -> Iterator[tuple[tuple[int, int], Chunk | None]]:
