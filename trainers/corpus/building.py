@@ -29,6 +29,7 @@ from optuna_mde_trainers.corpus.processes import Workers
 from optuna_mde_trainers.corpus.progress import Say
 from optuna_mde_trainers.corpus.prompts import examples
 from optuna_mde_trainers.corpus.prompts import tokens as prompts
+from optuna_mde_trainers.corpus.reading.chunks import collected
 from optuna_mde_trainers.corpus.selection import Chosen
 from optuna_mde_trainers.corpus.validation import Pool, SetWriter, pool_of
 
@@ -72,8 +73,11 @@ def build(
     if not cache.is_writable(work):
         say(f"{work} cannot be written: what is read and tokenised is not kept for other studies")
         work = folder / ".work"
-    with Workers(processes) as workers:
-        _Builder(config, folder, work, workers, say, share).build(made_from, held)
+    try:
+        with Workers(processes) as workers:
+            _Builder(config, folder, work, workers, say, share).build(made_from, held)
+    finally:
+        collected.cache_clear()
     shutil.rmtree(folder / ".work", ignore_errors=True)
 
 

@@ -116,7 +116,7 @@ class Sources:
         )  # fmt: skip
 
     def _index(self, group: Group, work: Path, workers: Workers) -> Index:
-        place = work / "index" / group.identity()
+        place = work / "index" / group.identity
         enough = None
         if group.until:
             members = [part for part in self.parts if part.place in group.fields]

@@ -123,10 +123,16 @@ def prepare(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         build(config, partial, made_from, held, progress, processes=processes, share=share)
-        if inventory(config) != held:
+        if any(identity.content(file) != held.get(file) for file in _local_files(config)):
             raise CorpusError("files changed while they were read; prepare the corpus again")
         os.replace(partial, folder)
     return Corpus.load(folder)
+
+
+def _local_files(config: CorpusConfig) -> Iterator[str]:
+    for place, source in _sources(config):
+        if source.environment is None:
+            yield from identity.inventory(place, source)
 
 
 def _changed_sources(corpus: Corpus, config: CorpusConfig) -> list[str]:

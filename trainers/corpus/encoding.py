@@ -176,7 +176,7 @@ def kept_texts(
     group: Group, index: Index, wanted: np.ndarray, work: Path, workers: Workers, say: Say
 ) -> list[Any]:
     """`texts`, read from the cache where an earlier corpus took the same ones."""
-    key = digest(VERSION, group.identity(), wanted.tobytes())
+    key = digest(VERSION, group.identity, wanted.tobytes())
     file = work / "texts" / f"{key}.json"
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
@@ -258,7 +258,7 @@ def tokens(
     Raises:
         CorpusError: a file cannot be read, or has changed since the index was made.
     """
-    place = work / "tokens" / digest(VERSION, group.identity(), tokenizer_file.stem)
+    place = work / "tokens" / digest(VERSION, group.identity, tokenizer_file.stem)
     dtype = token_dtype(vocabulary_size(loaded(str(tokenizer_file))))
     for folder in sorted(place.iterdir()) if place.is_dir() else ():
         if folder.is_dir() and stores.is_finished(folder):

@@ -78,8 +78,8 @@ class Workers:
                 yield first, future.result()
         except BrokenProcessPool as error:
             raise CorpusError(
-                "a process that reads text has ended: for want of memory, or because the script that "
-                "called has no `if __name__ == '__main__':`; processes=1 does without others"
+                "a process that reads text has ended: for want of memory, or because the script "
+                "that called has no `if __name__ == '__main__':`; processes=1 does without others"
             ) from error
         finally:
             for _, future in pending:

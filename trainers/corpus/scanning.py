@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ class Group:
         first, *others = [place.split(".", 1)[-1] for place in self.fields]
         return f"{first} and {len(others)} more" if others else first
 
+    @cached_property
     def identity(self) -> str:
         """Hash of the content of all files and of what is taken from them."""
         scan = self.scan

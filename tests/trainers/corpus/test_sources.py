@@ -63,7 +63,7 @@ def texts(**fields: Any) -> list[str]:
     group = group_of("domains.web", source, source.split, end_of_text=None, tokenizer="")
     silent: Callable[[str], None] = lambda _: None  # noqa: E731
     with Workers(1) as workers:
-        found = index(group, Path("ours/index") / group.identity(), workers, silent)
+        found = index(group, Path("ours/index") / group.identity, workers, silent)
         chosen = found.chosen(source, source.split)
         rows = chosen.take(chosen.sizes > 0).rows
         return texts_of(group, found, rows, workers, silent)

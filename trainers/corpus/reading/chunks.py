@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from optuna_mde_trainers.corpus.reading.streams import (
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from optuna_mde_trainers.corpus.builtin.environment import Document
 
 CHUNK_BYTES = 2**22  # of unpacked text: 64 chunks in flight stay below 300 MB
 TEXT_TYPES = ("string", "large_string", "string_view")
@@ -97,13 +99,21 @@ def _one_by_one(scan: Scan) -> Iterator[Chunk]:
 
 
 def _collection_chunks(collection: str) -> Iterator[Chunk]:
-    from optuna_mde_trainers.corpus.builtin import environment
-
-    found = environment.documents(collection)
     yield from _grouped(
         Chunk(collection, 0, [document.text], (document.name,), len(document.text))
-        for document in found
+        for document in collected(collection)
     )
+
+
+@lru_cache(maxsize=16)
+def collected(collection: str) -> list[Document]:
+    """Documents of a built-in collection, some ten megabytes, kept until `cache_clear`.
+
+    Listing and cutting them takes longer than tokenising, and they are read three times.
+    """
+    from optuna_mde_trainers.corpus.builtin import environment
+
+    return environment.documents(collection)
 
 
 def _grouped(single: Iterator[Chunk]) -> Iterator[Chunk]:
