@@ -123,6 +123,7 @@ def quiet_lightning() -> Iterator[None]:
             ".*does not have many workers.*",
             ".*LeafSpec.* is deprecated.*",
             ".*srun. command is available.*",
+            ".*smaller than the logging interval.*",
         ):
             warnings.filterwarnings("ignore", message=message)
         try:
