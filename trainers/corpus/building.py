@@ -332,5 +332,11 @@ class _Builder:
                 self.say(f"{name} is left out: {reason}")
             else:
                 mend = "give more text, raise held_out" if domain else "give more text"
-                raise CorpusError(f"{place}: {reason}; {mend} or lower validation_tokens")
+                mend += " or lower validation_tokens"
+                if domain and len(choice.train[name]) == 1:
+                    mend = (
+                        "it is one document, of which nothing can be held out: split it (the end "
+                        "of text ends a document of token ids) or give a validation_split"
+                    )
+                raise CorpusError(f"{place}: {reason}; {mend}")
         return sets

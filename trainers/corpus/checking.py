@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 from optuna_mde_trainers.corpus import tokenizer
 from optuna_mde_trainers.corpus.config import CorpusConfig
@@ -79,16 +78,17 @@ def check(
                 f"{os.path.splitext(file)[1]} file is; copy it again or remove it"
             )
     try:
-        for chunk in chunks(replace(scan, files=scan.files[:1])):
+        for chunk in chunks(scan):
             found = rows(scan, chunk)
             if found.lacking:
                 raise CorpusError(found.lacking)
             if scan.is_tokens and vocab_size is not None:
                 for ids in found.values:
                     check_ids(chunk.file, ids, vocab_size)
-            break
+            return
     except CorpusError as error:
         raise CorpusError(placed(place, str(error))) from error
+    raise CorpusError(f"{place}: {source.label} holds no row; give files with text")
 
 
 def _sources(config: CorpusConfig) -> Iterator[tuple[str, DomainSource]]:

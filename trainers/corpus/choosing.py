@@ -197,6 +197,8 @@ class Sources:
             )
 
     def _why_empty(self, name: str, choice: Choice) -> str:
+        if not self._of_domain(name).sizes.any():
+            return "its files hold no text; give documents"
         if len(choice.validation[name]) == 1:
             return (
                 "its only document is held out; split its text into documents, or give a "

@@ -437,17 +437,45 @@ def test_a_tokenizer_saved_with_truncation_or_padding_takes_whole_texts(
     assert corpus.sets == plain.sets
 
 
+def test_token_ids_without_ends_are_one_document(token_files: dict[str, Any]) -> None:
+    ids = np.load("web.npy")
+    np.save("web.npy", ids[ids != 0])  # the end of text is the first token of its tokenizer
+    for seed in ("00", "01", "02", "03"):  # held out or not, it is one
+        np.save("web.npy", np.append(ids[ids != 0], [int(seed) + 300]))
+        with pytest.raises(CorpusError, match=r"domains\.web: .*(one|its only) document"):
+            prepare(config({"web": token_files["npy"]}, **PRETRAINED), Path("c"))
+
+
+def test_files_without_text_are_named(write: Write) -> None:
+    Path("empty.jsonl").touch()
+    Path("blank.jsonl").write_text('{"text": " "}\n{"text": null}\n')
+    source = {"path": "json", "data_files": "empty.jsonl"}
+    assert problems(config({"web": source})) == [
+        "domains.web: empty.jsonl holds no row; give files with text"
+    ]
+    source["data_files"] = "blank.jsonl"
+    with pytest.raises(CorpusError, match=r"domains\.web: its files hold no text"):
+        prepare(config({"web": source}), Path("c"))
+
+
 # -- sizes -----------------------------------------------------------------------------------
 
 
 def test_documents_that_are_longer_than_all_that_is_wanted(write: Write) -> None:
-    said: list[str] = []
-    texts = [*prose("w", 100), " ".join(prose("long", 2_000))]
-    asked = config({"web": write("web", texts)}, max_train_bytes=2_000, seed=1)
-    corpus = prepare(asked, Path("corpus"), progress=said.append)
-    longest = corpus.domains["web"].bytes > 100_000
-    assert longest == any("stays whole" in line for line in said)
-    with pytest.raises(CorpusError, match=r"domains\.web: .*(only document|give more text)"):
+    texts = [*prose("w", 10), " ".join(prose("long", 2_000))]
+    source = write("web", texts)
+    found = set()
+    for seed in range(30):  # which document comes first, and is all that 20 bytes keep
+        said: list[str] = []
+        asked = config(
+            {"web": source}, max_train_bytes=20, validation_tokens=64, held_out=0.3, seed=seed
+        )
+        corpus = prepare(asked, Path(f"c{seed}"), progress=said.append)
+        longest = corpus.domains["web"].bytes > 100_000
+        assert longest == any("stays whole" in line and "0.6 MB" in line for line in said)
+        found.add(longest)
+    assert found == {False, True}
+    with pytest.raises(CorpusError, match=r"domains\.web: .*(its only|is one) document"):
         prepare(config({"web": write("one", [texts[-1]])}), Path("one"))
 
 
