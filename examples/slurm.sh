@@ -1,0 +1,20 @@
+#!/bin/bash
+#SBATCH --job-name=mixture
+#SBATCH --array=0-7
+#SBATCH --cpus-per-task=2
+#SBATCH --time=04:00:00
+#SBATCH --signal=TERM@120
+# Eight jobs of a Slurm array that join one study: each asks for mixtures, trains them and reports
+# the losses until the study has enough. STORAGE is a database that all nodes reach, and the current
+# folder, in which experts are kept, one that all nodes share. For GPUs add `#SBATCH --gpus-per-task=1`.
+#
+#   export STORAGE=postgresql+psycopg://me@db.example.org/optuna
+#   optuna create-study --storage "$STORAGE" --study-name own --skip-if-exists
+#   sbatch examples/slurm.sh
+#
+# The study is created first, because jobs that make the tables of an empty database at the same
+# moment get into each other's way.
+set -euo pipefail
+
+export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
+exec python examples/own_trainer.py --storage "$STORAGE" --study own --n-trials "${N_TRIALS:-40}"

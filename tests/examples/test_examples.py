@@ -1,0 +1,141 @@
+"""Everything under `examples/`, run as its reader would."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from optuna_mde_trainers.corpus.blocks import Corpus
+
+from optuna_mde.mde.logprobs import load_logprobs
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def run(*command: str | Path, folder: Path, **variables: str) -> str:
+    """What a command prints; it must end well."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "PATH": path, **variables},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def states(storage: str) -> list[TrialState]:
+    study = optuna.load_study(study_name="own", storage=storage)
+    return [trial.state for trial in study.trials]
+
+
+def test_every_example_has_a_line():
+    listed = set(re.findall(r"\]\((\w+\.\w+)\)", (EXAMPLES / "README.md").read_text("utf-8")))
+    present = {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+    assert listed == present - {"README.md"}
+
+
+def test_the_toy_is_that_of_the_readme(tmp_path):
+    toy = (EXAMPLES / "toy.py").read_text("utf-8")
+    code = re.search(
+        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
+    )
+    body = toy.partition("\n\n")[2]
+    assert [*filter(None, body.splitlines())] == [*filter(None, code[1].splitlines())]
+    short = tmp_path / "toy.py"
+    short.write_text(toy.replace("n_trials=25", "n_trials=6"), "utf-8")
+    assert run(sys.executable, short, folder=tmp_path).startswith("Recommended: ")
+
+
+@pytest.mark.slow
+def test_a_loop_of_ones_own(tmp_path):
+    storage = f"sqlite:///{tmp_path}/own.db"
+    told = run(
+        *(sys.executable, EXAMPLES / "own_trainer.py", "--storage", storage, "--n-trials", "7"),
+        folder=tmp_path,
+    )
+    assert "best expert" in told
+    assert states(storage).count(TrialState.PRUNED) == 3  # experts, at half a run
+    assert states(storage).count(TrialState.COMPLETE) == 4
+    assert len(list((tmp_path / "experts").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_jobs_of_an_array_share_one_study(tmp_path):
+    shutil.copytree(EXAMPLES, tmp_path / "examples")
+    storage = f"sqlite:///{tmp_path}/own.db"
+    script = (EXAMPLES / "slurm.sh").read_text("utf-8")
+    first = re.search(r"^#   (optuna create-study .*)$", script, re.M)
+    run("bash", "-c", first[1], folder=tmp_path, STORAGE=storage)
+    variables = {"STORAGE": storage, "N_TRIALS": "8"}
+    job = subprocess.Popen(
+        ["bash", "examples/slurm.sh"],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            **variables,
+        },
+        stdout=subprocess.DEVNULL,
+    )
+    run("bash", "examples/slurm.sh", folder=tmp_path, **variables)
+    assert job.wait(120) == 0
+    found = states(storage)
+    assert 8 <= len(found) <= 9  # a job may have begun one more while the other ended
+    assert set(found) == {TrialState.COMPLETE, TrialState.PRUNED}
+    assert found.count(TrialState.PRUNED) == 3  # each expert once
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["pytorch_trainer.py", "hf_trainer.py"])
+def test_a_study_with_a_trainer_that_is_not_ours(trainer, workplace, command):
+    python = (
+        f"{shlex.quote(sys.executable)} {shlex.quote(str(EXAMPLES / trainer))} {{spec}} {{out}}"
+    )
+    settings = {
+        "search.n_trials": "5",
+        "training.max_steps": "10",
+        "launch.workers": "1",
+        "confirm.seeds": "0",
+        "launch.command": json.dumps(python),
+    }
+    options = [f"--set={field}={value}" for field, value in settings.items()]
+    done = command("run", "tiny.yaml", *options, folder=workplace)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = workplace / "runs/tiny"
+    study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{folder}/study.db")
+    assert len(study.trials) == 5
+    sets = Corpus.load(folder / "corpus").sets
+    for trial in study.trials:
+        losses = trial.user_attrs["losses"]
+        assert losses.keys() == sets.keys()
+        if "logprobs" not in trial.user_attrs:
+            continue
+        values, metadata = load_logprobs(folder / trial.user_attrs["logprobs"])
+        assert json.loads(metadata["sets"]) == {
+            name: info.fingerprint for name, info in sets.items()
+        }
+        for name, info in sets.items():
+            assert len(values[name]) == info.tokens
+            assert losses[name] == pytest.approx(-values[name].mean(), rel=1e-5)
+    experts = [trial for trial in study.trials if "logprobs" in trial.user_attrs]
+    assert len(experts) == 3
+    for expert in experts:  # a model trained on one domain serves it better than the others do
+        (domain,) = (name for name, rate in expert.params.items() if rate == 1)
+        domain = domain.removeprefix("mix/")
+        losses = [other.user_attrs["losses"][domain] for other in experts]
+        assert expert.user_attrs["losses"][domain] == min(losses)
