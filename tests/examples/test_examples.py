@@ -108,7 +108,7 @@ def test_a_study_with_a_trainer_that_is_not_ours(trainer, workplace, command):
     )
     settings = {
         "search.n_trials": "5",
-        "training.max_steps": "10",
+        "training.max_steps": "40",
         "launch.workers": "1",
         "confirm.seeds": "0",
         "launch.command": json.dumps(python),

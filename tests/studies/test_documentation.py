@@ -170,7 +170,12 @@ def test_whatever_a_study_writes_is_documented(tiny_run):
     assert not missing
 
 
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")]
+PAGES = [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    *ROOT.glob("examples/*.md"),
+    *ROOT.glob("benchmarks/**/*.md"),
+]
 
 
 def anchors(page: Path) -> set[str]:
