@@ -163,3 +163,19 @@ def test_confirm_with_more_seeds_trains_the_new_ones_only(tiny_run, command, tmp
     now = json.loads((tmp_path / "runs/tiny/confirm.json").read_text())
     assert now["mixtures"] == kept["mixtures"]
     assert {name: runs[:2] for name, runs in now["losses"].items()} == kept["losses"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "model",
+    ["{preset: 1M}", "{pretrained_config: {model_type: gpt2, n_embd: 32, n_layer: 1, n_head: 2}}"],
+    ids=["preset", "gpt2"],
+)
+def test_any_model_runs_the_study(tiny_run, command, tmp_path, model):
+    for path in tiny_run.iterdir():
+        if path.name != "runs":
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / path.name)
+    options = ("--set", f"model={model}", "--set", "confirm.seeds=0", "--set", "launch.workers=1")
+    done = command("run", "tiny.yaml", *options, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "recommended" in done.stdout
