@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optuna_mde_studies.terminal.progress import Progress
     from rich.console import Console, RenderableType
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED, TERMINATED = 130, 143  # 128 + SIGINT and SIGTERM, as shells have it
 
 app = typer.Typer(
     name="optuna-mde",
@@ -224,8 +224,16 @@ def train(
         asked = RunSpec.read(spec)
     except OSError as error:
         _fail(f"{spec}: cannot be read ({(error.strerror or str(error)).lower()})")
-    with progress.Progress(spec.name, progress.console()) as display:
-        result = perform(asked, runs, on_step=display.own_steps(asked.training.mixture))
+    try:
+        with progress.Progress(spec.name, progress.console()) as display:
+            result = perform(asked, runs, on_step=display.own_steps(asked.training.mixture))
+    except SystemExit:  # Lightning's, of code 0: a job script would take the run for finished
+        print(
+            f"Stopped by SIGTERM, with a checkpoint in {asked.folder(runs)}; "
+            "the same command goes on.",
+            file=sys.stderr,
+        )
+        raise SystemExit(TERMINATED) from None
     for name, loss in result.losses.items():
         print(f"{name}: {loss:.4f} nats per token")
     print(asked.folder(runs))

@@ -205,6 +205,20 @@ def test_report_is_written_again(run, tiny_run, monkeypatch):
     assert Path("runs/tiny/report.html").stat().st_size > 10_000
 
 
+def test_a_terminated_run_is_no_finished_one(run, tiny_run, tmp_path, monkeypatch):
+    """A job script goes by the exit code: 0 would start what needs the result."""
+    monkeypatch.chdir(tmp_path)
+    spec = json.loads(next((tiny_run / "runs/tiny/runs").glob("*/spec.json")).read_text())
+    spec["launch"]["callbacks"] = ["tests.trainers.training.callbacks.Terminates"]
+    Path("spec.json").write_text(json.dumps(spec))
+    code, out, err = run("train", "spec.json")
+    (folder,) = Path("runs").iterdir()
+    said = f"Stopped by SIGTERM, with a checkpoint in {folder}; the same command goes on.\n"
+    assert (code, out, err) == (143, "", said)
+    assert (folder / "last.ckpt").exists()
+    assert not (folder / "result.json").exists()
+
+
 def test_train_performs_one_run_from_its_spec(run, tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     spec = next((tiny_run / "runs/tiny/runs").glob("*/spec.json"))
