@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from optuna_mde.visualization.palette import shortened
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -17,12 +19,6 @@ MOST_NAMED = 5
 """Parts of a mixture that a sentence names."""
 SHOWN_RATE = 0.005
 """Domains below this rate are left out of one-line mixtures."""
-LABEL_LENGTH = 28
-
-
-def shortened(name: str) -> str:
-    """A name that leaves room for others."""
-    return name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…"
 
 
 def goals(objective: Objective) -> str:

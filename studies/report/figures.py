@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from optuna_mde_studies.report import mixture_figures, search_figures
 
+from optuna_mde.visualization import front, mixtures
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -64,7 +66,7 @@ def _of_recommendation(
             "mixtures",
             "The mixtures compared",
             "Each domain's share of the training tokens; on the right the predicted objective.",
-            mixture_figures.mixtures(rows, overview.domains),
+            mixtures.draw(rows, overview.domains),
         )
     if len(rows) > 1 and overview.sets:
         figure = mixture_figures.set_losses(rows, overview.sets, overview.counted)
@@ -90,14 +92,14 @@ def _of_search(overview: Overview, recommendation: Recommendation | None) -> Ite
             + _beyond(figure),
             figure,
         )
-    front = recommendation.pareto if recommendation else ()
-    for i in range(1, len(overview.objectives) if front else 1):
+    found = recommendation.pareto if recommendation else ()
+    for i in range(1, len(overview.objectives) if found else 1):
         yield Picture(
             f"trade-off-{i}",
             f"Trade-off: {overview.objectives[0]}, {overview.objectives[i]}",
             "Two objectives of every run, and the mixtures that are predicted to be best for some "
             "weighting of the objectives.",
-            search_figures.trade_off(overview, front, first=0, second=i),
+            front.draw(overview.complete, found, overview.objectives, first=0, second=i),
         )
     if search_figures.foreseen(overview):
         noise = recommendation.noise_sd if recommendation else 0.0

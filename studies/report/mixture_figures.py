@@ -1,4 +1,4 @@
-"""Pictures of the mixtures that matter: their rates, their losses, their confirmed differences.
+"""Pictures of the mixtures that matter: their losses, their confirmed differences.
 
 Losses are in nats per token.
 """
@@ -8,18 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
-from optuna_mde_studies.report.palette import (
-    ACCENT,
-    MUTED,
-    PAPER,
-    bars,
-    ink_on,
-    label,
-    layers,
-    quiet,
-    short,
-    signed,
-)
+
+from optuna_mde.visualization.palette import ACCENT, MUTED, bars, label, quiet, short, signed
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -40,49 +30,6 @@ MARKS = {
 
 REACH = 1.0
 """How far from the sets that count another is drawn to scale, in ranges of theirs."""
-SHARE_WITH_TEXT = 0.05
-"""Smaller parts of a bar have no room for their number."""
-
-
-def mixtures(rows: Sequence[Row], domains: Sequence[str]) -> go.Figure:
-    """Named mixtures as stacked bars, the predicted objective beside each."""
-    names = [label(row.name) for row in rows]
-    figure = go.Figure()
-    for layer in layers([row.mixture for row in rows], domains):
-        figure.add_bar(
-            y=names,
-            x=short(layer.rates),
-            orientation="h",
-            name=layer.title,
-            marker={"color": layer.colour, "line": {"color": PAPER, "width": 1.5}},
-            text=[f"{rate:.0%}" if rate >= SHARE_WITH_TEXT else "" for rate in layer.rates],
-            textposition="inside",
-            textangle=0,
-            insidetextanchor="middle",
-            textfont={"color": ink_on(layer.colour), "size": 12},
-            hovertemplate="%{y}: %{fullData.name} %{x:.1%}<extra></extra>",
-        )
-    for row, name in zip(rows, names, strict=True):
-        figure.add_annotation(
-            x=1.0,
-            xref="paper",
-            xshift=10,
-            y=name,
-            text=f"{row.objective.mean:.3f}",
-            showarrow=False,
-            xanchor="left",
-            font={"size": 13, "color": ACCENT if row is rows[0] else MUTED},
-        )
-    return quiet(
-        figure,
-        height=90 + 46 * len(rows),
-        barmode="stack",
-        bargap=0.28,
-        legend_traceorder="normal",
-        margin_r=64,
-        xaxis={"range": [0, 1], "showticklabels": False},
-        yaxis={"autorange": "reversed", "type": "category", "ticksuffix": "  "},
-    )
 
 
 def set_losses(

@@ -13,6 +13,7 @@ import optuna_mde
 from optuna_mde.objective import Objective
 from optuna_mde.trials import notes, records
 from optuna_mde.trials.groups import DEFAULT_PREFIX
+from optuna_mde.visualization import runs as shown
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -22,26 +23,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(shown.Run):
     """One trial, finished or not."""
 
-    number: int
     state: str
     """complete, running, pruned or failed; "left out" where somebody excluded it."""
-    phase: str
-    """What chose the mixture: expert, natural, uniform, design, model, … ("": nobody says)."""
-    mixture: dict[str, float]
-    """Domain -> rate, as trained; empty where no valid mixture is known."""
     parameters: dict[str, Any]
     """The parameters beside the mixture."""
-    values: tuple[float, ...]
-    """Objective values; empty unless complete."""
     losses: dict[str, float]
     """Validation set -> nats per token."""
     accuracy: dict[str, float]
     """End task -> share of the questions whose right choice is the likeliest by byte."""
-    predicted: tuple[float, float] | None
-    """Mean and sd of the objective, predicted before the run was started."""
     budget: float
     """Share of a full run that was trained."""
     tokens: int | None

@@ -6,11 +6,15 @@ Losses are in nats per token.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
-from optuna_mde_studies.report.palette import (
+
+from optuna_mde.answers.intervals import Z90
+from optuna_mde.visualization import predicted
+from optuna_mde.visualization.palette import (
     ACCENT,
+    FORESEEN,
     MUTED,
     PAPER,
     bars,
@@ -19,8 +23,7 @@ from optuna_mde_studies.report.palette import (
     quiet,
     short,
 )
-
-from optuna_mde.answers.intervals import Z90
+from optuna_mde.visualization.runs import NATURAL, Marker, by_marker, hover
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,36 +31,11 @@ if TYPE_CHECKING:
     from optuna_mde_studies.report.overview import Overview, Run
 
     from optuna_mde.answers.answer import Recommendation
-    from optuna_mde.answers.rows import Row
 
 
-FORESEEN = "#a9bfd6"
 FEWEST_MIXED = 3
 REACH = 0.6
 """How far from the mixed runs something is drawn to scale, in ranges of theirs."""
-
-
-class Marker(NamedTuple):
-    """How the runs that one rule has chosen are drawn."""
-
-    title: str
-    symbol: str
-    colour: str
-
-
-PROPOSALS = Marker("proposals", "circle", "#4477aa")
-NATURAL = Marker("natural", "diamond", "#228833")
-MARKERS = {
-    "expert": Marker("experts", "triangle-up", "#ccbb44"),
-    "natural": NATURAL,
-    "uniform": Marker("uniform", "square", "#66ccee"),
-    "design": Marker("space-filling", "cross", "#999933"),
-    "model": PROPOSALS,
-    "prior": PROPOSALS,
-    "mde": PROPOSALS,
-}
-"""By phase; the last three are the surrogate's proposals, the two without a fit among them."""
-OTHERS = Marker("others", "circle", MUTED)
 
 
 def history(
@@ -75,7 +53,7 @@ def history(
     if len(overview.objectives) == 1:
         _add_predictions(figure, runs)
     low, high = _focus(runs, values, recommendation)
-    for style, members in _by_marker(runs).items():
+    for style, members in by_marker(runs).items():
         _add_observed(figure, style, members, [r.values[objective] for r in members], low, high)
     last = max(run.number for run in runs)
     natural = [run.values[objective] for run in runs if run.phase == "natural"]
@@ -138,7 +116,7 @@ def _add_observed(
         },
         name=style.title,
         hoverinfo="text",
-        hovertext=[_hover(run, value) for run, value in zip(runs, values, strict=True)],
+        hovertext=[hover(run, value) for run, value in zip(runs, values, strict=True)],
     )
 
 
@@ -205,37 +183,6 @@ def _add_recommended(figure: go.Figure, recommendation: Recommendation, at: floa
     )
 
 
-def trade_off(overview: Overview, front: Sequence[Row], *, first: int, second: int) -> go.Figure:
-    """Two objectives of every run against each other, with the predicted front."""
-    figure = go.Figure()
-    for style, members in _by_marker(overview.complete).items():
-        figure.add_scatter(
-            x=short(run.values[first] for run in members),
-            y=short(run.values[second] for run in members),
-            mode="markers",
-            marker={"symbol": style.symbol, "size": 9, "color": style.colour},
-            name=style.title,
-            hoverinfo="text",
-            hovertext=[_hover(run, run.values[first]) for run in members],
-        )
-    ends = sorted((row.goals[first].mean, row.goals[second].mean) for row in front if row.goals)
-    figure.add_scatter(
-        x=short(x for x, _ in ends),
-        y=short(y for _, y in ends),
-        mode="lines+markers",
-        line={"width": 1.2, "color": ACCENT},
-        marker={"symbol": "star", "size": 10, "color": ACCENT},
-        name="predicted front",
-        hoverinfo="skip",
-    )
-    return quiet(
-        figure,
-        height=440,
-        xaxis={"title": {"text": label(overview.objectives[first])}, "showgrid": True},
-        yaxis={"title": {"text": label(overview.objectives[second])}, "showgrid": True},
-    )
-
-
 def foresight(overview: Overview, *, noise_sd: float = 0.0) -> go.Figure:
     """Observed objective against the one predicted at proposal, with the diagonal.
 
@@ -243,38 +190,14 @@ def foresight(overview: Overview, *, noise_sd: float = 0.0) -> go.Figure:
     that of one run.
     """
     runs = foreseen(overview)
-    observed = [run.values[0] for run in runs]
-    mean = [run.predicted[0] for run in runs if run.predicted]
-    half = [Z90 * math.hypot(run.predicted[1], noise_sd) for run in runs if run.predicted]
-    low, high = min([*observed, *mean]), max([*observed, *mean])
-    margin = 0.3 * (high - low) or max(half)  # the first, wide bars may leave the picture
-    ends = short([low - margin, high + margin])
-    figure = go.Figure()
-    figure.add_scatter(
-        x=ends,
-        y=ends,
-        mode="lines",
-        line={"width": 1, "color": MUTED, "dash": "dot"},
-        hoverinfo="skip",
+    panel = predicted.Panel(
+        label(overview.objectives[0]),
+        mean=[run.predicted[0] for run in runs if run.predicted],
+        half=[Z90 * math.hypot(run.predicted[1], noise_sd) for run in runs if run.predicted],
+        observed=[run.values[0] for run in runs],
+        texts=[hover(run, run.values[0]) for run in runs],
     )
-    figure.add_scatter(
-        x=short(mean),
-        y=short(observed),
-        error_x={"array": short(half), "color": FORESEEN, "thickness": 1.5, "width": 0},
-        mode="markers",
-        marker={"size": 8, "color": PROPOSALS.colour},
-        hoverinfo="text",
-        hovertext=[_hover(run, run.values[0]) for run in runs],
-    )
-    name = label(overview.objectives[0])
-    return quiet(
-        figure,
-        height=440,
-        margin_t=16,
-        showlegend=False,
-        xaxis={"title": {"text": f"predicted {name}"}, "range": ends, "showgrid": True},
-        yaxis={"title": {"text": f"observed {name}"}, "range": ends, "showgrid": True},
-    )
+    return predicted.draw([panel])
 
 
 def foreseen(overview: Overview) -> list[Run]:
@@ -306,20 +229,3 @@ def mixtures_by_run(overview: Overview) -> go.Figure:
         xaxis={"type": "category", "title": {"text": "trial"}},
         yaxis={"range": [0, 1], "tickformat": ".0%", "dtick": 0.25},
     )
-
-
-def _by_marker(runs: Sequence[Run]) -> dict[Marker, list[Run]]:
-    groups: dict[Marker, list[Run]] = {style: [] for style in [*MARKERS.values(), OTHERS]}
-    for run in runs:
-        groups[MARKERS.get(run.phase, OTHERS)].append(run)
-    return {style: members for style, members in groups.items() if members}
-
-
-def _hover(run: Run, value: float) -> str:
-    lines = [f"trial {run.number}" + (f", {label(run.phase)}" if run.phase else "")]
-    lines.append(f"observed {value:.4f}")
-    if run.predicted:
-        lines.append(f"predicted {run.predicted[0]:.4f} ± {run.predicted[1]:.4f}")
-    largest = sorted(run.mixture.items(), key=lambda item: -item[1])[:6]
-    lines += [f"{label(domain)} {rate:.1%}" for domain, rate in largest if rate > 0]
-    return "<br>".join(lines)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from optuna_mde_studies.report import costs as ledger
 from optuna_mde_studies.report import epochs, tasks
-from optuna_mde_studies.report.palette import domain_colours, signed
 from optuna_mde_studies.report.statements import (
     gain_in_words,
     headline,
@@ -27,10 +26,10 @@ from optuna_mde_studies.wording import (
     percent,
     sentence,
     share_of_a_run,
-    shortened,
 )
 
 from optuna_mde.answers import tables
+from optuna_mde.visualization.palette import domain_colours, shortened, signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -8,11 +8,12 @@ import optuna
 import pytest
 from optuna_mde_studies.report import figures, overview
 from optuna_mde_studies.report.judgement import judge
-from optuna_mde_studies.report.mixture_figures import mixtures, set_losses
-from optuna_mde_studies.report.palette import DOMAIN_COLOURS, ink_on
+from optuna_mde_studies.report.mixture_figures import set_losses
 from optuna_mde_studies.report.search_figures import foresight, history, mixtures_by_run
 
 from optuna_mde import recommend
+from optuna_mde.visualization import mixtures
+from optuna_mde.visualization.palette import DOMAIN_COLOURS, ink_on
 
 
 def keys(shown):
@@ -62,7 +63,7 @@ def test_pictures_stay_small_enough_for_a_storage_and_are_strict_json(finished):
 def test_a_domain_has_one_colour_in_all_pictures(finished):
     study, recommendation = finished
     found = overview.read(study)
-    compared = traces(mixtures(recommendation.rows, found.domains))
+    compared = traces(mixtures.draw(recommendation.rows, found.domains))
     by_run = traces(mixtures_by_run(found))
     assert list(compared) == list(by_run) == list(found.domains)
     for domain, colour in zip(found.domains, DOMAIN_COLOURS, strict=False):
@@ -73,7 +74,7 @@ def test_more_domains_than_colours_share_the_last_and_still_fill_the_bar(finishe
     _, recommendation = finished
     domains = [f"d{i}" for i in range(30)]
     row = replace(recommendation.rows[0], mixture=dict.fromkeys(domains, 1 / 30))
-    layers = mixtures([row], domains).data
+    layers = mixtures.draw([row], domains).data
     assert [layer.name for layer in layers][-1] == "18 others"
     assert sum(layer.x[0] for layer in layers) == pytest.approx(1, abs=1e-3)
 

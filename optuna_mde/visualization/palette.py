@@ -5,8 +5,6 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from optuna_mde_studies.wording import shortened
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,6 +16,8 @@ GRID = "#e6eaee"
 PAPER = "#ffffff"
 ACCENT = "#b3155b"
 """The recommended mixture, in every picture."""
+FORESEEN = "#a9bfd6"
+"""What was predicted of runs."""
 OTHER = "#c9cfd6"
 """Domains that share one colour because there are more of them than colours."""
 
@@ -38,7 +38,15 @@ DOMAIN_COLOURS = (
     "#88ccee",
 )
 
+LABEL_LENGTH = 28
+"""Characters of a name that leave room for others."""
+
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def shortened(name: str) -> str:
+    """A name that leaves room for others."""
+    return name if len(name) <= LABEL_LENGTH else name[: LABEL_LENGTH - 1] + "…"
 
 
 def label(name: str) -> str:

@@ -1,0 +1,51 @@
+"""Several goals against each other: the runs, and the mixtures that are predicted to be best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from optuna_mde.visualization.palette import ACCENT, label, quiet, short
+from optuna_mde.visualization.runs import by_marker, hover
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import plotly.graph_objects as go
+
+    from optuna_mde.answers.rows import Row
+    from optuna_mde.visualization.runs import Run
+
+
+def draw(
+    runs: Sequence[Run], front: Sequence[Row], names: Sequence[str], *, first: int, second: int
+) -> go.Figure:
+    """Two objectives of every run against each other, with the predicted front."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for style, members in by_marker(runs).items():
+        figure.add_scatter(
+            x=short(run.values[first] for run in members),
+            y=short(run.values[second] for run in members),
+            mode="markers",
+            marker={"symbol": style.symbol, "size": 9, "color": style.colour},
+            name=style.title,
+            hoverinfo="text",
+            hovertext=[hover(run, run.values[first]) for run in members],
+        )
+    ends = sorted((row.goals[first].mean, row.goals[second].mean) for row in front if row.goals)
+    figure.add_scatter(
+        x=short(x for x, _ in ends),
+        y=short(y for _, y in ends),
+        mode="lines+markers",
+        line={"width": 1.2, "color": ACCENT},
+        marker={"symbol": "star", "size": 10, "color": ACCENT},
+        name="predicted front",
+        hoverinfo="skip",
+    )
+    return quiet(
+        figure,
+        height=440,
+        xaxis={"title": {"text": label(names[first])}, "showgrid": True},
+        yaxis={"title": {"text": label(names[second])}, "showgrid": True},
+    )
