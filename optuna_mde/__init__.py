@@ -49,6 +49,8 @@ _ROOMS = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that `import optuna_mde` stays light."""
+    if name == "visualization":
+        return importlib.import_module(f"{__name__}.visualization")
     if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)

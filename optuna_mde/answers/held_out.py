@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from optuna_mde.answers.fitted import Fitted
 from optuna_mde.simplex.projection import Array, is_corner
@@ -30,6 +31,8 @@ class HeldOut:
     """Sd `[r]` of the prediction, the noise of a run included."""
     observed: Array
     """Observed `[r]`."""
+    numbers: npt.NDArray[np.int64]
+    """Trial numbers `[r]`."""
 
 
 def leave_one_out(
@@ -58,9 +61,10 @@ def leave_one_out(
     if fitted.observations.block is not None and not experts:
         counts = ~is_corner(X[:, fitted.observations.block])
     kept = counts[:, None] & ~((~there).astype(float) @ (W != 0.0).T > 0.0)  # [n, G]
+    numbers = np.sort(fitted.observations.numbers[fitted.observations.full])  # as the runs are
     return [
-        HeldOut(mean[kept[:, g], g], sd[kept[:, g], g], observed[kept[:, g], g])
-        for g in range(len(W))
+        HeldOut(mean[run, g], sd[run, g], observed[run, g], numbers[run])
+        for g, run in enumerate(kept.T)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optuna_mde.visualization.palette import ACCENT, label, quiet, short
+from optuna_mde.visualization.palette import ACCENT, bars, label, quiet, short
 from optuna_mde.visualization.runs import by_marker, hover
 
 if TYPE_CHECKING:
@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 
 def draw(
-    runs: Sequence[Run], front: Sequence[Row], names: Sequence[str], *, first: int, second: int
+    runs: Sequence[Run],
+    front: Sequence[Row],
+    names: Sequence[str],
+    *,
+    first: int,
+    second: int,
+    recommended: Row | None = None,
 ) -> go.Figure:
     """Two objectives of every run against each other, with the predicted front."""
     import plotly.graph_objects as go
@@ -43,6 +49,18 @@ def draw(
         name="predicted front",
         hoverinfo="skip",
     )
+    if recommended is not None:
+        x, y = recommended.goals[first], recommended.goals[second]
+        figure.add_scatter(
+            x=short([x.mean]),
+            y=short([y.mean]),
+            error_x=bars([x], ACCENT),
+            error_y=bars([y], ACCENT),
+            mode="markers",
+            marker={"symbol": "circle-open", "size": 18, "color": ACCENT, "line": {"width": 2}},
+            name="recommended",
+            hoverinfo="skip",
+        )
     return quiet(
         figure,
         height=440,

@@ -125,6 +125,33 @@ def ink_on(colour: str) -> str:
     return INK if 0.299 * red + 0.587 * green + 0.114 * blue > 0.55 else PAPER
 
 
+def titled(figure: go.Figure, title: str) -> dict[str, Any]:
+    """Layout of a title in the figure, above which the legend may grow to two lines."""
+    return {
+        "title": {
+            "text": f"<b>{html.escape(title, quote=False)}</b>",
+            "font": {"size": 15},
+            "x": 0,
+            "xanchor": "left",
+            "y": 1,
+            "yanchor": "top",
+            "yref": "container",
+            "pad": {"l": 12, "t": 16},
+        },
+        "margin_t": 56 if figure.layout.showlegend is False else 100,
+    }
+
+
+def standing_alone(figure: go.Figure, title: str) -> go.Figure:
+    """The figure as a notebook shows it: with a title, and axes that can be zoomed."""
+    layout, own = titled(figure, title), figure.layout.margin.t
+    layout["margin_t"] = max(layout["margin_t"], own)
+    figure.update_layout(height=figure.layout.height + layout["margin_t"] - own, **layout)
+    figure.update_xaxes(fixedrange=False)
+    figure.update_yaxes(fixedrange=False)
+    return figure
+
+
 def quiet(figure: go.Figure, *, height: int, **layout: Any) -> go.Figure:
     """Gives a figure the shared look: white, few lines, the legend above the plot."""
     axis = {

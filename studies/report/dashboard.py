@@ -6,7 +6,6 @@ shows it too. It is a picture of that moment: publish again after further runs.
 
 from __future__ import annotations
 
-import html
 import re
 import socketserver
 import warnings
@@ -21,6 +20,7 @@ from optuna_mde_studies.runner.folder import StudyError
 from optuna_mde_studies.wording import sentence
 
 from optuna_mde.answers import tables
+from optuna_mde.visualization.palette import titled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,19 +74,9 @@ def publish(
 
 
 def _card(picture: Picture) -> go.Figure:
-    """The figure with its title, above which the legend may grow to two lines."""
-    title = {
-        "text": f"<b>{html.escape(picture.title, quote=False)}</b>",
-        "font": {"size": 15},
-        "x": 0,
-        "xanchor": "left",
-        "y": 1,
-        "yanchor": "top",
-        "yref": "container",
-        "pad": {"l": 12, "t": 16},
-    }
-    top = 56 if picture.figure.layout.showlegend is False else 100
-    return go.Figure(picture.figure).update_layout(height=CARD_HEIGHT, title=title, margin_t=top)
+    """The figure with its title, as high as its card."""
+    layout = titled(picture.figure, picture.title)
+    return go.Figure(picture.figure).update_layout(height=CARD_HEIGHT, **layout)
 
 
 def _note(
