@@ -14,8 +14,9 @@ import numpy as np
 from optuna_mde_trainers.corpus import cache, stores
 from optuna_mde_trainers.corpus.documents import CorpusError, digest
 from optuna_mde_trainers.corpus.progress import Meter, Say
-from optuna_mde_trainers.corpus.reading.chunks import Chunk, Scan, chunks
+from optuna_mde_trainers.corpus.reading.chunks import chunks
 from optuna_mde_trainers.corpus.reading.rows import rows
+from optuna_mde_trainers.corpus.reading.scans import Chunk, Scan
 from optuna_mde_trainers.corpus.scanning import PARALLEL_BYTES, Group, Index, placed
 from optuna_mde_trainers.corpus.tokenizer import loaded, vocabulary_size
 from optuna_mde_trainers.corpus.words import WordEncoder, units_of

@@ -19,9 +19,10 @@ import numpy as np
 from optuna_mde_trainers.corpus import identity, stores
 from optuna_mde_trainers.corpus.documents import CorpusError, content_key, digest, num_bytes
 from optuna_mde_trainers.corpus.progress import Meter, Say
-from optuna_mde_trainers.corpus.reading.chunks import Chunk, Scan, chunks
+from optuna_mde_trainers.corpus.reading.chunks import chunks
 from optuna_mde_trainers.corpus.reading.files import locate
 from optuna_mde_trainers.corpus.reading.rows import rows, tag
+from optuna_mde_trainers.corpus.reading.scans import Chunk, Scan
 from optuna_mde_trainers.corpus.selection import Chosen
 from optuna_mde_trainers.corpus.sources import SPLIT, DomainSource
 from optuna_mde_trainers.corpus.tokenizer import bytes_of_tokens

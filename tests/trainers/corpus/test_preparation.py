@@ -152,8 +152,9 @@ import sys, time
 from pathlib import Path
 from optuna_mde_trainers.corpus import encoding, scanning, stores
 from optuna_mde_trainers.corpus.corpora import CorpusConfig, prepare
-from optuna_mde_trainers.corpus.reading import chunks, streams
-chunks.CHUNK_BYTES, streams.READ_BYTES = 10_000, 5_000
+from optuna_mde_trainers.corpus.reading import chunks, lines, streams
+chunks.CHUNK_BYTES = lines.CHUNK_BYTES = 10_000
+streams.READ_BYTES = 5_000
 stores.JOURNAL_SECONDS = 0.0
 real, slow = encoding._encoded, float(sys.argv[3])
 def encoded(*given):

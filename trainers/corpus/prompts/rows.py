@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from optuna_mde_trainers.corpus.documents import CorpusError
-from optuna_mde_trainers.corpus.reading.chunks import not_utf8
 from optuna_mde_trainers.corpus.reading.files import locate
+from optuna_mde_trainers.corpus.reading.scans import not_utf8
 from optuna_mde_trainers.corpus.reading.streams import members, open_raw
 from optuna_mde_trainers.corpus.sources import SPLIT
 

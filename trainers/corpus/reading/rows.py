@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 from optuna_mde_trainers.corpus.documents import CorpusError
-from optuna_mde_trainers.corpus.reading.chunks import Chunk, Scan, field_of, no_column, not_utf8
+from optuna_mde_trainers.corpus.reading.columns import field_of
 from optuna_mde_trainers.corpus.reading.files import LINES
+from optuna_mde_trainers.corpus.reading.scans import Chunk, Scan, no_column, not_utf8
 
 
 @dataclass(frozen=True)
