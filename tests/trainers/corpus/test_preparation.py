@@ -22,7 +22,7 @@ from optuna_mde_trainers.corpus import encoding, scanning, stores
 from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.corpus.checking import problems
 from optuna_mde_trainers.corpus.corpora import CorpusChangedError, CorpusError, prepare
-from optuna_mde_trainers.corpus.reading import chunks, streams
+from optuna_mde_trainers.corpus.reading import chunks, lines, streams
 from optuna_mde_trainers.corpus.tokenizer import END_OF_TEXT, train_bpe
 from pydantic import ValidationError
 
@@ -96,7 +96,7 @@ def test_a_filter_that_lets_nothing_through_says_what_there_is(write: Write) -> 
 def test_a_streamed_source_is_read_until_there_is_enough(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(lines, "CHUNK_BYTES", 20_000)
     monkeypatch.setattr(streams, "READ_BYTES", 5_000)
     texts = prose("w", 4_000)
     source = {**write("web", texts), "streaming": True}
@@ -116,7 +116,7 @@ def test_a_streamed_source_is_read_until_there_is_enough(
 def test_processes_make_no_difference(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanning, "PARALLEL_BYTES", 0)
     monkeypatch.setattr(encoding, "PARALLEL_BYTES", 0)
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(lines, "CHUNK_BYTES", 10_000)
     monkeypatch.setattr(streams, "READ_BYTES", 5_000)
     sources = {name: write(name, prose(name, 300)) for name in ("web", "code")}
     asked = config(sources, tokenizer={"type": "bpe", "vocab_size": 400, "train_bytes": 9_000})
@@ -152,8 +152,8 @@ import sys, time
 from pathlib import Path
 from optuna_mde_trainers.corpus import encoding, scanning, stores
 from optuna_mde_trainers.corpus.corpora import CorpusConfig, prepare
-from optuna_mde_trainers.corpus.reading import chunks, lines, streams
-chunks.CHUNK_BYTES = lines.CHUNK_BYTES = 10_000
+from optuna_mde_trainers.corpus.reading import lines, streams
+lines.CHUNK_BYTES = 10_000
 streams.READ_BYTES = 5_000
 stores.JOURNAL_SECONDS = 0.0
 real, slow = encoding._encoded, float(sys.argv[3])
@@ -229,7 +229,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_done_without(
 
 def test_progress_names_rate_and_time_left(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("optuna_mde_trainers.corpus.progress.EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr(lines, "CHUNK_BYTES", 10_000)
     monkeypatch.setattr(streams, "READ_BYTES", 5_000)
     said: list[str] = []
     prepare(config({"web": write("web", prose("w", 500))}), Path("c"), progress=said.append)
