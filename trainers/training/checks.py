@@ -5,9 +5,10 @@ Imports of torch and Lightning are paid for only by the fields that need them.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optuna_mde_trainers.spec import RunError
 
@@ -63,7 +64,7 @@ def _check_packages(launch: LaunchConfig, model: ModelConfig) -> None:
                 f"launch.logger: {name} needs the package {package}, which is not installed: "
                 f"pip install {package}, or leave the logger out"
             )
-    for path, _ in launch.callbacks:
+    for path, arguments in launch.callbacks:
         module = path.rpartition(".")[0]
         try:
             found = bool(module) and find_spec(module) is not None
@@ -74,11 +75,26 @@ def _check_packages(launch: LaunchConfig, model: ModelConfig) -> None:
                 f"launch.callbacks: there is no module {module or path!r} to import "
                 f"{path} from: write package.module.Class"
             )
+        _check_callback(path, arguments)
     if model.pretrained_config is not None and find_spec("transformers") is None:
         raise LaunchError(
             "model.pretrained_config needs the package transformers, which is not installed: "
             'pip install "optuna-mde[hf]"'
         )
+
+
+def _check_callback(path: str, arguments: dict[str, Any]) -> None:
+    """Whether there is such a callback that takes these arguments; a run makes it later."""
+    from lightning.pytorch import Callback
+
+    module, _, name = path.rpartition(".")
+    try:
+        made_by = getattr(importlib.import_module(module), name)
+        inspect.signature(made_by).bind(**arguments)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise LaunchError(f"launch.callbacks: {path}: {error}") from error
+    if isinstance(made_by, type) and not issubclass(made_by, Callback):
+        raise LaunchError(f"launch.callbacks: {path} is no Lightning Callback")
 
 
 def _check_share(launch: LaunchConfig, training: TrainingConfig) -> None:

@@ -51,7 +51,7 @@ def _check(
         ),
         ({"callbacks": ["no_such.module.Watch"]}, {}, r"launch\.callbacks: .* 'no_such\.module'"),
         ({"callbacks": ["Watch"]}, {}, r"launch\.callbacks: .* package\.module\.Class"),
-        ({"trainer": {"profiler": "simple"}, "callbacks": [COUNTS]}, {}, None),
+        ({"trainer": {"profiler": "simple"}, "callbacks": [{COUNTS: {"file": "x"}}]}, {}, None),
     ],
 )
 def test_what_cannot_be_launched_is_named(
@@ -118,7 +118,7 @@ def test_callbacks_and_arguments_of_the_trainer_take_part(
 @pytest.mark.parametrize(
     ("callback", "words"),
     [
-        ({COUNTS: {"path": "x"}}, "launch.callbacks: .*CountsSteps.* 'path'"),
+        ({COUNTS: {"path": "x"}}, "launch.callbacks: .*CountsSteps.* '(path|file)'"),
         ("tests.trainers.training.callbacks.Nothing", "has no attribute 'Nothing'"),
         ("pathlib.Path", "pathlib.Path is no Lightning Callback"),
     ],
@@ -126,6 +126,8 @@ def test_callbacks_and_arguments_of_the_trainer_take_part(
 def test_a_callback_that_cannot_be_made_is_named(callback: Any, words: str) -> None:
     with pytest.raises(LaunchError, match=words):
         callbacks(LaunchConfig.model_validate({"callbacks": [callback]}))
+    with pytest.raises(LaunchError, match=words):  # before a corpus is built, too
+        _check({"callbacks": [callback]})
 
 
 @pytest.mark.parametrize(
