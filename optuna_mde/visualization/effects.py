@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optuna_mde.answers.intervals import Z90
-from optuna_mde.simplex.projection import Array
+from optuna_mde.simplex.projection import TOLERANCE, Array
 from optuna_mde.visualization.palette import (
     ACCENT,
     bars,
@@ -74,11 +74,12 @@ def _path(best: Array, k: int) -> Array:
 
     Of a recommendation that is nothing but part k the others have no ratios: there is no line.
     """
-    if best[k] >= 1.0:
+    others = best.sum() - best[k]
+    if others <= TOLERANCE:
         return best[None]
     spread = (1.0 - np.cos(np.linspace(0.0, np.pi, STEPS + 1))) / 2.0
     rates = np.unique([*spread, best[k]])
-    path: Array = best * ((1.0 - rates) / (1.0 - best[k]))[:, None]
+    path: Array = best * ((1.0 - rates) / others)[:, None]
     path[:, k] = rates
     return path
 
@@ -176,7 +177,7 @@ def _add(
 
 
 def _texts(line: Line, mean: Array, half: Array) -> list[str]:
-    marks = ["" if kept else "<br>forbidden by bounds" for kept in line.allowed]
+    marks = ["" if kept else "<br>forbidden by bounds or constraints" for kept in line.allowed]
     return [
         f"{label(line.domain)} {rate:.1%}<br>predicted {m:.4f}"
         f"<br>90 %: {m - h:.4f} to {m + h:.4f}{mark}"

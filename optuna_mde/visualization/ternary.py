@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optuna_mde.answers.intervals import Z90
-from optuna_mde.simplex.projection import Array
+from optuna_mde.simplex.projection import TOLERANCE, Array
 from optuna_mde.visualization.palette import ACCENT, INK, PAPER, label, quiet, short
 from optuna_mde.visualization.runs import hover
 
@@ -66,7 +66,7 @@ def chosen(answered: Answered, domains: Sequence[str] | None) -> tuple[str, ...]
                 f"{domain!r} is no domain of the study's mixture; its domains are "
                 f"{', '.join(known)}"
             )
-    if sum(best[known.index(domain)] for domain in domains) <= 0.0:
+    if sum(best[known.index(domain)] for domain in domains) <= TOLERANCE:
         raise ValueError(
             f"the recommendation has nothing of {', '.join(domains)}, so that there is nothing "
             f"to share among them; name at least one domain that it has"
@@ -111,7 +111,7 @@ def draw(found: Map, name: str, runs: Sequence[Run], *, goal: int) -> go.Figure:
             "color": short(found.mean),
             "colorscale": "Viridis",
             "opacity": [1.0 if kept else FORBIDDEN for kept in found.allowed],
-            "colorbar": {"title": {"text": name}, "thickness": 14, "len": 0.8},
+            "colorbar": {"title": {"text": name}, "thickness": 14, "len": 0.8, "x": 1.1},
             "line": {"width": 0},
         },
         hoverinfo="text",
@@ -169,5 +169,7 @@ def _texts(found: Map) -> list[str]:
         parts = zip(found.domains, rates, strict=True)
         lines = [f"{label(domain)} {rate:.1%}" for domain, rate in parts]
         lines += [f"predicted {mean:.4f}", f"90 %: {mean - sd:.4f} to {mean + sd:.4f}"]
-        texts.append("<br>".join(lines if kept else [*lines, "forbidden by bounds"]))
+        texts.append(
+            "<br>".join(lines if kept else [*lines, "forbidden by bounds or constraints"])
+        )
     return texts

@@ -111,6 +111,22 @@ def test_what_bounds_forbid_is_dotted(bounded: optuna.Study) -> None:
         assert (y is None) == (x > 0.5)
 
 
+def test_a_recommended_corner_has_no_line_of_its_own_and_ends_all_others() -> None:
+    study = optuna.create_study()
+    for rates in (*np.eye(3), *inner(6, K=3, seed=2)):
+        add_run(study, dict(zip("abc", rates, strict=True)), (3 - rates[0] + rates[1],))
+    answer = recommend(study)
+    assert answer.mixture == {"a": 1, "b": 0, "c": 0}
+    figure = plot_effects(study)
+    assert panel(figure, 0)["predicted"].x == (1,)
+    for i in (1, 2):
+        line = panel(figure, i)["predicted"]
+        assert line.x[0] == 0
+        assert line.y[0] == pytest.approx(answer.objective.mean, **CLOSE)
+    with pytest.raises(ValueError, match=r"'d' is no domain"):
+        plot_ternary(study, ["a", "b", "d"])
+
+
 def test_several_goals_have_panels_of_their_own(two_goals: optuna.Study) -> None:
     answer = recommend(two_goals)
     figure = plot_effects(two_goals)
