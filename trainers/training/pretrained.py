@@ -101,8 +101,8 @@ def build_pretrained(
         end_of_text: As in `PretrainedModel`.
 
     Raises:
-        ValueError: If there is no such configuration, or it does not fit the tokenizer or the
-            length of a block; the message begins with the field.
+        ValueError: If there is no such configuration, it does not fit the tokenizer or the length
+            of a block, or its model sees what comes after; the message begins with the field.
     """
     from transformers import AutoModelForCausalLM
 
@@ -124,7 +124,23 @@ def build_pretrained(
             net = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         except (ValueError, TypeError) as error:
             raise ValueError(f"pretrained_config: {_first_line(error)}") from error
-    return PretrainedModel(net, end_of_text)
+    model = PretrainedModel(net, end_of_text)
+    if net.device.type != "meta" and not _is_causal(model):
+        raise ValueError(
+            f"pretrained_config: a {config.model_type} of this configuration sees the tokens that "
+            "it is to predict: set is_decoder: true in it, or take another model_type"
+        )
+    return model
+
+
+def _is_causal(model: PretrainedModel) -> bool:
+    """Whether the first logits stay when the last token changes. Encoders' do not."""
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        logits = model(torch.tensor([[0, 1, 2], [0, 1, 3]], device=model.net.device))
+    model.train(training)
+    return torch.allclose(logits[0, :2], logits[1, :2], rtol=1e-3, atol=1e-5)
 
 
 def _configuration(source: str | dict[str, Any], vocab_size: int) -> PreTrainedConfig:

@@ -213,6 +213,15 @@ def test_a_folder_with_a_configuration_may_move(tmp_path: Path) -> None:
         ({**GPT2, "vocab_size": 40}, r"pretrained_config: its vocab_size \(40\) .* 257"),
         ({**GPT2, "n_positions": 8}, r"max_position_embeddings \(8\) .* block_size 16"),
         ({"model_type": "no_such_model"}, r"training\.model\.pretrained_config: .*no_such_model"),
+        (
+            {
+                "model_type": "bert",
+                "hidden_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+            },
+            r"training\.model\.pretrained_config: a bert .* set is_decoder: true",
+        ),
     ],
 )
 def test_a_configuration_that_does_not_fit_is_refused(
