@@ -290,6 +290,14 @@ def test_a_file_that_is_not_what_its_name_says() -> None:
         texts(path="parquet", data_files=cut_short("y.parquet", LINES)["data_files"])
 
 
+@pytest.mark.parametrize("path", ["json", "csv", "text"])
+def test_parquet_that_is_read_as_text_is_told_from_another_encoding(path: str) -> None:
+    table = pa.table({"text": [f"größe {i}" for i in range(300)]})
+    pq.write_table(table, "mistaken.data")
+    with pytest.raises(CorpusError, match=r"mistaken\.data.* of a Parquet file.* path: parquet"):
+        texts(path=path, data_files="mistaken.data")
+
+
 @pytest.mark.parametrize("suffix", ["txt", "jsonl", "csv"])
 def test_a_file_in_latin_1_is_named_among_many(suffix: str) -> None:
     Path("many").mkdir()

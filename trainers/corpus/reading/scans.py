@@ -50,6 +50,8 @@ class Chunk:
 
 def not_utf8(place: str, error: UnicodeDecodeError) -> str:
     """The sentence on bytes that are no UTF-8."""
+    if error.object.startswith(b"PAR1"):  # which Parquet files begin with
+        return f"{place} is of a Parquet file, not of text; take path: parquet"
     found = error.object[error.start : error.start + 1].hex()
     return (
         f"{place} is not UTF-8 (byte 0x{found}); convert the file, "
