@@ -6,9 +6,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from optuna_mde_trainers.corpus.tokenizer import END_OF_TEXT, train_bpe
 
 
 def study_of(folder: Path) -> optuna.Study:
@@ -179,3 +181,43 @@ def test_any_model_runs_the_study(tiny_run, command, tmp_path, model):
     done = command("run", "tiny.yaml", *options, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "recommended" in done.stdout
+
+
+@pytest.mark.slow
+def test_token_ids_run_the_study(texts, command, tmp_path):
+    """An `.npy` and a `.bin` file and a column of ids, in the place of the same texts."""
+    words = {d: [p.read_text() for p in sorted((texts / d).iterdir())] for d in ("code", "prose")}
+    numbers = [p.read_text() for p in sorted((texts / "numbers").iterdir())]
+    tokenizer = train_bpe([*words["code"], *words["prose"]], 300, END_OF_TEXT)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    flat = {
+        name: [i for text in documents for i in [*tokenizer.encode(text).ids, end]]
+        for name, documents in words.items()
+    }
+    np.save(tmp_path / "code.npy", np.array(flat["code"]))
+    np.array(flat["prose"], np.uint16).tofile(tmp_path / "prose.bin")
+    lines = [json.dumps({"ids": tokenizer.encode(text).ids}) + "\n" for text in numbers]
+    (tmp_path / "numbers.jsonl").write_text("".join(lines))
+    shutil.copytree(texts / "news", tmp_path / "news")
+    shutil.copy(texts / "tiny.yaml", tmp_path)
+    own = {"tokenizer": "tokenizer.json"}
+    domains = {
+        "code": {"path": "npy", "data_files": "code.npy", **own},
+        "prose": {"path": "bin", "data_files": "prose.bin", "dtype": "uint16", **own},
+        "numbers": {
+            **{"path": "json", "data_files": "numbers.jsonl", "tokens_column": "ids"},
+            **own,
+        },
+    }
+    options = (
+        f"corpus.domains={json.dumps(domains)}",
+        "corpus.tokenizer={type: pretrained, path: tokenizer.json}",
+        "confirm.seeds=0",
+    )
+    done = command("run", "tiny.yaml", *(f"--set={o}" for o in options), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "recommended" in done.stdout
+    held = json.loads((tmp_path / "runs/tiny/corpus/corpus.json").read_text())["domains"]
+    for name, ids in flat.items():
+        assert 0.8 * len(ids) < held[name]["tokens"] < len(ids)  # the rest is held out
