@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna_mde_trainers.corpus import cache, stores
-from optuna_mde_trainers.corpus.documents import CorpusError, digest
+from optuna_mde_trainers.corpus.documents import CorpusError, batches, digest
 from optuna_mde_trainers.corpus.progress import Meter, Say
 from optuna_mde_trainers.corpus.reading.chunks import chunks
 from optuna_mde_trainers.corpus.reading.rows import rows
@@ -61,7 +61,7 @@ class Encoder:
                 pieces.append(piece)
                 owners.append(i)
         found, lengths = [np.zeros(0, self.dtype)], [np.zeros(0, np.int64)]
-        for batch in _batches(pieces):
+        for batch in batches(pieces, num_characters=PIECE):
             ids, counts = self._words.encode(batch) if self._words else self._plain(batch)
             found.append(ids)
             lengths.append(counts)
@@ -91,19 +91,6 @@ def _pieces(text: str) -> Iterator[str]:
         yield text[start:cut]
         start = cut
     yield text[start:]
-
-
-def _batches(pieces: list[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece)
-        if size >= PIECE:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 # -- one pass --------------------------------------------------------------------------------

@@ -1,17 +1,7 @@
 """Sizes of our decoder by name, and the rule that makes one learning rate serve them all.
 
-Parameters count the embedding once (it is tied) in a vocabulary of 50,304 tokens, that of 1M in
-one of 1,024. The names above 1M are the sizes of the proxies in arXiv 2502.15950; widths and
-depths are ours. `lr` of the matrices is the peak rate that a preset trains them with at the
-default `optimizer.lr`: `training.optimizer` says the rule.
-
-    name   width  layers  heads  SwiGLU   parameters   lr of the matrices
-    1M       128       4      4     352          0.9M      9.0e-3
-    70M      640       8     10    1664         70.9M      1.8e-3
-    150M     768      16     12    2048        151.9M      1.5e-3
-    280M    1024      18     16    2752        279.2M      1.1e-3
-    510M    1280      22     20    3520        506.0M      9.0e-4
-    1B      2048      18     16    5504       1013.8M      5.6e-4
+The names above 1M are the sizes of the proxies in arXiv 2502.15950; widths and depths are ours.
+docs/definition.md has their parameters and peak rates, `training.optimizer` the rule.
 """
 
 from __future__ import annotations
