@@ -1,13 +1,15 @@
-"""Commands on the folders of finished runs: score them later, evaluate them downstream."""
+"""Commands on single runs: train one, score finished ones later, evaluate them downstream."""
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from optuna_mde_studies.commands.shared import fail
 
 if TYPE_CHECKING:
     from optuna_mde_trainers.rescoring import Source
@@ -19,6 +21,38 @@ RunsArgument = Annotated[
 # Suffixes of files that are a set by themselves.
 FORMATS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 FORMATS |= {".txt": "text", ".md": "text", ".arrow": "arrow"}
+
+TERMINATED = 143  # 128 + SIGTERM, as shells have it
+
+
+def train(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.json", help="A run's spec.")],
+    runs: Annotated[
+        Path, typer.Option(help="Where the run's folder goes, named by the spec's hash.")
+    ] = Path("runs"),
+) -> None:
+    """Performs one run from its spec; a finished one is not trained again."""
+    from optuna_mde_studies.terminal import progress
+    from optuna_mde_trainers.run import train as perform
+    from optuna_mde_trainers.spec import RunSpec
+
+    try:
+        asked = RunSpec.read(spec)
+    except OSError as error:
+        fail(f"{spec}: cannot be read ({(error.strerror or str(error)).lower()})")
+    try:
+        with progress.Progress(spec.name, progress.console()) as display:
+            result = perform(asked, runs, on_step=display.own_steps(asked.training.mixture))
+    except SystemExit:  # Lightning's, of code 0: a job script would take the run for finished
+        print(
+            f"Stopped by SIGTERM, with a checkpoint in {asked.folder(runs)}; "
+            "the same command goes on.",
+            file=sys.stderr,
+        )
+        raise SystemExit(TERMINATED) from None
+    for name, loss in result.losses.items():
+        print(f"{name}: {loss:.4f} nats per token")
+    print(asked.folder(runs))
 
 
 def score(

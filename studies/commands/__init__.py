@@ -1,0 +1,1 @@
+"""The commands of `optuna-mde`, one function each."""

@@ -1,0 +1,112 @@
+"""What the commands on studies share: their arguments, and the study that is meant."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna_mde_studies.definition.reading import Definition
+    from optuna_mde_studies.runner.folder import StudyFolder
+    from rich.console import Console, RenderableType
+
+StudyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="A definition (YAML file), a shipped one by its name (demo), a study's folder or its "
+        "name in runs/.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="The study's folder. [default: runs/<name of the study>]"),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Overrides a field of the definition: training.max_steps=200. May be repeated.",
+    ),
+]
+
+
+def resolve(
+    study: str,
+    out: Path | None,
+    overrides: list[str] | None = None,
+    problems: list[str] | None = None,
+) -> tuple[Definition, StudyFolder]:
+    """The definition that is meant, and its study's folder; what does not agree in it is added to
+    `problems`, or raised."""
+    from optuna_mde_studies.definition.reading import DefinitionError, examine, shipped
+    from optuna_mde_studies.runner.folder import RUNS, StudyFolder
+
+    folder = StudyFolder(Path(study))
+    if not folder.path.exists() and study not in shipped():
+        folder = StudyFolder(Path(RUNS) / study)
+
+    def read(name: str) -> Definition:
+        definition, found = examine(name, overrides or ())
+        if found and problems is None:
+            raise DefinitionError("\n".join(found))
+        (problems if problems is not None else []).extend(found)
+        return definition
+
+    if not folder.path.is_dir():
+        definition = read(study)
+        return definition, StudyFolder(out or Path(RUNS) / definition.config.name)
+    if not folder.definition.is_file():
+        raise DefinitionError(
+            f"{study}: this folder holds no study (no {folder.definition.name}); "
+            "name a study's folder or a definition"
+        )
+    if out is not None and out.resolve() != folder.path.resolve():
+        raise DefinitionError(
+            f"--out {out}: {study} is a study's folder already; name its definition instead"
+        )
+    return read(str(folder.definition)), folder
+
+
+def resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFolder]:
+    """A study that has been started, with the definition that it was started with."""
+    from optuna_mde_studies.definition.reading import read
+    from optuna_mde_studies.runner.folder import StudyError
+
+    _, folder = resolve(study, out)
+    if not folder.database.is_file():
+        raise StudyError(
+            f"{folder.path}: there is no study yet; start it with `optuna-mde run {study}`"
+        )
+    return read(str(folder.definition)), folder
+
+
+def open_kept(definition: Definition, folder: StudyFolder) -> optuna.Study:
+    from optuna_mde_studies.runner.session import open_study
+
+    quiet()
+    return open_study(folder, definition.config)
+
+
+def print_parts(console: Console, parts: Iterable[RenderableType]) -> None:
+    for part in parts:
+        console.print()
+        console.print(part)
+
+
+def quiet() -> None:
+    """Keeps Optuna's own lines out of ours."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def fail(message: str) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(2)

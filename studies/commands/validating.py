@@ -1,0 +1,42 @@
+"""The command that checks a definition and plans its study: validate."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from optuna_mde_studies.commands.shared import (
+    SetOption,
+    StudyArgument,
+    fail,
+    print_parts,
+    resolve,
+)
+
+
+def validate(
+    study: StudyArgument,
+    set: SetOption = None,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(min=1e-9, help="Training tokens a second of one run, to estimate the time."),
+    ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Train a few steps here to find that rate.")
+    ] = False,
+) -> None:
+    """Checks all that can be known without running: fields, sources, devices; prints the plan."""
+    from optuna_mde_studies.runner import checks
+    from optuna_mde_studies.runner.plan import finished_rate, plan
+    from optuna_mde_studies.runner.speed import measure as measured
+    from optuna_mde_studies.terminal import progress, summary
+
+    problems: list[str] = []
+    definition, folder = resolve(study, None, set, problems)
+    problems += checks.problems(definition)
+    if problems:
+        fail("\n".join(problems))
+    config, found = definition.config, plan(definition.config)
+    print(f"{definition.label}: right. {summary.planned(config, found)}, into {folder.path}")
+    rate = tokens_per_second or (measured(config) if measure else finished_rate(folder))
+    print_parts(progress.console(), summary.plan(found, rate))
