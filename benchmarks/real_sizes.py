@@ -13,13 +13,15 @@ folder, and a study of 25 recorded runs in memory. Three processes after each ot
 In each of them an ask, `recommend`, and `predict` of 100 mixtures. Wall and CPU seconds of each,
 and the process's highest resident memory until then; ``imports`` is that of torch, BoTorch,
 Optuna and the plugin. ``error`` is that of the MDE losses that the answers stand on, as they state
-it, 0 where these are of every token.
+it, 0 where these are of every token; ``of its own`` the resident memory at the end without
+libraries' files, which all processes of a machine share.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import shutil
 import subprocess
@@ -137,7 +139,7 @@ def measure(folder: Path) -> Measured:
         step()
         measured[name] = (time.perf_counter() - wall, time.process_time() - cpu, peak())
     assert study.trials[-1].user_attrs["phase"] == "model"
-    return measured
+    return measured | {"own": own()}
 
 
 def peak() -> float:
@@ -146,18 +148,30 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
+def own() -> float:
+    """Resident memory that is no file's, MB; NaN where the system does not tell it (only Linux
+    does). Libraries' code, which all processes of a machine have in common, is not in it."""
+    if not (told := Path("/proc/self/smaps_rollup")).is_file():
+        return math.nan
+    lines = told.read_text(encoding="ascii").splitlines()
+    (anonymous,) = (line.split()[1] for line in lines if line.startswith("Anonymous:"))
+    return int(anonymous) / 1e3
+
+
 def markdown(rows: dict[str, Measured]) -> str:
     """The figures as a table."""
     lines = [
         "| process | imports, MB | "
         + " | ".join(f"{step}, s (CPU s), MB" for step in STEPS)
-        + " | error |",
-        "|---" * (3 + len(STEPS)) + "|",
+        + " | of its own, MB | error |",
+        "|---" * (4 + len(STEPS)) + "|",
     ]
     for name, row in rows.items():
         cells = ["{:.3g} ({:.3g}), {:.0f}".format(*row[step]) for step in STEPS]
         lines.append(
-            f"| {name} | {row['imports']:.0f} | " + " | ".join(cells) + f" | {row['error']:.4f} |"
+            f"| {name} | {row['imports']:.0f} | "
+            + " | ".join(cells)
+            + f" | {row['own']:.0f} | {row['error']:.4f} |"
         )
     return "\n".join(lines)
 
