@@ -18,10 +18,10 @@ from optuna_mde_studies.definition import reading
 from optuna_mde_studies.runner import checks, launchers
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyFolder
-from optuna_mde_studies.runner.launchers import (
+from optuna_mde_studies.runner.launchers import RunFailedError
+from optuna_mde_studies.runner.launchers.local import (
     CommandLauncher,
     InProcessLauncher,
-    RunFailedError,
     SubprocessLauncher,
 )
 from optuna_mde_trainers.corpus import corpora
@@ -148,7 +148,7 @@ def test_a_command_ends_with_a_killed_worker(spec, tmp_path):
     spec.write(tmp_path / "asked.json")
     worker = (
         "import sys\nfrom pathlib import Path\n"
-        "from optuna_mde_studies.runner.launchers import CommandLauncher\n"
+        "from optuna_mde_studies.runner.launchers.local import CommandLauncher\n"
         "from optuna_mde_trainers.spec import RunSpec\n"
         f"command = (sys.executable, '-c', {SLEEPS!r}, '{{out}}')\n"
         "spec = RunSpec.read(Path('asked.json'))\n"

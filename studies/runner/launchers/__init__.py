@@ -1,0 +1,10 @@
+"""How a run is started: in this process, in one of its own, or by a command of the user's.
+
+This is the one place that knows it. A launcher gets a spec and gives what came of the run; between
+them stands the run's folder, with `spec.json` and `result.json`.
+"""
+
+from optuna_mde_studies.runner.launchers.choice import launcher
+from optuna_mde_studies.runner.launchers.contract import Launcher, OnStep, RunFailedError
+
+__all__ = ["Launcher", "OnStep", "RunFailedError", "launcher"]

@@ -1,0 +1,76 @@
+"""A process of its own for a run: it gives its memory back, and its crash is that of one run.
+
+It ends with the process that started it, however that ends: `supervisor` sees to it.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from optuna_mde_studies.runner.launchers.contract import RunFailedError
+
+OUTPUT_FILE = "output.log"
+"""In the run's folder: what a process of its own has printed."""
+
+
+def perform(command: Sequence[str], folder: Path, seconds: float | None) -> None:
+    """Runs a command to its end; its output goes to the run's folder.
+
+    Raises:
+        RunFailedError: if it cannot be started, takes too long or ends with another code than 0.
+    """
+    supervisor = Path(__file__).with_name("supervisor.py")
+    log = folder / OUTPUT_FILE
+    with ExitStack() as stack:
+        output = stack.enter_context(log.open("ab"))
+        began = output.tell()
+        process = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, str(supervisor), *command],
+                stdin=subprocess.PIPE,  # its end tells the supervisor that we are gone
+                stdout=output,
+                stderr=output,
+            )
+        )
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            raise RunFailedError(
+                f"took longer than launch.time_limit ({seconds / 60 if seconds else 0:g} minutes) "
+                f"and was ended{_last_words(log, began)}"
+            ) from None
+        except BaseException:
+            _end(process)
+            raise
+    if code:
+        raise RunFailedError(f"{_ending(code)}{_last_words(log, began)}")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait()
+
+
+def _ending(code: int) -> str:
+    """An exit code in words; the supervisor gives 128 + the signal, as shells do."""
+    if code <= 128:
+        return f"exit code {code}"
+    number = code - 128
+    name = signal.Signals(number).name if number in set(signal.Signals) else str(number)
+    hint = ", most often for want of memory" if name == "SIGKILL" else ""
+    return f"ended by {name}{hint}"
+
+
+def _last_words(log: Path, began: int) -> str:
+    """The last line that was printed from a place on, and where the others are."""
+    text = log.read_bytes()[began:].decode(errors="replace")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = f": {lines[-1][:300]}" if lines else ", without a word"
+    return f"{said} (all of it in {log})"
