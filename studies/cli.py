@@ -5,31 +5,46 @@ Everything heavy is imported inside the commands: `--help` has to answer at once
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
-from optuna_mde_studies.commands import reading, running, runs, validating
-from optuna_mde_studies.commands.shared import fail
+from optuna_mde_studies.commands import authoring, listing, reading, running, runs, validating
+from optuna_mde_studies.commands.shared import fail, say_version
 
 app = typer.Typer(
     name="optuna-mde",
-    help="Searches the data mixture for pre-training a language model.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 for command in (
+    authoring.init,
+    authoring.schema,
     running.run,
     running.confirm,
     reading.dashboard,
     reading.report,
     reading.recommend,
     reading.status,
+    listing.list,
     validating.validate,
     runs.train,
     runs.score,
     runs.evaluate,
 ):
     app.command()(command)
+
+
+@app.callback()
+def optuna_mde(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=say_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Searches the data mixture for pre-training a language model."""
 
 
 def main() -> None:

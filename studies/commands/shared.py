@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from optuna_mde_studies.definition.reading import Definition
     from optuna_mde_studies.runner.folder import StudyFolder
     from rich.console import Console, RenderableType
+
+VERSIONS = ("optuna", "torch", "botorch", "gpytorch", "lightning", "datasets")
+"""Packages that an answer may depend on."""
 
 StudyArgument = Annotated[
     str,
@@ -105,6 +109,20 @@ def quiet() -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def say_version(asked: bool) -> None:
+    """What to state in a question or a bug report."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    if not asked:
+        return
+    beside = [f"Python {sys.version.split()[0]}"]
+    for name in VERSIONS:
+        with suppress(PackageNotFoundError):
+            beside.append(f"{name} {version(name)}")
+    print(f"optuna-mde {version('optuna-mde')} ({', '.join(beside)})")
+    raise typer.Exit
 
 
 def fail(message: str) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import Annotated, Any, Literal, Self
 
@@ -15,7 +16,14 @@ from optuna_mde_trainers.spec import (
     TrainingSpec,
     with_base_width,
 )
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from optuna_mde.objective import Objective
 
@@ -122,6 +130,16 @@ class ConfirmConfig(_Section):
     """Fresh seeds, the same ones for every mixture. 0: no test."""
 
 
+STUDY_NAME = "[A-Za-z0-9][A-Za-z0-9_.-]*"
+STUDY_NAME_RULE = "letters a to z, digits, `_`, `.` and `-`, the first one a letter or digit"
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(STUDY_NAME, name):
+        raise ValueError(f"a name has {STUDY_NAME_RULE}; {name!r:.80} has others")
+    return name
+
+
 def _check_objective(objective: Any) -> Any:
     try:
         Objective.parse(objective)
@@ -132,14 +150,32 @@ def _check_objective(objective: Any) -> Any:
     return objective
 
 
+_WEIGHTS = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
+_SETS = {"type": "array", "items": {"type": "string"}}
+OBJECTIVE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": ["string", "null"]},
+        _WEIGHTS,
+        {
+            "type": "object",
+            "additionalProperties": {"anyOf": [_WEIGHTS, _SETS, {"type": "string"}]},
+        },
+    ]
+}
+
+
 class StudyConfig(_Section):
     """A study, from its text to its confirmed mixture."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[
+        str, AfterValidator(_check_name), Field(json_schema_extra={"pattern": f"^{STUDY_NAME}$"})
+    ]
     """Name of the Optuna study and of its folder: letters, digits, `_`, `.` and `-`."""
     corpus: CorpusConfig
     """The text: training domains, unseen validation sets, tokenizer, block size."""
-    objective: Annotated[Any, AfterValidator(_check_objective)] = "mean"
+    objective: Annotated[
+        Any, AfterValidator(_check_objective), WithJsonSchema(OBJECTIVE_SCHEMA)
+    ] = "mean"
     """What is minimised: weights of validation sets, `mean` of all, one set, or named groups of
     weights, each of which becomes an objective of its own. Weights are made to sum to 1."""
     search: SearchConfig

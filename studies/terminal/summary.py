@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import yaml
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from optuna_mde_studies.definition.config import StudyConfig
     from optuna_mde_studies.runner.folder import StudyFolder
     from optuna_mde_studies.runner.plan import Plan
+    from optuna_mde_studies.runner.survey import Found
 
     from optuna_mde.answers.answer import Recommendation
     from optuna_mde.objective import Objective
@@ -140,6 +141,17 @@ def status(study: optuna.Study, counts: Mapping[str, int], n_trials: int) -> Ite
     for trial in best[:MAX_BEST]:
         values = ", ".join(f"{value:.4f}" for value in trial.values)
         yield f"best: {values} by trial {trial.number}"
+
+
+def studies(found: Sequence[Found]) -> Table:
+    """A line a study: trials, state, folder."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    for column in ("study", "trials", "state", "folder"):
+        table.add_column(Text(column), overflow="fold")
+    for one in found:
+        trials = f"{one.finished}" if one.wanted is None else f"{one.finished} of {one.wanted}"
+        table.add_row(*map(Text, (one.name, trials, one.state, one.place)))
+    return table
 
 
 def _shown(cells: Cells, title: str) -> Table:

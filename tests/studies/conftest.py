@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+from optuna_mde_studies import cli as commands
 from optuna_mde_studies.runner.confirm import Confirmation
 
 from optuna_mde import recommend, report_losses, suggest_mixture
@@ -102,3 +104,20 @@ def finished(invented: Invented) -> tuple[optuna.Study, Recommendation]:
 @pytest.fixture(scope="session")
 def invent() -> Callable[..., Invented]:
     return Invented
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command in this process: exit code, output, errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["optuna-mde", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+        captured = capsys.readouterr()
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), captured.out, captured.err
+
+    return run

@@ -6,30 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from optuna_mde_studies import cli
+from optuna_mde_studies.cli import app
 from typer.testing import CliRunner
 
 HEAVY = ("torch", "lightning", "optuna", "numpy", "pydantic", "rich.live", "plotly", "datasets")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs the command in this process: exit code, output, errors."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["optuna-mde", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    return run
+def run(cli):
+    return cli
 
 
 def test_help_imports_nothing_heavy():
@@ -47,13 +38,23 @@ def test_help_imports_nothing_heavy():
         assert f"\n  {command} " in done.stdout
 
 
+def test_version_and_the_short_help(run):
+    code, out, _ = run("--version")
+    assert code == 0
+    assert out.startswith(f"optuna-mde {version('optuna-mde')} (Python 3.")
+    assert f", optuna {version('optuna')}, torch {version('torch')}, " in out
+    assert run("-h") == run("--help")
+
+
 def test_every_command_explains_itself():
-    for command in cli.app.registered_commands:
+    for command in app.registered_commands:
         assert command.callback is not None
         name = command.callback.__name__
-        result = CliRunner().invoke(cli.app, [name, "--help"])
+        result = CliRunner().invoke(app, [name, "--help"])
         assert result.exit_code == 0
         assert (command.callback.__doc__ or "").split("\n")[0][:60] in result.output
+        short = CliRunner().invoke(app, [name, "-h"])
+        assert short.output == result.output
 
 
 def test_validate_says_what_would_run(run, workplace):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 class CorpusConfig(BaseModel):
     """The text of a study."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     domains: dict[str, DomainSource]
     """Training domains; each has a validation set of its own name. Without any, the corpus is one

@@ -34,7 +34,7 @@ Scalar = str | int | float | bool | None
 class DomainSource(BaseModel):
     """One source: `environment`, or `path` with the arguments of `datasets.load_dataset`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     environment: str | None = None
     """A built-in collection of text that the Python environment holds."""

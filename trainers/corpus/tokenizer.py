@@ -23,7 +23,7 @@ END_OF_TEXT = "<|endoftext|>"
 class TokenizerConfig(BaseModel):
     """How text becomes tokens."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     type: Literal["bpe", "bytes", "pretrained"] = "bpe"
     """`bpe`: byte-level BPE trained on the corpus; `bytes`: one token a byte; `pretrained`."""

@@ -207,6 +207,8 @@ class TrainingConfig(Group):
 SHARDED = ("fsdp", "deepspeed", "model_parallel")  # strategies of Lightning, by their beginnings
 KeepWeights = Literal["float32", "bfloat16", "none"]
 LoggerName = Literal["csv", "tensorboard", "wandb", "mlflow"]
+WrittenLoggers = LoggerName | list[LoggerName] | dict[LoggerName, dict[str, Any] | None] | None
+WrittenImports = list[str | dict[str, dict[str, Any] | None]]
 
 
 def _named_options(value: Any) -> Any:
@@ -255,10 +257,16 @@ class LaunchConfig(Group):
     """Lightning's strategy: ddp, fsdp, or another of its names. None: ddp on several devices."""
     num_workers: Annotated[int, Field(ge=0)] = 0
     """Processes that read blocks. 0: the training process itself, best for small runs."""
-    logger: Annotated[dict[LoggerName, dict[str, Any]], BeforeValidator(_named_options)] = {}
+    logger: Annotated[
+        dict[LoggerName, dict[str, Any]],
+        BeforeValidator(_named_options, json_schema_input_type=WrittenLoggers),
+    ] = {}
     """Logs of the training loss and the learning rate: csv and tensorboard in the run's folder,
     wandb, mlflow. A name, a list of names, or names with arguments of Lightning's loggers."""
-    callbacks: Annotated[list[tuple[str, dict[str, Any]]], BeforeValidator(_imports)] = []
+    callbacks: Annotated[
+        list[tuple[str, dict[str, Any]]],
+        BeforeValidator(_imports, json_schema_input_type=WrittenImports),
+    ] = []
     """Lightning callbacks by their import path, `package.module.Class`, or with arguments,
     `{package.module.Class: {argument: value}}`."""
     trainer: dict[str, Any] = {}

@@ -1,0 +1,91 @@
+"""Which studies there are: below a folder, or in a storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder, stored_config
+from optuna_mde_studies.runner.trials import num_finished
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class Found:
+    """A study, and how far it is."""
+
+    name: str
+    finished: int
+    """Trials, shortened experts included."""
+    wanted: int | None
+    """Finished trials that its definition asks for; None where there is no definition."""
+    state: str
+    place: str
+    """Its folder, or what the storage says of it."""
+
+
+def below(folder: Path) -> Iterator[Found]:
+    """The studies of the folders in a folder, by name; one that cannot be read says why."""
+    for path in sorted(folder.iterdir() if folder.is_dir() else ()):
+        study = StudyFolder(path)
+        if study.definition.is_file():
+            try:
+                yield _in_folder(study)
+            except StudyError as error:
+                yield Found(path.name, 0, None, f"cannot be read: {error}", str(path))
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """A storage that is there already: nothing is created by a misspelt name.
+
+    Raises:
+        StudyError: if it cannot be opened.
+    """
+    from optuna.exceptions import StorageInternalError
+    from optuna.storages import get_storage
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
+        raise StudyError(f"{url}: there is no such file")
+    try:
+        return get_storage(url)
+    except (SQLAlchemyError, StorageInternalError, RuntimeError, ImportError) as error:
+        raise StudyError(
+            f"{url}: cannot be opened ({str(error).strip().splitlines()[0]})"
+        ) from error
+
+
+def within(storage: optuna.storages.BaseStorage) -> Iterator[Found]:
+    """The studies of a storage, by name."""
+    import optuna
+
+    for name in sorted(optuna.get_all_study_names(storage)):
+        study = optuna.load_study(study_name=name, storage=storage)
+        states = [trial.state for trial in study.get_trials(deepcopy=False)]
+        running = states.count(optuna.trial.TrialState.RUNNING)
+        place = str(study.user_attrs.get("mde_folder", ""))
+        yield Found(
+            name, num_finished(study), None, f"{running} running" if running else "", place
+        )
+
+
+def _in_folder(folder: StudyFolder) -> Found:
+    config = stored_config(folder)
+    wanted = config.search.n_trials
+    finished = 0
+    if folder.database.is_file():
+        import optuna
+
+        storage = folder.storage()
+        if config.name in optuna.get_all_study_names(storage):
+            study = optuna.load_study(study_name=config.name, storage=storage)
+            finished = num_finished(study)
+    if folder.is_running():
+        state = "running now"
+    else:
+        state = "finished" if finished >= wanted else "not finished"
+    return Found(config.name, finished, wanted, state, str(folder.path))
