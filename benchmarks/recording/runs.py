@@ -93,12 +93,10 @@ class Recorder:
                 case Lost(RunOrder() as order, _):
                     waiting.appendleft(order)
 
-        size = resources.worker_count(
-            self.experiment.config.launch.workers, len(self.experiment.domains)
-        )
-        progress.start_workers(size)
-        progress.stage(f"{len(waiting)} runs on {size} workers")
-        with self.folder.owned(), Pool(self.folder, size) as pool:
+        room = resources.places(self.experiment.config.launch, len(self.experiment.domains))
+        progress.start_workers(room.workers)
+        progress.stage(f"{len(waiting)} runs on {room.workers} workers")
+        with self.folder.owned(), Pool(self.folder, room) as pool:
             pool.run(next_order, on_event)
 
 

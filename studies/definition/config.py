@@ -73,7 +73,8 @@ class WorkersConfig(LaunchConfig):
     """Where runs take place: nothing that a loss depends on."""
 
     workers: Count | Literal["auto"] = "auto"
-    """Runs side by side, each a process with one thread. auto: what cores and memory allow."""
+    """Runs side by side, each a process with one thread. auto: one for each `devices` GPUs;
+    without GPUs, what cores and memory allow."""
     launcher: Literal["in_process", "subprocess"] = "in_process"
     """Where a worker trains: itself, or in a process of its own for every run, which gives its
     memory back and whose crash fails one run alone."""
@@ -97,6 +98,11 @@ class WorkersConfig(LaunchConfig):
         elif self.time_limit is not None and self.launcher == "in_process":
             raise ValueError("time_limit needs launcher: subprocess, or a command")
         return self
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether runs use the devices of this machine."""
+        return self.num_nodes == 1
 
 
 class TargetConfig(_Section):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.runner.resources import worker_count
+from optuna_mde_studies.runner.resources import places
 from optuna_mde_studies.wording import amount, hours
 from optuna_mde_trainers.spec import RESULT_FILE, RunResult, SpecError
 
@@ -107,7 +107,7 @@ def plan(config: StudyConfig) -> Plan:
     return Plan(
         size=found,
         run_tokens=training.max_steps * per_step,
-        workers=worker_count(config.launch.workers, len(config.domains)),
+        workers=places(config.launch, len(config.domains)).workers,
         stages=tuple(_stages(config, per_step)),
     )
 

@@ -1,11 +1,16 @@
-"""How many runs fit on this machine side by side: cores that are ours, memory that is free."""
+"""How many runs fit on this machine side by side: cores and GPUs that are ours, free memory."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from optuna_mde_studies.definition.config import WorkersConfig
 
 MAX_WORKERS = 4
 WORKER_BYTES = 1_000_000_000
@@ -18,16 +23,81 @@ UNLIMITED = 2**60
 """A limit from here on is none: cgroup v1 writes 2**63 rounded down to a page."""
 
 
-def worker_count(requested: int | str, n_experts: int) -> int:
-    """Worker processes to start: what was asked for, else min(4, K, cores, free memory / 1 GB).
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+"""Without any of them no GPU is found, and torch need not be imported to say so."""
 
-    More than K at once would only make the first proposals without the experts' knowledge.
+
+@dataclass(frozen=True)
+class Places:
+    """Room for runs side by side on this machine."""
+
+    workers: int
+    """Worker processes to start."""
+    shares: tuple[tuple[str, ...], ...] = ()
+    """GPUs of one run each, by their names in `CUDA_VISIBLE_DEVICES`. Empty: runs take none, or
+    those that the definition lists."""
+
+    def variables(self, worker: int) -> dict[str, str]:
+        """Variables of the environment with which a worker sees its own GPUs alone.
+
+        Workers beyond the shares begin with the first one again: small runs may share a GPU.
+        """
+        if not self.shares:
+            return {}
+        return {VISIBLE: ",".join(self.shares[worker % len(self.shares)])}
+
+
+def places(
+    launch: WorkersConfig, n_experts: int, environment: Mapping[str, str] = os.environ
+) -> Places:
+    """As many workers as were asked for; else one a GPU (`launch.devices` of them each), and
+    without GPUs min(4, K, cores, free memory / 1 GB).
+
+    More than K on CPUs would only make the first proposals without the experts' knowledge.
     """
-    if isinstance(requested, int):
-        return requested
+    found = _gpu_count(launch.accelerator) if launch.runs_here else 0
+    if found and isinstance(launch.devices, list):
+        shares: tuple[tuple[str, ...], ...] = ()
+        fitting = 1
+    elif found:
+        shares = gpu_shares(visible_gpus(found, environment), launch.devices_per_node)
+        fitting = max(1, len(shares))
+    else:
+        shares, fitting = (), max(1, min(MAX_WORKERS, n_experts, usable_cores()))
+    if isinstance(launch.workers, int):
+        return Places(launch.workers, shares)
     memory = free_memory()
-    by_memory = MAX_WORKERS if memory is None else memory // WORKER_BYTES
-    return max(1, min(MAX_WORKERS, n_experts, usable_cores(), by_memory))
+    by_memory = fitting if memory is None else memory // WORKER_BYTES
+    return Places(max(1, min(fitting, by_memory)), shares)
+
+
+def visible_gpus(found: int, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The first GPUs that this process may use, by number or identifier as it was told them.
+
+    Args:
+        found: how many CUDA finds here; it reads a list up to the first name that is none.
+        environment: `CUDA_VISIBLE_DEVICES` in it is kept to.
+    """
+    told = environment.get(VISIBLE)
+    names = map(str, range(found)) if told is None else (name.strip() for name in told.split(","))
+    return tuple(names)[:found]
+
+
+def gpu_shares(gpus: Sequence[str], per_run: int) -> tuple[tuple[str, ...], ...]:
+    """Disjoint shares of `per_run` GPUs; what is left over stays idle."""
+    whole = len(gpus) // per_run
+    return tuple(tuple(gpus[n * per_run : (n + 1) * per_run]) for n in range(whole))
+
+
+def _gpu_count(accelerator: str) -> int:
+    if accelerator in ("cpu", "mps"):
+        return 0
+    if accelerator == "auto" and not any(Path(driver).exists() for driver in DRIVERS):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def tokenising_count() -> int:

@@ -32,7 +32,7 @@ from optuna_mde_studies.runner.messages import (
     Trained,
 )
 from optuna_mde_studies.runner.recovery import settle
-from optuna_mde_studies.runner.resources import worker_count
+from optuna_mde_studies.runner.resources import places
 from optuna_mde_studies.runner.trials import num_finished
 from optuna_mde_studies.runner.workers import Pool
 from optuna_mde_studies.wording import goals, rates, share_of_a_run
@@ -147,9 +147,9 @@ class Session:
     @cached_property
     def pool(self) -> Pool:
         """Worker processes, started when something is to be trained and kept until the end."""
-        size = worker_count(self.config.launch.workers, len(self.config.domains))
-        self.progress.start_workers(size)
-        return self._stack.enter_context(Pool(self.folder, size))
+        room = places(self.config.launch, len(self.config.domains))
+        self.progress.start_workers(room.workers)
+        return self._stack.enter_context(Pool(self.folder, room))
 
     def run(self) -> Outcome:
         """Everything that is not done yet."""

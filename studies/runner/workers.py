@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     import optuna
     from optuna_mde_studies.runner.experiment import Experiment
+    from optuna_mde_studies.runner.resources import Places
 
 MAX_LOST = 3
 """Workers that may die one after the other, with nothing finished between, before we give up."""
@@ -71,7 +72,7 @@ class Pool:
     """Worker processes of one study; a context manager that leaves none behind."""
 
     folder: StudyFolder
-    size: int
+    places: Places
     _workers: list[_Worker] = field(default_factory=list)
     _lost: int = 0
 
@@ -88,6 +89,11 @@ class Pool:
             worker.process.join()
             worker.connection.close()
         self._workers = []
+
+    @property
+    def size(self) -> int:
+        """Workers in all."""
+        return self.places.workers
 
     @property
     def num_busy(self) -> int:
@@ -168,17 +174,17 @@ class Pool:
         process = context.Process(
             target=work, args=(theirs, self.folder, index), name=f"worker-{index}", daemon=True
         )
-        with _one_thread():
+        with _variables(dict.fromkeys(ONE_THREAD, "1") | self.places.variables(index)):
             process.start()
         theirs.close()  # else its death would not close the pipe
         return _Worker(index, process, ours)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Lets processes that are started here begin with one thread; libraries read it on import."""
-    before = {variable: os.environ.get(variable) for variable in ONE_THREAD}
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Lets processes that are started here begin with variables; libraries read them on import."""
+    before = {variable: os.environ.get(variable) for variable in values}
+    os.environ.update(values)
     try:
         yield
     finally:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
+from optuna_mde_studies.definition.config import WorkersConfig
 from optuna_mde_studies.runner import resources
+from optuna_mde_studies.runner.folder import StudyFolder
+from optuna_mde_studies.runner.resources import Places
+from optuna_mde_studies.runner.workers import Pool
 
 
 @pytest.fixture
@@ -112,4 +117,56 @@ def test_a_limit_of_v1_that_is_none_does_not_count(lay):
 def test_workers(monkeypatch, requested, experts, cores, memory, expected):
     monkeypatch.setattr(resources, "usable_cores", lambda: cores)
     monkeypatch.setattr(resources, "free_memory", lambda: memory)
-    assert resources.worker_count(requested, experts) == expected
+    launch = WorkersConfig(workers=requested, accelerator="cpu")
+    assert resources.places(launch, experts) == Places(expected)
+
+
+@pytest.mark.parametrize(
+    ("launch", "told", "workers", "seen"),
+    [
+        ({}, None, 4, ["0", "1", "2", "3"]),  # one worker a GPU
+        ({}, "4,6", 2, ["4", "6"]),  # what others may use is left to them
+        ({}, " GPU-ab , MIG-cd,-1,5", 2, ["GPU-ab", "MIG-cd"]),  # CUDA reads it up to the -1
+        ({"devices": 2}, None, 2, ["0,1", "2,3"]),
+        ({"devices": 3}, "7,5,3,1", 1, ["7,5,3"]),
+        ({"workers": 2}, None, 2, ["0", "1"]),
+        ({"workers": 8, "devices": 1}, None, 8, ["0", "1", "2", "3", "0", "1", "2", "3"]),
+        ({"devices": [1, 2]}, None, 1, [None]),  # the user says which
+        ({"devices": 4, "num_nodes": 2}, None, 3, [None] * 3),  # what starts them gives GPUs
+        ({"accelerator": "cpu"}, None, 3, [None] * 3),
+    ],
+)
+def test_each_worker_sees_gpus_of_its_own(monkeypatch, launch, told, workers, seen):
+    # torch's count obeys CUDA_VISIBLE_DEVICES: names up to the first that is none
+    names = [] if told is None else [name.strip() for name in told.split(",")]
+    found = 4 if told is None else (names.index("-1") if "-1" in names else len(names))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: found)
+    monkeypatch.setattr(resources, "usable_cores", lambda: 16)
+    monkeypatch.setattr(resources, "free_memory", lambda: 10**11)
+    environment = {} if told is None else {resources.VISIBLE: told}
+    config = WorkersConfig(**{"accelerator": "gpu", **launch})
+    places = resources.places(config, 3, environment)
+    assert places.workers == workers
+    assert [places.variables(n).get(resources.VISIBLE) for n in range(workers)] == seen
+
+
+def environ(pid: int) -> str:
+    """The variables that a process was started with; there are none before it is."""
+    end = time.monotonic() + 20
+    while not (text := Path(f"/proc/{pid}/environ").read_text("utf-8")):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    return text
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="/proc")
+def test_workers_start_with_their_variables(tmp_path, monkeypatch):
+    monkeypatch.setenv(resources.VISIBLE, "3,5")
+    with Pool(StudyFolder(tmp_path), Places(2, (("3",), ("5",)))) as pool:
+        pids = [worker.process.pid for worker in pool._workers]
+        texts = [environ(pid) for pid in pids]
+    for text, gpu in zip(texts, "35", strict=True):
+        variables = text.split("\0")
+        assert f"CUDA_VISIBLE_DEVICES={gpu}" in variables
+        assert "OMP_NUM_THREADS=1" in variables
+    assert os.environ[resources.VISIBLE] == "3,5"
