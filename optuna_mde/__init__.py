@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optuna_mde.domains import revise_domains
     from optuna_mde.losses import exclude_trials, report_losses
     from optuna_mde.mde.logprobs import save_logprobs
     from optuna_mde.mixture import Mixture, suggest_mixture
@@ -24,6 +25,7 @@ __all__ = [
     "predict",
     "recommend",
     "report_losses",
+    "revise_domains",
     "save_logprobs",
     "suggest_mixture",
 ]
@@ -42,6 +44,7 @@ _ROOMS = {
     "predict": "prediction",
     "recommend": "recommendation",
     "report_losses": "losses",
+    "revise_domains": "domains",
     "save_logprobs": "mde.logprobs",
     "suggest_mixture": "mixture",
 }

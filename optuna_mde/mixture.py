@@ -18,7 +18,7 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial
 from optuna_mde.simplex.projection import TOLERANCE, Array, MixtureError, is_corner
 from optuna_mde.trials import records
 from optuna_mde.trials.groups import DEFAULT_PREFIX, Group, check_enqueued, make_group
-from optuna_mde.trials.notes import read_notes, set_natural
+from optuna_mde.trials.notes import check_present, read_notes, set_natural
 from optuna_mde.trials.records import EXPERT, Record
 
 Encoding = Literal["weights", "exponential", "sticks"]
@@ -102,6 +102,7 @@ def _of_running(trial: BaseTrial, running: Trial, group: Group, encoding: Encodi
 
     The storage is asked again only by corners, and by rates that are not taken as they are.
     """
+    check_present(running.study, group.prefix, group.domains)
     records.clear_results(running)
     if encoding != "weights" and not _proposes_mixtures(running.study):
         return _encoded(trial, group, encoding)

@@ -56,6 +56,8 @@ class ExpertFile:
     """Share of a full run that the expert trained."""
     number: int
     """Its trial; -1 for a file that was passed in."""
+    of: str = field(default="", kw_only=True)
+    """The domain that it trained, where that was revised and it stands for a missing expert."""
     losses: tuple[tuple[str, float], ...] = ()
     """(set, nats per token) that the same trial reported; a file that was passed in has none."""
 

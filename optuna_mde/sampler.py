@@ -30,7 +30,7 @@ from optuna_mde.simplex.region import sample
 from optuna_mde.trials import layout, records
 from optuna_mde.trials.facts import Facts, read_facts
 from optuna_mde.trials.groups import check_enqueued, make_group
-from optuna_mde.trials.notes import set_settings
+from optuna_mde.trials.notes import check_present, set_settings
 from optuna_mde.trials.records import Published, Record
 from optuna_mde.trials.space import Space
 
@@ -138,6 +138,8 @@ class MDESampler(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         memory = self._memory(study)
         if not memory.introduced:
+            for prefix, domains in self._settings.get("mixtures", {}).items():
+                check_present(study, prefix, domains)
             set_settings(study, self._settings)
             memory.introduced = True
         if self._independent_sampler is not None:

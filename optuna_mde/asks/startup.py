@@ -149,6 +149,8 @@ class Startup:
     def _is_free(self, target: Target) -> bool:
         """Whether no trial holds the target, and it is not missing either."""
         held = self._is_near(target.rates)
+        if target.phase == EXPERT:  # a run of what became part of the domain is none of it
+            held &= self._corners == target.domain
         if target.ideal is not None:  # bounds may have changed since a baseline was run
             held |= self._is_near(target.ideal) | (self._phases == target.phase)
         holders = [self._placed[i] for i in np.flatnonzero(held)]
@@ -171,13 +173,22 @@ class Startup:
         return np.array([t.rates(self.group) for t in self._placed]).reshape(-1, self.group.size)
 
     @cached_property
+    def _corners(self) -> npt.NDArray[np.str_]:
+        """Domains `[n]` of which they train nothing else, empty otherwise."""
+        return np.array([t.corner(self.group) or "" for t in self._placed], str)
+
+    @cached_property
     def _phases(self) -> npt.NDArray[np.str_]:
         """Phases `[n]` in which they were proposed for these domains, empty otherwise."""
         return np.array([self._phase(t.published) for t in self._placed], str)
 
     def _phase(self, published: Published | None) -> str:
-        domains = {group.domains for group in published.groups} if published else set()
-        return published.phase if published and self.group.domains in domains else ""
+        origins = self.group.origins
+        groups = published.groups if published else ()
+        if origins:
+            groups = tuple(group.revised(origins) for group in groups)
+        domains = [{*group.domains} for group in groups]
+        return published.phase if published and {*self.group.domains} in domains else ""
 
     def _is_alive(self, trial: Record) -> bool:
         return not trial.finished and trial.number not in self.lost

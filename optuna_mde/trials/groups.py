@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from optuna_mde.simplex.projection import (
     fix_parts,
 )
 from optuna_mde.simplex.region import Region
+from optuna_mde.trials.revisions import Origins, placed
 
 DEFAULT_PREFIX = "mix/"
 ENCODING_FOLDERS = ("exponential/", "stick/")  # parameters of foreign encodings, not rates
@@ -99,6 +100,8 @@ class Group:
     """Linear constraints between domains."""
     strict: bool = False
     """Whether the bounds are Optuna's own ranges, so that no expert may lie outside them."""
+    origins: Origins = ()
+    """What domains of older runs count as; kept on the study, and not with a trial."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -111,10 +114,13 @@ class Group:
         return len(self.domains)
 
     def rates(self, mixture: Mapping[str, float]) -> Array | None:
-        """Rates `[K]` of a recorded mixture; domains that it lacks count as 0.
+        """Rates `[K]` of a recorded mixture; domains that it lacks count as 0, and those that
+        were revised as their shares of others.
 
         None where it has mass on a domain that the group does not hold.
         """
+        if self.origins:
+            mixture = placed(mixture, {old: dict(shares) for old, shares in self.origins})
         unknown = sum(rate for domain, rate in mixture.items() if domain not in self.domains)
         if unknown > TOLERANCE:
             return None
@@ -139,8 +145,32 @@ class Group:
         return region
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-able form, read back by `from_json`."""
-        return asdict(self)
+        """A JSON-able form, read back by `from_json`, without origins."""
+        return {key: value for key, value in asdict(self).items() if key != "origins"}
+
+    def revised(self, origins: Origins) -> Group:
+        """The mixture as runs are read by now: domains that were revised give way to what they
+        became, without bounds or constraints until a trial names them."""
+        named = {old: dict(shares) for old, shares in origins}
+        if not named.keys() & {*self.domains}:
+            return replace(self, origins=origins)
+        domains = tuple(placed(dict.fromkeys(self.domains, 0.0), named))
+        limits = dict(zip(self.domains, zip(self.lower, self.upper, strict=True), strict=True))
+        lower, upper = zip(*(limits.get(d, (0.0, 1.0)) for d in domains), strict=True)
+        natural = None
+        if self.natural is not None:
+            rates = placed(dict(zip(self.domains, self.natural, strict=True)), named)
+            natural = tuple(rates[d] for d in domains)
+        kept = tuple(c for c in self.constraints if {d for d, _ in c.coefficients} <= {*domains})
+        return replace(
+            self,
+            domains=domains,
+            lower=lower,
+            upper=upper,
+            natural=natural,
+            constraints=kept,
+            origins=origins,
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Group:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import optuna
@@ -61,7 +61,7 @@ def read(
     facts = facts or read_facts(study)
     trials, notes = facts.trials, facts.notes
     cache = cache if cache is not None else Cache()
-    layout = ([(g.prefix, g.domains) for g in space.groups], space.distributions)
+    layout = ([(g.prefix, g.domains, g.origins) for g in space.groups], space.distributions)
     if cache.layout != layout:
         cache.layout, cache.rows = layout, {}
     kept = [t for t in trials if t.number not in notes.excluded]
@@ -71,7 +71,7 @@ def read(
     told = [trial for trial, _ in runs]
     targets, Y, objective = outputs_of(told, notes, group, records.is_maximised(study))
     corner = [group is not None and trial.corner(group) is not None for trial in told]
-    left_out |= {t.number: _unlearned(t, c) for t, c in zip(told, corner, strict=True)}
+    left_out |= {t.number: _unlearned(t, group, c) for t, c in zip(told, corner, strict=True)}
     pending, stalled = _pending(facts, number, space)
     experts, refused = expert_files(notes, group, kept) if group else ((), {})
     return Observations(
@@ -105,23 +105,36 @@ def expert_files(
         The files that exist and may be opened, and {domain: reason} of the others.
     """
     files = [
-        ExpertFile(domain, notes.resolve(url), 1.0, -1)
-        for domain, url in notes.experts.items()
-        if domain in group.domains
+        ExpertFile(domain, notes.resolve(url), 1.0, -1) for domain, url in notes.experts.items()
     ]
     for trial in trials:
-        domain = trial.corner(group)
+        domain = trial.alone(group.prefix)
         ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
         if ended and domain is not None and trial.logprobs is not None:
             url, losses = notes.resolve(trial.logprobs), tuple(trial.losses.items())
             files.append(ExpertFile(domain, url, trial.budget, trial.number, losses))
-    files.sort(key=lambda f: (group.domains.index(f.domain), -f.budget, f.number))
+    files = [served for file in files for served in _serving(file, group)]
+    files.sort(key=lambda f: (group.domains.index(f.domain), f.of != "", -f.budget, f.number))
     faults = {file: _fault(file, notes) for file in files}
     for reason in filter(None, faults.values()):
         warnings.warn(reason, stacklevel=3)
     usable = tuple(file for file, reason in faults.items() if not reason)
     served = {file.domain for file in usable}
     return usable, {f.domain: why for f, why in faults.items() if why and f.domain not in served}
+
+
+def _serving(file: ExpertFile, group: Group) -> list[ExpertFile]:
+    """The file, for the domains that it may serve.
+
+    The expert of a domain that was split, or revised, stands for the experts that are missing; of
+    one that was merged it knows a part only.
+    """
+    if file.domain in group.domains:
+        return [file]
+    became = dict(dict(group.origins).get(file.domain, ()))
+    parts = [new for _, shares in group.origins for new, _ in shares]
+    alone = [new for new in became if new in group.domains and parts.count(new) == 1]
+    return [replace(file, domain=new, of=file.domain) for new in alone]
 
 
 def _runs(
@@ -175,14 +188,17 @@ def _unplaced(trial: Record, space: Space) -> str:
     return f"has a value outside the present choices: {', '.join(values)}"
 
 
-def _unlearned(trial: Record, corner: bool) -> str:
+def _unlearned(trial: Record, group: Group | None, corner: bool) -> str:
     """Why the model learns nothing from a run that is in the table; empty if it does.
 
     An expert on a share of a run is told by its log-probabilities.
     """
     if trial.budget >= 1.0 or (corner and trial.logprobs):
         return ""
+    alone = trial.alone(group.prefix) if group is not None else None
     what = "an expert without log-probabilities" if corner else "a run"
+    if alone is not None and not corner:
+        what = f"the expert of {alone}, which is no domain any more,"
     return f"{what} on {trial.budget:g} of a full run"
 
 

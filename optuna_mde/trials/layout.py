@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from optuna_mde.trials.facts import Facts, read_facts
 from optuna_mde.trials.groups import DEFAULT_PREFIX, Group
+from optuna_mde.trials.notes import Notes
 from optuna_mde.trials.records import Record
 from optuna_mde.trials.space import Space
 
@@ -65,18 +66,27 @@ def study_space(
     complete = [t for t in trials if t.state == TrialState.COMPLETE]
     declared = notes.mixtures if mixtures is None else mixtures
     groups = {p: _declared_group(p, domains, complete) for p, domains in declared.items()}
-    told = next((t for t in reversed(complete) if t.groups), None)
-    latest = told or next((t for t in reversed(trials) if t.groups), None)
-    for source in (latest, own):
+    for source in (_latest(trials, notes), own):
         groups |= {group.prefix: group for group in (source.groups if source else ())}
     if not groups and (domains := _imported_domains(complete)):
         groups[DEFAULT_PREFIX] = _declared_group(DEFAULT_PREFIX, domains, complete)
     parts = {name for group in groups.values() for name in group.names}
+    present = [group.revised(notes.origins(group.prefix)) for group in groups.values()]
+    parts |= {group.prefix + old for group in present for old, _ in group.origins}
     others = (common or Common()).of(complete)
     return Space(
-        tuple(_with_natural(group, notes.natural) for group in groups.values()),
+        tuple(_with_natural(group, notes.natural) for group in present),
         {name: d for name, d in others.items() if name not in parts and not d.single()},
     )
+
+
+def _latest(trials: Sequence[Record], notes: Notes) -> Record | None:
+    """The latest finished run that says its mixtures; while none has present domains, any trial
+    that has: experts on a share of a run come first, and are pruned."""
+    saying = [trial for trial in reversed(trials) if trial.groups]
+    told = [trial for trial in saying if trial.state == TrialState.COMPLETE]
+    present = (t for t in (*told, *saying) if not any(map(notes.is_revised, t.groups)))
+    return next(present, next(iter(told or saying), None))
 
 
 def _imported_domains(complete: Sequence[Record]) -> tuple[str, ...]:

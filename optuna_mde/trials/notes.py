@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,10 @@ import optuna
 from optuna_mde.mde.logprobs import resolve
 from optuna_mde.objective import Objective, ObjectiveError
 from optuna_mde.scalars import is_number
+from optuna_mde.simplex.projection import MixtureError
 from optuna_mde.trials.attributes import chunks, numbers, read_chunks
+from optuna_mde.trials.groups import Group
+from optuna_mde.trials.revisions import Origins, Revision, composed, read
 
 EXPERT_BUDGET = 1.0
 """Share of a full run that an expert trains where nobody says another."""
@@ -30,6 +33,8 @@ class Notes:
     """{trial number: reason} of the trials that are left out."""
     folder: str | None
     """Where relative log-probability paths start."""
+    revisions: dict[str, list[Revision]]
+    """Prefix -> how domains became others, in order."""
     roots: tuple[str, ...]
     """The study's own folders: below them, files that the storage names may be read."""
     settings: dict[str, Any]
@@ -39,6 +44,14 @@ class Notes:
     def mixtures(self) -> dict[str, list[str]]:
         """Prefix -> domains of mixtures that no helper registers."""
         return self.settings.get("mixtures", {})
+
+    def origins(self, prefix: str) -> Origins:
+        """What domains of older runs count as by now."""
+        return composed(self.revisions.get(prefix, ()))
+
+    def is_revised(self, group: Group) -> bool:
+        """Whether the mixture has domains that have become others since."""
+        return any(old in group.domains for old, _ in self.origins(group.prefix))
 
     @property
     def experts(self) -> dict[str, str]:
@@ -78,6 +91,7 @@ def read_notes(study: optuna.Study) -> Notes:
             if str(number).isdecimal()
         },
         folder=folder,
+        revisions=_revisions(user),
         roots=(folder or os.curdir, *_storage_folder(study)),
         settings=_settings(study),
     )
@@ -111,6 +125,12 @@ def _user_attrs(study: optuna.Study) -> dict[str, Any]:
 def _natural(user: Mapping[str, Any]) -> dict[str, float]:
     shares = numbers(user.get("natural")).items()
     return {domain: share for domain, share in shares if 0.0 <= share < math.inf}
+
+
+def _revisions(user: Mapping[str, Any]) -> dict[str, list[Revision]]:
+    value = user.get("revisions")
+    items = value.items() if isinstance(value, Mapping) else ()
+    return {str(prefix): read(revisions) for prefix, revisions in items}
 
 
 def _usable(settings: Any) -> dict[str, Any]:
@@ -175,6 +195,34 @@ def set_excluded(study: optuna.Study, reasons: Mapping[int, str]) -> None:
     """Keep the trials that are left out, and why, on the study."""
     value = {str(number): reason for number, reason in sorted(reasons.items())}
     study._storage.set_study_user_attr(study._study_id, "excluded", value)
+
+
+def revisions(study: optuna.Study) -> dict[str, list[Revision]]:
+    """Prefix -> how domains of the mixture became others, in order."""
+    return _revisions(_user_attrs(study))
+
+
+def check_present(study: optuna.Study, prefix: str, domains: Collection[str]) -> None:
+    """Refuse domains that have become others: a worker may run an older script.
+
+    Raises:
+        MixtureError: if there are any.
+    """
+    became = {
+        old: shares
+        for revision in revisions(study).get(prefix, ())
+        for old, shares in revision.items()
+        if old in domains
+    }
+    if became:
+        told = "; ".join(f"{old!r} has become {', '.join(became[old])}" for old in became)
+        raise MixtureError(f"{told} (revise_domains); take these in its place")
+
+
+def set_revisions(study: optuna.Study, value: Mapping[str, Sequence[Revision]]) -> None:
+    """Keep how domains became others on the study."""
+    kept = {prefix: list(each) for prefix, each in value.items()}
+    study._storage.set_study_user_attr(study._study_id, "revisions", kept)
 
 
 def set_settings(study: optuna.Study, value: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ trial ``constraints``   copy of `trial.set_constraint`'s values, for the dashboa
 trial ``format``        version of this format
 study ``natural``       {domain: share} of the natural mixture
 study ``excluded``      {trial number: reason} left out by `exclude_trials`
+study ``revisions``     {prefix: [{old domain: {new domain: share}}, …]} by `revise_domains`
 study ``mde_folder``    folder that relative log-probability paths start from
 ======================  ======================================================================
 
@@ -33,6 +34,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, PartialFixedSampler
@@ -145,19 +147,30 @@ class Record:
 
     def rates(self, group: Group) -> Array | None:
         """Rates `[K]` of the trial's mixture; None where it has none that the group can hold."""
-        key = (group.prefix, group.domains)
+        key = (group.prefix, group.domains, group.origins)
         if key not in self._rates:
             mixture = self.mixture(group.prefix)
             self._rates[key] = None if mixture is None else group.rates(mixture)
         return self._rates[key]
 
     def corner(self, group: Group) -> str | None:
-        """The domain of which the trial trains nothing else; None inside the simplex."""
+        """The domain of which the trial trains nothing else; None inside the simplex.
+
+        A domain that has become part of another, or all of it, is not that one.
+        """
         rates = self.rates(group)
-        if rates is None:
+        if rates is None or not is_corner(rates):
             return None
-        largest = int(rates.argmax())
-        return group.domains[largest] if is_corner(rates) else None
+        domain = group.domains[int(rates.argmax())]
+        return domain if self.alone(group.prefix) == domain else None
+
+    def alone(self, prefix: str) -> str | None:
+        """The domain, present or not, of which the trial trains nothing else."""
+        mixture = self.mixture(prefix)
+        if not mixture:
+            return None
+        domain = max(mixture, key=mixture.__getitem__)
+        return domain if is_corner(np.array([mixture[domain]])) else None
 
 
 def read_trial(trial: FrozenTrial) -> Record:
