@@ -6,85 +6,87 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from optuna_mde_studies.commands.shared import (
-    OutOption,
-    StudyArgument,
-    fail,
-    open_kept,
-    print_parts,
-    resolve_existing,
-)
+from optuna_mde_studies.commands.opened import KeptStudyArgument, NameOption, opened
+from optuna_mde_studies.commands.shared import OutOption, fail, print_parts
 
 
 class Format(StrEnum):
     """How a recommendation is printed."""
 
     text = "text"
-    yaml = "yaml"
     json = "json"
+    yaml = "yaml"
+    megatron = "megatron"
+    mosaicml = "mosaicml"
+    litgpt = "litgpt"
+    olmix = "olmix"
 
 
 def dashboard(
-    study: StudyArgument,
+    study: KeptStudyArgument,
+    name: NameOption = None,
     out: OutOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
 ) -> None:
     """Opens Optuna Dashboard on a study, with this package's figures among its graphs."""
     from optuna_mde_studies.report import dashboard as server
-    from optuna_mde_studies.runner.confirm import Confirmation
 
-    definition, folder = resolve_existing(study, out)
-    confirmation = Confirmation.read(folder.confirmation)
-    server.publish(open_kept(definition, folder), confirmation=confirmation)
-    server.serve(folder.storage_url, host, port)
+    kept = opened(study, name, out)
+    server.publish(kept.study, confirmation=kept.confirmation)
+    server.serve(kept.storage, host, port)
 
 
-def report(study: StudyArgument, out: OutOption = None) -> None:
+def report(study: KeptStudyArgument, name: NameOption = None, out: OutOption = None) -> None:
     """Writes the HTML report again, of a running study too."""
     from optuna_mde_studies.report import page
-    from optuna_mde_studies.runner.confirm import Confirmation
+    from optuna_mde_studies.runner.folder import create
 
-    definition, folder = resolve_existing(study, out)
-    confirmation = Confirmation.read(folder.confirmation)
-    print(page.write(open_kept(definition, folder), folder.path, confirmation=confirmation))
+    kept = opened(study, name, out)
+    create(kept.folder)
+    print(page.write(kept.study, kept.folder.path, confirmation=kept.confirmation))
 
 
 def recommend(
-    study: StudyArgument,
+    study: KeptStudyArgument,
+    name: NameOption = None,
     out: OutOption = None,
     format: Annotated[
-        Format, typer.Option(help="text: tables; yaml, json: the rates, for a training config.")
+        Format,
+        typer.Option(
+            help="text: tables; json: all of their figures; yaml: the rates; the others: the "
+            "rates as that trainer's configuration has them."
+        ),
     ] = Format.text,
 ) -> None:
     """Prints the best mixture by what is known now."""
-    from optuna_mde_studies.runner import findings
-    from optuna_mde_studies.runner.confirm import Confirmation
-    from optuna_mde_studies.terminal import progress, summary
+    from optuna_mde_studies.exchange import trainers
+    from optuna_mde_studies.report import overview
+    from optuna_mde_studies.terminal import answers, progress, summary
 
-    definition, folder = resolve_existing(study, out)
-    opened = open_kept(definition, folder)
-    try:
-        recommendation = findings.recommend(opened, folder.recommendation)
-    except ValueError as error:  # nothing to learn from yet
-        fail(f"{folder.path}: {error}")
+    kept = opened(study, name, out)
+    found = kept.recommend()
     if format is Format.text:
-        confirmation = Confirmation.read(folder.confirmation)
-        parts = [*summary.outcome(recommendation, definition.config.goals)]
-        parts += summary.beside(opened, folder, recommendation, confirmation)
+        parts = [*summary.outcome(found, kept.goals)]
+        parts += summary.beside(kept.study, kept.folder, found, kept.confirmation)
         print_parts(progress.console(), parts)
+    elif format is Format.json:
+        print(answers.as_json(overview.read(kept.study), found, kept.confirmation), end="")
     else:
-        print(summary.rates_as(format.value, recommendation.mixture), end="")
+        try:
+            print(trainers.rendered(format.value, found.mixture), end="")
+        except ValueError as error:
+            fail(f"--format {format.value}: {error}")
 
 
-def status(study: StudyArgument, out: OutOption = None) -> None:
+def status(study: KeptStudyArgument, name: NameOption = None, out: OutOption = None) -> None:
     """Says how far a study is."""
     from optuna_mde_studies.runner import trials
     from optuna_mde_studies.terminal import summary
 
-    definition, folder = resolve_existing(study, out)
-    opened = open_kept(definition, folder)
-    running = "running now" if folder.is_running() else "not running"
-    for line in summary.status(opened, trials.counts(opened), definition.config.search.n_trials):
+    kept = opened(study, name, out)
+    for line in summary.status(kept.study, trials.counts(kept.study), kept.n_trials):
         print(line)
-    print(f"{folder.path}: {running}")
+    if kept.config is not None:
+        running = "running now" if kept.folder.is_running() else "not running"
+        print(f"{kept.folder.path}: {running}")

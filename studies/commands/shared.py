@@ -52,6 +52,11 @@ def resolve(
     from optuna_mde_studies.definition.reading import DefinitionError, examine, shipped
     from optuna_mde_studies.runner.folder import RUNS, StudyFolder
 
+    if "://" in study:
+        raise DefinitionError(
+            f"{study}: this command trains by a definition, and a study in a storage has the "
+            "program that began it; report, status, recommend, dashboard and export read one"
+        )
     folder = StudyFolder(Path(study))
     if not folder.path.exists() and study not in shipped():
         folder = StudyFolder(Path(RUNS) / study)

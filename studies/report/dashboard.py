@@ -130,7 +130,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 def serve(
-    storage_url: str,
+    storage: str | optuna.storages.BaseStorage,
     host: str = "127.0.0.1",
     port: int = 8080,
     *,
@@ -139,7 +139,7 @@ def serve(
     """Opens Optuna Dashboard and prints its address; returns on Ctrl-C.
 
     Args:
-        storage_url: storage of the study, as Optuna takes it.
+        storage: storage of the study, or its URL as Optuna takes it.
         host: address to listen on. Whoever reaches it may change the study.
         port: port to listen on; 0 takes a free one.
         artifact_folder: folder of the study's artifacts, if it has any.
@@ -152,7 +152,7 @@ def serve(
     store = (
         optuna.artifacts.FileSystemArtifactStore(str(artifact_folder)) if artifact_folder else None
     )
-    app = wsgi(storage_url, artifact_store=store)
+    app = wsgi(storage, artifact_store=store)
     try:
         server = make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
     except OSError as error:

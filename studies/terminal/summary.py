@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import yaml
 from optuna_mde_studies.report import costs, epochs, evaluations, overview, tasks
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
-from optuna_mde_studies.wording import amount, copyable, count, share_of_a_run
+from optuna_mde_studies.wording import amount, count, share_of_a_run
 from optuna_mde_studies.wording import rates as one_line
 from rich.console import RenderableType
 from rich.table import Table
@@ -115,26 +113,16 @@ def confirmed(confirmation: Confirmation, objective: Objective) -> Iterator[Rend
         yield Text(verdict(differences, seeds), style="bold")
 
 
-def rates_as(format: str, mixture: Mapping[str, float]) -> str:
-    """The rates alone, as `yaml` or `json` that a training configuration can take in.
-
-    They are rounded to six digits and still sum to 1: the largest takes what rounding left over.
-    """
-    rounded = copyable(mixture, decimals=6)
-    if format == "json":
-        return json.dumps(rounded, indent=2, ensure_ascii=False) + "\n"
-    return str(yaml.safe_dump(rounded, sort_keys=False, allow_unicode=True))
-
-
-def status(study: optuna.Study, counts: Mapping[str, int], n_trials: int) -> Iterator[str]:
-    """How far a study is, in lines."""
+def status(study: optuna.Study, counts: Mapping[str, int], n_trials: int | None) -> Iterator[str]:
+    """How far a study is, in lines; nobody knows how many trials a program of its own will run."""
     finished = counts.get("complete", 0) + counts.get("pruned", 0)
     others = [
         f"{number} {state}"
         for state, number in counts.items()
         if state not in ("complete", "pruned")
     ]
-    yield f"{study.study_name}: {finished} of {n_trials} trials finished" + "".join(
+    asked = "" if n_trials is None else f" of {n_trials}"
+    yield f"{study.study_name}: {finished}{asked} trials finished" + "".join(
         f", {other}" for other in others
     )
     best = study.best_trials if counts.get("complete") else []

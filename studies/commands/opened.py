@@ -1,0 +1,188 @@
+"""The study that a command reads: one begun from a definition, or any in a storage of Optuna's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from optuna_mde_studies.commands.shared import fail, open_kept, quiet, resolve_existing
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna_mde_studies.definition.config import StudyConfig
+    from optuna_mde_studies.runner.confirm import Confirmation
+    from optuna_mde_studies.runner.folder import StudyFolder
+
+    from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.objective import Objective
+
+KeptStudyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="STUDY",
+        help="A definition (YAML file), a shipped one by its name (demo), a study's folder or its "
+        "name in runs/; or the URL of a storage of Optuna's (sqlite:///own.db) with a study that "
+        "a program of your own has run.",
+    ),
+]
+NameOption = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        metavar="NAME",
+        help="Name of the study in that storage. [default: the only one there is]",
+    ),
+]
+
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+"""Names that may be one of a folder: a storage is somebody else's, and a name may say `../..`."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A study, and where what is written about it lies."""
+
+    study: optuna.Study
+    storage: optuna.storages.BaseStorage
+    folder: StudyFolder
+    config: StudyConfig | None = None
+    """Of a study that was begun from a definition."""
+
+    @property
+    def goals(self) -> Objective:
+        """What the study minimises."""
+        from optuna_mde_studies.report import overview
+
+        from optuna_mde.objective import Objective
+
+        if self.config is not None:
+            return self.config.goals
+        return overview.read(self.study).goals or Objective.parse(None)
+
+    @property
+    def n_trials(self) -> int | None:
+        """Trials that were asked for, where somebody has said so."""
+        return self.config.search.n_trials if self.config is not None else None
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """What fresh seeds said; nothing is confirmed in a study of another program."""
+        from optuna_mde_studies.runner.confirm import Confirmation
+
+        return Confirmation.read(self.folder.confirmation) if self.config is not None else None
+
+    def recommend(self) -> Recommendation:
+        """The recommendation; the one that was kept, where a definition's study has a folder.
+
+        Raises:
+            SystemExit: if nothing is known yet, after a sentence.
+        """
+        from optuna_mde_studies.runner import findings
+
+        import optuna_mde
+
+        try:
+            if self.config is not None:
+                return findings.recommend(self.study, self.folder.recommendation)
+            return optuna_mde.recommend(self.study)
+        except ValueError as error:  # nothing to learn from yet
+            what = self.folder.path if self.config is not None else self.study.study_name
+            fail(f"{what}: {error}")
+
+
+def opened(study: str, name: str | None, out: Path | None) -> Opened:
+    """The study that is meant.
+
+    Args:
+        study: a definition, a folder, or the URL of a storage.
+        name: of the study in that storage.
+        out: folder of what is written about the study.
+
+    Raises:
+        StudyError: if there is no such study.
+    """
+    from optuna_mde_studies.runner.folder import StudyError
+
+    if is_storage(study):
+        return _stored(study, name, out)
+    if name is not None:
+        raise StudyError(
+            f"--study {name}: this names a study in a storage, and {study} is none; give the "
+            "storage's URL (sqlite:///own.db) in its place"
+        )
+    definition, folder = resolve_existing(study, out)
+    return Opened(open_kept(definition, folder), folder.storage(), folder, definition.config)
+
+
+def is_storage(study: str) -> bool:
+    """Whether an argument is the URL of a storage."""
+    return "://" in study
+
+
+def _stored(url: str, name: str | None, out: Path | None) -> Opened:
+    import optuna
+    from optuna_mde_studies.runner.folder import RUNS, StudyError, StudyFolder
+
+    quiet()
+    storage = open_storage(url)
+    names = [found.study_name for found in storage.get_all_studies()]
+    if name is None and len(names) == 1:
+        (name,) = names
+    if name is None or name not in names:
+        known = f"it holds {', '.join(sorted(names))}" if names else "it holds none"
+        asked = "say which study with --study NAME" if name is None else f"no study {name!r}"
+        raise StudyError(f"{shown(url)}: {asked}; {known}")
+    # The sampler is never asked here: what reads needs none.
+    study = optuna.load_study(
+        study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler()
+    )
+    if out is None and not _FOLDER.fullmatch(name):
+        raise StudyError(f"{name!r} is no name for a folder; say with --out where to write")
+    folder = StudyFolder(out or Path(RUNS) / name)
+    if folder.definition.exists():
+        raise StudyError(
+            f"{folder.path}: this folder belongs to a study with a definition; say with --out "
+            "where to write about another one"
+        )
+    return Opened(study, storage, folder)
+
+
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """A storage that exists; nothing is made in it.
+
+    Raises:
+        StudyError: if there is none, or it cannot be read.
+    """
+    from optuna.exceptions import StorageInternalError
+    from optuna.storages import RDBStorage
+    from optuna_mde_studies.runner.folder import SQLITE_TIMEOUT, StudyError
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        parsed = make_url(url)
+        is_sqlite = parsed.get_backend_name() == "sqlite"
+        if is_sqlite and not Path(parsed.database or "").is_file():
+            raise StudyError(f"{url}: there is no file {parsed.database!r}")
+        arguments = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if is_sqlite else {}
+        # Braces of a path are doubled: Optuna formats the URL.
+        return RDBStorage(
+            url.replace("{", "{{").replace("}", "}}"),
+            engine_kwargs=arguments,
+            skip_table_creation=True,
+        )
+    except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as error:
+        if isinstance(error, StudyError):
+            raise
+        reason = str(error.__cause__ or error).strip().split("\n")[0]
+        raise StudyError(
+            f"{shown(url)}: no storage of Optuna's can be opened ({reason})"
+        ) from error
+
+
+def shown(url: str) -> str:
+    """A URL as messages may show it, without its password."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)

@@ -1,0 +1,2 @@
+"""What studies give to other programs and take from them: tables of runs, other studies, training
+configurations."""

@@ -1,0 +1,153 @@
+"""Commands on a study that a program of the user's own has run, in a storage of Optuna's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from optuna_mde_studies import cli
+
+import optuna_mde
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process: exit code, output, errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["optuna-mde", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def own(invented, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Study:
+    """A study in `own.db` of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    return invented.study(study_name="own", storage="sqlite:///own.db")
+
+
+def test_reading_commands_take_the_url_of_a_storage(run: Run, own: optuna.Study) -> None:
+    expected = optuna_mde.recommend(own)
+    code, out, _ = run("status", "sqlite:///own.db")
+    assert (code, out.splitlines()[0]) == (0, "own: 12 trials finished")
+    code, out, _ = run("report", "sqlite:///own.db", "--study", "own", "--out", "elsewhere")
+    assert (code, out) == (0, "elsewhere/report.html\n")
+    assert "<h1>own</h1>" in Path("elsewhere/report.html").read_text("utf-8")
+    code, out, _ = run("recommend", "sqlite:///own.db")
+    assert code == 0
+    for row in expected.rows:
+        assert f"{row.objective.mean:.4f}" in out
+    assert sorted(path.name for path in Path().iterdir()) == ["elsewhere", "own.db"]
+
+
+def test_json_holds_what_the_tables_say(run: Run, own: optuna.Study) -> None:
+    expected = optuna_mde.recommend(own)
+    code, out, _ = run("recommend", "sqlite:///own.db", "--format", "json")
+    assert code == 0
+    found = json.loads(out, parse_constant=pytest.fail)
+    assert found["mixture"] == pytest.approx(expected.mixture, abs=1e-6)
+    assert sum(found["mixture"].values()) == 1
+    assert found["losses"] == {
+        name: {"predicted": loss.mean, "low": loss.low, "high": loss.high}
+        for name, loss in expected.losses.items()
+    }
+    for row, told in zip(expected.rows, found["rows"], strict=True):
+        assert (told["name"], told["trial"]) == (row.name, row.trial)
+        assert told["objective"]["predicted"] == row.objective.mean
+        assert told["objective"]["observed"] == row.observed
+    assert found["trust"]["spearman"] == expected.trust.spearman
+    assert found["confirmation"] is None
+
+
+def test_rates_go_to_a_trainer(run: Run, own: optuna.Study) -> None:
+    code, out, _ = run("recommend", "sqlite:///own.db", "--format", "yaml")
+    rates = yaml.safe_load(out)
+    code, out, _ = run("recommend", "sqlite:///own.db", "--format", "olmix")
+    mix = yaml.safe_load(out)["mix"]
+    assert code == 0
+    assert {name: entry["weight"] for name, entry in mix.items()} == {
+        name: rate for name, rate in rates.items() if rate > 0
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("status", "sqlite:///typo.db"), "there is no file 'typo.db'"),
+        (("status", "sqlite:///own.db", "--study", "x"), "no study 'x'; it holds own"),
+        (("report", "mysql+nothing://me:secret@host/db"), "me:***@host/db: no storage"),
+        (("confirm", "sqlite:///own.db"), "trains by a definition"),
+        (("run", "sqlite:///own.db"), "trains by a definition"),
+        (("status", "own.db", "--study", "own"), "give the storage's URL"),
+    ],
+)
+def test_what_cannot_be_read_is_one_sentence(
+    run: Run, own: optuna.Study, arguments: tuple[str, ...], words: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+    assert [path.name for path in Path().iterdir()] == ["own.db"]
+
+
+def test_a_name_in_a_storage_is_no_path(run: Run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    optuna.create_study(study_name="../../evil", storage="sqlite:///own.db")
+    code, _, err = run("report", "sqlite:///own.db")
+    assert code == 2
+    assert "say with --out" in err
+    optuna.create_study(study_name="other", storage="sqlite:///own.db")
+    code, _, err = run("status", "sqlite:///own.db")
+    assert code == 2
+    assert "--study NAME; it holds ../../evil, other" in err
+
+
+def test_a_study_without_mixtures_has_a_report_and_no_recommendation(
+    run: Run, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = optuna.create_study(study_name="plain", storage="sqlite:///own.db")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    assert run("report", "sqlite:///own.db")[0] == 0
+    assert "No recommendation yet" in Path("runs/plain/report.html").read_text("utf-8")
+
+
+def test_a_folder_of_a_definition_is_not_written_into(run: Run, own: optuna.Study) -> None:
+    folder = Path("runs/own")
+    folder.mkdir(parents=True)
+    (folder / "definition.yaml").write_text("name: own")
+    code, _, err = run("report", "sqlite:///own.db")
+    assert code == 2
+    assert "belongs to a study with a definition" in err
+    assert [path.name for path in folder.iterdir()] == ["definition.yaml"]
+
+
+def test_help_of_reading_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\n"
+        "from optuna_mde_studies.cli import app\n"
+        "try: app(['recommend', '--help'])\n"
+        "finally: print([n for n in sys.argv[1:] if n in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "torch", "optuna", "sqlalchemy", "yaml"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.strip() == "[]"
