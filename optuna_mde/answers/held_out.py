@@ -61,11 +61,24 @@ def leave_one_out(
     if fitted.observations.block is not None and not experts:
         counts = ~is_corner(X[:, fitted.observations.block])
     kept = counts[:, None] & ~((~there).astype(float) @ (W != 0.0).T > 0.0)  # [n, G]
-    numbers = np.sort(fitted.observations.numbers[fitted.observations.full])  # as the runs are
+    numbers = _numbers(fitted)
     return [
         HeldOut(mean[run, g], sd[run, g], observed[run, g], numbers[run])
         for g, run in enumerate(kept.T)
     ]
+
+
+def _numbers(fitted: Fitted) -> npt.NDArray[np.int64]:
+    """Trial numbers of the surrogate's runs, by number as they are: of many it keeps a part."""
+    observations, runs = fitted.observations, fitted.surrogate.runs
+    rows = np.flatnonzero(observations.full)
+    rows = rows[np.argsort(observations.numbers[rows], kind="stable")]
+    if len(rows) > len(runs.X):
+        told = np.concatenate([observations.X, observations.Y], axis=1)
+        kept = {row.tobytes() for row in np.concatenate([runs.X.numpy(), runs.Y.numpy()], axis=1)}
+        rows = np.array([row for row in rows if told[row].tobytes() in kept][: len(runs.X)])
+    numbers: npt.NDArray[np.int64] = observations.numbers[rows]
+    return numbers
 
 
 def widening(fitted: Fitted, W: Array, factor: float) -> Array:

@@ -1,28 +1,29 @@
 """One HTML page that says what a study found: the answer first, then why it can be believed.
 
-The page needs nothing but itself: Plotly's script is inside, and its content security policy
-forbids every connection. Whatever a user has named (study, domains, sets) is escaped.
+The page needs nothing but itself: Plotly's script is inside, packed as are the figures and the
+tables of all runs, and its content security policy forbids every connection. Whatever a user has
+named (study, domains, sets) is escaped.
 """
 
 from __future__ import annotations
 
+import json
 from html import escape
 from importlib import resources
 from itertools import zip_longest
 from string import Template
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.report import evaluations, figures, overview, sections
+from optuna_mde_studies.report import evaluations, figures, overview, packing, sections
 from optuna_mde_studies.report.judgement import Judgement, judge
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.folder import StudyFolder
 from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.corpus.documents import CorpusError
 from optuna_mde_trainers.spec import write_atomic
-from plotly.offline import get_plotlyjs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from optuna import Study
@@ -58,20 +59,20 @@ def write(
     confirmed = judge(found, recommendation, confirmation)
     drawn = figures.confirmation(confirmed)
     shown = figures.pictures(found, recommendation)
+    tables = {"trials": sections.runs(found), "losses": sections.losses(found)}
     parts = [
         sections.header(found),
         *_answer(found, recommendation, confirmed, reason),
         *_confirmed(confirmed, drawn),
         *(f"<h2>{escape(picture.title)}</h2>{_figure(picture)}" for picture in shown),
         sections.evaluated(evaluations.table(found, StudyFolder(folder), confirmation)),
-        sections.runs(found),
-        sections.losses(found),
+        *(sections.placed(key, table) for key, table in tables.items()),
         *_corpus(StudyFolder(folder).corpus),
         sections.costs(found, confirmed.confirmation if confirmed else None),
         sections.versions(),
     ]
     path = StudyFolder(folder).report
-    write_atomic(path, _page(study.study_name, parts, [*drawn, *shown]))
+    write_atomic(path, _page(study.study_name, parts, tables, [*drawn, *shown]))
     return path
 
 
@@ -146,17 +147,15 @@ def _figure(picture: Picture) -> str:
     )
 
 
-def _page(title: str, parts: Sequence[str], shown: Sequence[Picture]) -> str:
+def _page(
+    title: str, parts: Sequence[str], tables: Mapping[str, str], shown: Sequence[Picture]
+) -> str:
     template = resources.files("optuna_mde_studies.report").joinpath(TEMPLATE).read_text("utf-8")
-    figures = ",\n".join(f'"{picture.key}": {picture.figure.to_json()}' for picture in shown)
+    figures = ",".join(f'"{picture.key}":{picture.figure.to_json()}' for picture in shown)
+    held = f'{{"tables":{json.dumps(tables)},"figures":{{{figures}}}}}'
     return Template(template).substitute(
         title=escape(f"{title}: data mixture"),
-        plotly=get_plotlyjs(),
+        plotly=packing.plotly(),
+        packed=packing.packed(held),
         body="\n".join(parts),
-        figures=_inert(f"{{{figures}}}"),
     )
-
-
-def _inert(data: str) -> str:
-    """JSON that may stand inside a script element, whatever the names in it."""
-    return data.replace("<", "\\u003c").replace(">", "\\u003e")

@@ -247,7 +247,7 @@ def runs(overview: Overview) -> str:
     head = ["trial", "phase", "mixture", "", *(["parameters"] if beside else [])]
     head += ["observed", "predicted ± sd", "seconds"]
     lines = [_run_line(run, colours, beside=beside) for run in overview.runs]
-    return "<h2>All trials</h2>" + _table(head, lines, text=5 if beside else 4)
+    return _table(head, lines, text=5 if beside else 4)
 
 
 def _run_line(run: Run, colours: Mapping[str, str], *, beside: bool) -> list[str]:
@@ -268,11 +268,10 @@ def _run_line(run: Run, colours: Mapping[str, str], *, beside: bool) -> list[str
 
 
 def losses(overview: Overview) -> str:
-    """Observed loss of every run on every validation set."""
+    """Observed loss of every run on every validation set; nothing without losses."""
     if not overview.sets:
         return ""
     names = [f'<span title="{escape(s)}">{escape(shortened(s))}</span>' for s in overview.sets]
-    head = ["trial", *names]
     lines = [
         [
             str(run.number),
@@ -281,10 +280,18 @@ def losses(overview: Overview) -> str:
         for run in overview.runs
         if run.losses
     ]
-    return (
-        "<h2>Losses on every validation set</h2>"
-        f'<p class="muted">Nats per token.</p>{_table(head, lines, text=0)}'
-    )
+    return _table(["trial", *names], lines, text=0)
+
+
+TITLES = {
+    "trials": "<h2>All trials</h2>",
+    "losses": '<h2>Losses on every validation set</h2><p class="muted">Nats per token.</p>',
+}
+
+
+def placed(key: str, table: str) -> str:
+    """Where a table of all runs comes to stand, which the page unpacks."""
+    return f'{TITLES[key]}<div id="{key}"></div>' if table else ""
 
 
 def corpus(held: Corpus) -> str:

@@ -12,8 +12,9 @@ from scipy.stats import spearmanr
 
 from optuna_mde import predict, recommend
 from optuna_mde.answers.fitted import Fitted, fit_study
-from optuna_mde.answers.held_out import widening
+from optuna_mde.answers.held_out import leave_one_out, widening
 from optuna_mde.answers.trust import Trust, _rank_correlation, _verdict, judge
+from optuna_mde.gp import modeller
 from tests.optuna_mde.recorded import inner, study_of_runs
 
 CODE = {"code": 1.0}
@@ -222,3 +223,15 @@ def test_a_failed_fit_is_said_and_never_good(world, folder, monkeypatch) -> None
     said = recommend(young).trust.statement
     assert said.startswith("poor: 2 runs beside the experts")
     assert reason in said
+
+
+def test_a_study_of_more_runs_than_the_model_keeps_is_judged(world, folder, monkeypatch) -> None:
+    monkeypatch.setattr(modeller, "FIT_RUNS", 9)
+    monkeypatch.setattr(modeller, "MODEL_RUNS", 9)
+    study = of_runs(world, folder, 14)
+    fitted = fit_study(study)
+    assert len(fitted.surrogate.runs.X) == 9
+    (held,) = leave_one_out(fitted, fitted.weights)
+    told = [study.trials[number].value for number in held.numbers]
+    assert held.observed == pytest.approx(told)
+    assert recommend(study).trust.n_runs == len(told)
