@@ -1,9 +1,9 @@
 """URLs of log-probability files: which are paths, and which may be opened.
 
 Whoever can write to a study's storage can name any URL in it. Readers open what their own user
-handed to this process (and its neighbours in the folder), what lies below the study's own folder,
-and what lies below the roots of the environment variable ``OPTUNA_MDE_ALLOW``: paths or URLs,
-separated by commas.
+handed to this process (and its neighbours in the folder), what lies below the current folder or
+that of the storage's file, and what lies below the roots of the environment variable
+``OPTUNA_MDE_ALLOW``: paths or URLs, separated by commas.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def is_trusted(url: str, roots: Iterable[str]) -> bool:
 
     Args:
         url: a path, or any URL of fsspec.
-        roots: the study's own folders.
+        roots: folders that this process knows without the storage.
     """
     allowed = [root for root in os.environ.get(ALLOW, "").split(",") if root.strip()]
     return any(_is_below(url, root.strip()) for root in (*roots, *_handed, *allowed))

@@ -250,8 +250,8 @@ def _fault(file: ExpertFile, notes: Notes) -> str:
     if not is_trusted(file.url, notes.roots):
         return (
             f"{what} is not opened, as the study's storage names it and it lies outside the "
-            f"study's folder; {goes_on}. If it is yours, set the environment variable {ALLOW} to "
-            f"a folder or URL above it"
+            f"current folder and the storage's; {goes_on}. If it is yours, set the environment "
+            f"variable {ALLOW} to a folder or URL above it"
         )
     if is_missing(file.url):
         return (

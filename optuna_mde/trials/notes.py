@@ -36,7 +36,8 @@ class Notes:
     revisions: dict[str, list[Revision]]
     """Prefix -> how domains became others, in order."""
     roots: tuple[str, ...]
-    """The study's own folders: below them, files that the storage names may be read."""
+    """The current folder and that of the storage's file: below them, files that the storage names
+    may be read."""
     settings: dict[str, Any]
     """Options of the sampler: mixtures, experts, expert_budget, objective."""
 
@@ -92,7 +93,8 @@ def read_notes(study: optuna.Study) -> Notes:
         },
         folder=folder,
         revisions=_revisions(user),
-        roots=(folder or os.curdir, *_storage_folder(study)),
+        # Not the folder: whoever can write to the storage could name any.
+        roots=(os.curdir, *_storage_folder(study)),
         settings=_settings(study),
     )
 

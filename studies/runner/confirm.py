@@ -18,7 +18,7 @@ from optuna_mde_studies.runner.messages import RunOrder
 from optuna_mde_studies.wording import listed
 from optuna_mde_trainers.spec import RunResult, ScoreSpec, explain, write_atomic
 from pydantic import BaseModel, ConfigDict, ValidationError
-from scipy.stats import t as student_t
+from scipy.special import stdtrit  # not scipy.stats, whose import takes as long as all others
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +74,7 @@ def paired_differences(
     residuals = Y - Y.mean(1, keepdims=True) - Y.mean(0, keepdims=True) + Y.mean()
     freedom = (m - 1) * (s - 1)
     variance = 2 * (residuals**2).sum() / freedom
-    half = float(student_t.ppf(0.5 + level / 2, freedom) * np.sqrt(variance / s))
+    half = float(stdtrit(freedom, 0.5 + level / 2) * np.sqrt(variance / s))
     means = Y[0].mean() - Y[1:].mean(1)
     return tuple(
         Difference(name, float(mean), float(mean) - half, float(mean) + half)
@@ -104,7 +104,7 @@ def fresh_run(values: Mapping[str, Sequence[float]], level: float = 0.9) -> Fres
     """
     Y = np.array(list(values.values()), dtype=float)  # [m, s]
     s = Y.shape[1]
-    half = float(student_t.ppf(0.5 + level / 2, s - 1))
+    half = float(stdtrit(s - 1, 0.5 + level / 2))
     half *= float(np.sqrt(Y.var(axis=1, ddof=1).mean() * (1 + 1 / s)))
     mean = float(Y[0].mean())
     return FreshRun(mean, mean - half, mean + half)

@@ -18,6 +18,8 @@ from optuna_mde_studies.definition.reading import Definition, DefinitionError, d
 from optuna_mde_trainers.spec import explain, write_atomic
 from pydantic import ValidationError
 
+from optuna_mde.mde.urls import trust
+
 if TYPE_CHECKING:
     import optuna
 
@@ -56,6 +58,10 @@ class StudyFolder:
         return self.path / "study.db"
 
     @property
+    def mark(self) -> Path:
+        return self.path / "study.id"
+
+    @property
     def corpus(self) -> Path:
         return self.path / "corpus"
 
@@ -86,7 +92,8 @@ class StudyFolder:
         return f"sqlite:///{path.replace('{', '{{').replace('}', '}}')}"
 
     def storage(self) -> optuna.storages.BaseStorage:
-        """The study's storage, ready for several writing processes.
+        """The study's storage, ready for several writing processes. What its trials name below the
+        folder may be read from now on: the folder is one that the user has named.
 
         Raises:
             StudyError: if the file is damaged, or of another version of Optuna.
@@ -95,6 +102,7 @@ class StudyFolder:
         from optuna.storages import RDBStorage
         from sqlalchemy.exc import SQLAlchemyError
 
+        trust(str(self.database.resolve()))
         engine = {"connect_args": {"timeout": SQLITE_TIMEOUT}}
         try:
             return RDBStorage(self.storage_url, engine_kwargs=engine)

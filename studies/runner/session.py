@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import TrialState
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import Definition
-from optuna_mde_studies.runner import confirm, findings
+from optuna_mde_studies.runner import confirm, findings, identity
 from optuna_mde_studies.runner.checks import check_machine
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.corpus import changed_text, open_experiment
@@ -59,14 +59,15 @@ class Outcome:
 
 
 def open_study(folder: StudyFolder, config: StudyConfig) -> optuna.Study:
-    """The study, made if it is not there yet: an ordinary Optuna study of the definition's name.
+    """The study, made if it is not there yet: an ordinary Optuna study of the definition's name,
+    which may be renamed later.
 
     Its sampler here is one that is never asked: the workers have the real one.
     """
-    goals = config.goals.names
+    goals, storage = config.goals.names, folder.storage()
     study = optuna.create_study(
-        study_name=config.name,
-        storage=folder.storage(),
+        study_name=identity.present_name(folder, storage, config.name) or config.name,
+        storage=storage,
         sampler=optuna.samplers.RandomSampler(),
         directions=["minimize"] * len(goals),
         load_if_exists=True,
@@ -75,6 +76,7 @@ def open_study(folder: StudyFolder, config: StudyConfig) -> optuna.Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(list(goals))
+    identity.mark(folder, study, config.name)
     here = str(folder.path.resolve())
     if study.user_attrs.get("mde_folder") != here:  # new, or the folder has moved
         study.set_user_attr("mde_folder", here)

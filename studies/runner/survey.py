@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder, stored_config
+from optuna_mde_studies.runner.identity import present_name
 from optuna_mde_studies.runner.trials import num_finished
 
 if TYPE_CHECKING:
@@ -76,16 +77,16 @@ def within(storage: optuna.storages.BaseStorage) -> Iterator[Found]:
 def _in_folder(folder: StudyFolder) -> Found:
     config = stored_config(folder)
     wanted = config.search.n_trials
-    finished = 0
+    name, finished = None, 0
     if folder.database.is_file():
         import optuna
 
         storage = folder.storage()
-        if config.name in optuna.get_all_study_names(storage):
-            study = optuna.load_study(study_name=config.name, storage=storage)
-            finished = num_finished(study)
+        name = present_name(folder, storage, config.name)
+        if name is not None:
+            finished = num_finished(optuna.load_study(study_name=name, storage=storage))
     if folder.is_running():
         state = "running now"
     else:
         state = "finished" if finished >= wanted else "not finished"
-    return Found(config.name, finished, wanted, state, str(folder.path))
+    return Found(name or config.name, finished, wanted, state, str(folder.path))

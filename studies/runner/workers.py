@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder, stored_config
+from optuna_mde_studies.runner.identity import present_name
 from optuna_mde_studies.runner.launchers import launcher
 from optuna_mde_studies.runner.messages import (
     Asked,
@@ -277,9 +278,9 @@ class _Bench:
                 objective=config.objective,
                 expert_budget=self.experiment.expert_budget,
             )
-            self._study = optuna.load_study(
-                study_name=config.name, storage=self._folder.storage(), sampler=sampler
-            )
+            storage = self._folder.storage()
+            name = present_name(self._folder, storage, config.name) or config.name
+            self._study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
         return self._study
 
     def perform(self, order: Order) -> None:

@@ -110,6 +110,8 @@ def test_a_file_that_the_storage_names_is_opened_below_allowed_roots_only(
             user_attrs={"losses": reported, "logprobs": f"{base}/{domain}"},
         )
         study.add_trial(trial)  # as another hand writes it
+    # what a storage says of its own folder opens nothing either
+    study.set_user_attr("mde_folder", "/" if kind == "file" else base)
     with pytest.warns(UserWarning, match="is not opened, as the study's storage names it"):
         notes = recommend(study).notes
     assert any("OPTUNA_MDE_ALLOW" in note for note in notes)

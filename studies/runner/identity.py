@@ -1,0 +1,78 @@
+"""Which study of a storage is a folder's, whatever it is called by now.
+
+A study may be renamed (Optuna Dashboard makes a copy of another name, with the study's user
+attributes, and deletes the first). So it bears a mark, which its folder keeps too.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from optuna_mde_trainers.spec import write_atomic
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.study._frozen import FrozenStudy
+    from optuna_mde_studies.runner.folder import StudyFolder
+
+MARK_ATTR = "mde_study"
+"""Study attribute: {"id": drawn at random, "name": the definition's}."""
+
+
+def present_name(
+    folder: StudyFolder, storage: optuna.storages.BaseStorage, name: str
+) -> str | None:
+    """What the folder's study is called now; None if there is none yet.
+
+    It is the one with the folder's mark; where the folder has none (another machine's, or one of
+    release 0.1.0), the one of the definition's name, else one that began under it.
+
+    Args:
+        folder: the study's.
+        storage: where it is looked for.
+        name: the definition's.
+    """
+    kept, here = kept_mark(folder), str(folder.path.resolve())
+    # A copy of a study bears its mark as well: the one of the name, else the older one, counts.
+    studies = sorted(storage.get_all_studies(), key=lambda s: (s.study_name != name, s._study_id))
+    for is_meant in (
+        lambda study: kept and _mark(study).get("id") == kept,
+        lambda study: study.study_name == name,
+        lambda study: _mark(study).get("name") == name,
+        lambda study: not _mark(study) and study.user_attrs.get("mde_folder") == here,
+    ):
+        for study in studies:
+            if is_meant(study):
+                return study.study_name
+    return None
+
+
+def mark(folder: StudyFolder, study: optuna.Study, name: str) -> None:
+    """Marks a study as the folder's, unless it is marked already.
+
+    Args:
+        folder: the study's.
+        study: the study.
+        name: the definition's.
+    """
+    known = study.user_attrs.get(MARK_ATTR)
+    if not isinstance(known, dict) or not isinstance(known.get("id"), str):
+        known = {"id": kept_mark(folder) or uuid.uuid4().hex, "name": name}
+        study.set_user_attr(MARK_ATTR, known)
+    if kept_mark(folder) != known["id"]:
+        write_atomic(folder.mark, known["id"] + "\n")
+
+
+def kept_mark(folder: StudyFolder) -> str:
+    """The mark in the folder; empty if there is none."""
+    try:
+        return folder.mark.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _mark(study: FrozenStudy) -> Mapping[str, Any]:
+    found = study.user_attrs.get(MARK_ATTR)
+    return found if isinstance(found, dict) else {}
