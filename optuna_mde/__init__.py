@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from optuna_mde.additions import add_losses, get_losses, set_objective
     from optuna_mde.domains import revise_domains
     from optuna_mde.losses import exclude_trials, report_losses
     from optuna_mde.mde.logprobs import save_logprobs
@@ -21,12 +22,15 @@ __all__ = [
     "MDESampler",
     "Mixture",
     "NoiseEvaluator",
+    "add_losses",
     "exclude_trials",
+    "get_losses",
     "predict",
     "recommend",
     "report_losses",
     "revise_domains",
     "save_logprobs",
+    "set_objective",
     "suggest_mixture",
 ]
 
@@ -40,12 +44,15 @@ _ROOMS = {
     "MDESampler": "sampler",
     "Mixture": "mixture",
     "NoiseEvaluator": "termination",
+    "add_losses": "additions",
     "exclude_trials": "losses",
+    "get_losses": "additions",
     "predict": "prediction",
     "recommend": "recommendation",
     "report_losses": "losses",
     "revise_domains": "domains",
     "save_logprobs": "mde.logprobs",
+    "set_objective": "additions",
     "suggest_mixture": "mixture",
 }
 

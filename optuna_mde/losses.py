@@ -44,8 +44,9 @@ def report_losses(
         trial: the trial that was run.
         losses: validation set -> loss in nats per token. A set that is NaN counts as absent: the
             run informs the other sets, and its value is formed from those.
-        objective: ``None`` (the sampler's, else the plain mean), weights ``{set: weight}``, or
-            named groups ``{"code": {...}, "prose": {...}}``, each an objective of its own.
+        objective: ``None`` (the study's or sampler's, else the plain mean), weights
+            ``{set: weight}``, or named groups ``{"code": {...}, "prose": {...}}``, each an
+            objective of its own.
         limits: ``{set: loss}`` that an allowed mixture must not exceed; ``"natural"`` stands for
             the loss of the natural mixture's own run.
         logprobs: URL of the token log-probabilities (`save_logprobs`), as an expert leaves them;
@@ -66,7 +67,7 @@ def report_losses(
     """
     running = records.live(trial)
     study = running.study if running is not None else None
-    reported = _checked(losses)
+    reported = checked_losses(losses)
     kept = {name: loss for name, loss in reported.items() if not math.isnan(loss)}
     budget = real("budget", budget)
     if not 0.0 < budget <= 1.0:
@@ -74,7 +75,7 @@ def report_losses(
     if running is not None:
         _warn_of_waste(running, budget, logprobs)
     goals = _goals(study, objective)
-    _check_study(study, goals)
+    check_goals(study, goals)
     absent = _absent(study, goals, reported, kept)
     wanted = _limits(limits)
     _check_limits(study, wanted, reported)
@@ -83,7 +84,7 @@ def report_losses(
         "losses": kept,
         "objective": goals.to_json(),
         "budget": budget if budget < 1.0 else None,
-        "logprobs": None if logprobs is None else _url("logprobs", logprobs),
+        "logprobs": None if logprobs is None else checked_url("logprobs", logprobs),
         "tokens": None if tokens is None else _count("tokens", tokens),
         "parameters": None if parameters is None else _count("parameters", parameters),
         "limits": wanted or None,
@@ -131,7 +132,7 @@ def exclude_trials(study: optuna.Study, numbers: Iterable[int], reason: str) -> 
     set_excluded(study, reasons)
 
 
-def _checked(losses: Mapping[str, float]) -> dict[str, float]:
+def checked_losses(losses: Mapping[str, float]) -> dict[str, float]:
     """Losses as plain floats, by the texts of their sets' names."""
     if not isinstance(losses, Mapping) or not losses:
         raise ValueError(f"losses must be {{validation set: nats per token}}, got {losses!r}")
@@ -153,7 +154,8 @@ def _checked(losses: Mapping[str, float]) -> dict[str, float]:
     return checked
 
 
-def _url(name: str, value: Any) -> str:
+def checked_url(name: str, value: Any) -> str:
+    """The URL of a log-probability file as text."""
     try:
         return os.fsdecode(value)
     except TypeError:
@@ -198,7 +200,12 @@ def _goals(study: optuna.Study | None, objective: ObjectiveLike) -> Objective:
     return Objective.parse(objective)
 
 
-def _check_study(study: optuna.Study | None, goals: Objective) -> None:
+def check_goals(study: optuna.Study | None, goals: Objective) -> None:
+    """Refuse an objective that a study's directions do not fit.
+
+    Raises:
+        ValueError: if the study maximises, or has another number of values.
+    """
     if study is None:
         return
     maximised = records.is_maximised(study)
@@ -288,11 +295,11 @@ def _known_limits(running: Trial | None, limits: Mapping[str, Limit]) -> dict[st
 
 
 def _unknown(study: optuna.Study | None, names: Sequence[str]) -> list[str]:
-    """Those of some validation sets that no run of the study has reported."""
+    """Those of some validation sets that no run of the study has a loss of."""
     if not names or study is None:
         return list(names)
-    reported = {name for trial in records.read_trials(study) for name in trial.losses}
-    return [name for name in names if name not in reported]
+    known = {name for trial in read_facts(study).trials for name in trial.losses}
+    return [name for name in names if name not in known]
 
 
 def _values(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,6 +71,11 @@ class Objective:
         """Every validation set that a goal or a limit names, each once."""
         named = [s for _, weights in self.goals for s, _ in weights]
         return tuple(dict.fromkeys([*named, *(s for s, _ in self.limits)]))
+
+    def averaging(self, sets: Sequence[str]) -> Objective:
+        """The same objective, goals without weights being the mean of these sets."""
+        even = tuple((name, 1.0 / len(sets)) for name in sets)
+        return replace(self, goals=tuple((name, w or even) for name, w in self.goals))
 
     def limits_on(self, outputs: Sequence[str]) -> list[tuple[int, float]]:
         """(index of the output, limit in nats per token) of the limits that ``outputs`` have."""

@@ -39,6 +39,8 @@ class Output:
     kind: Kind = Kind.LOSS
     maximised: bool = False
     """Whether the study maximises it, so that ``Y`` holds it with its sign turned."""
+    added: bool = False
+    """Whether no run reported it itself: its losses were added later."""
 
     @property
     def label(self) -> str:
@@ -60,6 +62,8 @@ class ExpertFile:
     """The domain that it trained, where that was revised and it stands for a missing expert."""
     losses: tuple[tuple[str, float], ...] = ()
     """(set, nats per token) that the same trial reported; a file that was passed in has none."""
+    more: tuple[str, ...] = ()
+    """URLs of the same expert's files on sets that the first lacks."""
 
 
 @dataclass(frozen=True)

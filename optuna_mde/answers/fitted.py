@@ -13,7 +13,7 @@ import numpy as np
 from optuna_mde.gp.modeller import Modeller
 from optuna_mde.gp.torch_state import gradients
 from optuna_mde.objective import Objective, ObjectiveError, ObjectiveLike
-from optuna_mde.observations import Observations
+from optuna_mde.observations import Kind, Observations
 from optuna_mde.scalars import real
 from optuna_mde.simplex.projection import Array, MixtureError
 from optuna_mde.simplex.region import Region
@@ -178,7 +178,9 @@ def fit_study(
     space = study_space(study, facts=facts)
     observations = history.read(study, space, facts=facts)
     if objective is not None:
-        wanted = replace(Objective.parse(objective), limits=observations.objective.limits)
+        told = [t for t in observations.targets if not t.added and t.kind is not Kind.CONSTRAINT]
+        asked = Objective.parse(objective).averaging([output.name for output in told])
+        wanted = replace(asked, limits=observations.objective.limits)
         observations = replace(observations, objective=wanted)
     if len(observations.X) == 0:
         raise ValueError(

@@ -91,7 +91,7 @@ class Startup:
             domain
             for trial in self.others
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            and trial.logprobs is not None
+            and trial.logprob_urls
             and (domain := trial.corner(self.group)) is not None
         }
 

@@ -92,7 +92,7 @@ class Modeller:
         self._reader = self._reader or Reader()
         files: dict[str, list[Source]] = {}
         for file in observations.experts:
-            files.setdefault(file.domain, []).append(Source(file.url, file.losses))
+            files.setdefault(file.domain, []).append(Source(file.url, file.losses, file.more))
         experts = self._reader.read(observations.domains, files)
         if not experts.table.sets:
             return None

@@ -21,7 +21,7 @@ import numpy as np
 
 from optuna_mde.mde import coreset as making
 from optuna_mde.mde.coreset import Coreset
-from optuna_mde.mde.experts import ExpertTable, read_table
+from optuna_mde.mde.experts import ExpertTable, Files, read_table
 from optuna_mde.mde.logprobs import LogprobFile, write_whole
 from optuna_mde.mde.token_files import FileTokens
 from optuna_mde.mde.tokens import TokenTable
@@ -43,7 +43,7 @@ _logger = logging.getLogger("optuna_mde")
 
 def load_coreset(
     domains: Sequence[str],
-    files: Mapping[str, str],
+    files: Files,
     without: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[ExpertTable, Coreset, dict[str, str]]:
     """`read_table` and its coreset."""

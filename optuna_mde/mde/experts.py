@@ -25,6 +25,8 @@ MOST_PRODUCTS, _READING = 8e9, 100
 
 Read = TypeVar("Read")
 
+Files = Mapping[str, str | Sequence[str]]  # domain to the URL(s) of its expert's log-probabilities
+
 _logger = logging.getLogger("optuna_mde")
 
 
@@ -145,7 +147,7 @@ class ExpertTable:
 
 def load_table(
     domains: Sequence[str],
-    files: Mapping[str, str],
+    files: Files,
     without: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[ExpertTable, dict[str, str]]:
     """`open_table`, with all tokens read into memory."""
@@ -156,7 +158,7 @@ def load_table(
 def read_table(
     read: Callable[[ExpertTable], Read],
     domains: Sequence[str],
-    files: Mapping[str, str],
+    files: Files,
     without: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[ExpertTable, Read, dict[str, str]]:
     """`open_table` and what is read from it, without files whose tokens turn out to be none.
@@ -166,28 +168,30 @@ def read_table(
         domains, files, without: as in `open_table`.
     """
     refused: dict[str, str] = {}
+    usable = {domain: _urls(own) for domain, own in files.items()}
     while True:
-        usable = {domain: url for domain, url in files.items() if domain not in refused}
         table, others = open_table(domains, usable, without)
         try:
             return table, read(table), refused | others
         except UnusableFileError as error:
-            spoilt = {d: str(error) for d, url in usable.items() if url == error.url}
+            spoilt = {d: str(error) for d, own in usable.items() if error.url in own}
             if not spoilt:
                 raise  # of no file that was asked for: another try would end the same
             refused |= spoilt
+            usable |= {d: tuple(url for url in usable[d] if url != error.url) for d in spoilt}
 
 
 def open_table(
     domains: Sequence[str],
-    files: Mapping[str, str],
+    files: Files,
     without: Mapping[str, Collection[str]] | None = None,
 ) -> tuple[ExpertTable, dict[str, str]]:
     """The experts' files as one table, whose tokens stay where they are.
 
     Args:
         domains: the K domains of the mixture.
-        files: domain to the URL of its expert's log-probabilities.
+        files: domain to the URL of its expert's log-probabilities; or to several, of which the
+            first that has a set counts.
         without: domain to the sets of its file that are not to be used.
 
     Returns:
@@ -195,30 +199,37 @@ def open_table(
         belongs if its sets have the tokens and fingerprints that most files have. Reading a token
         raises `UnusableFileError` where a file holds something else than log-probabilities.
     """
-    found: dict[str, LogprobFile] = {}
+    found: dict[str, dict[str, LogprobFile]] = {}  # domain -> set -> file
     refused: dict[str, str] = {}
-    for domain, url in files.items():
-        try:
-            found[domain] = LogprobFile.open(url)
-        except UnusableFileError as error:
-            refused[domain] = str(error)
+    for domain, own in files.items():
+        for url in _urls(own):
+            try:
+                file = LogprobFile.open(url)
+            except UnusableFileError as error:
+                refused[domain] = str(error)
+            else:
+                for name in file.sets:
+                    found.setdefault(domain, {}).setdefault(name, file)
     tables: dict[str, Tokens] = {}
-    ordered = [found[d] for d in domains if d in found]
-    for name in dict.fromkeys(s for file in ordered for s in file.sets):
-        having = [d for d, file in found.items() if name in file.sets]
+    for name in dict.fromkeys(s for d in domains for s in found.get(d, ())):
+        having = [d for d in found if name in found[d]]
         kept = [d for d in having if name not in (without or {}).get(d, ())]
-        marks = {d: _mark(found[d], name) for d in kept}
+        marks = {d: _mark(found[d][name], name) for d in kept}
         usual = max(marks.values(), key=list(marks.values()).count, default=None)
         for domain in [d for d, mark in marks.items() if mark != usual]:
             refused[domain] = (
-                f"{files[domain]}: set {name!r} has other tokens, tokenizer or fingerprint "
-                "than the other experts' files"
+                f"{found[domain][name].url}: set {name!r} has other tokens, tokenizer or "
+                "fingerprint than the other experts' files"
             )
         owners = [d for d in domains if marks.get(d) == usual]
         if len(owners) >= 2:
             experts = np.array([tuple(domains).index(d) for d in owners])
-            tables[name] = FileTokens(name, tuple(found[d] for d in owners), experts)
+            tables[name] = FileTokens(name, tuple(found[d][name] for d in owners), experts)
     return ExpertTable.of(domains, tables), refused
+
+
+def _urls(own: str | Sequence[str]) -> Sequence[str]:
+    return (own,) if isinstance(own, str) else own
 
 
 def _mark(file: LogprobFile, name: str) -> tuple[object, ...]:

@@ -43,6 +43,13 @@ class Source:
     url: str
     losses: tuple[tuple[str, float], ...] = ()
     """(set, nats per token) that the expert's own trial reported."""
+    more: tuple[str, ...] = ()
+    """Files of the same expert on sets that the first lacks."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All of its files."""
+        return (self.url, *self.more)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class Reader:
     def read(self, domains: Sequence[str], files: Mapping[str, Sequence[Source]]) -> Experts:
         """What the files say; arguments as of `load_experts`."""
         sources = tuple((domain, tuple(files[domain])) for domain in domains if domain in files)
-        urls = [source.url for _, own in sources for source in own]
+        urls = [url for _, own in sources for source in own for url in source.urls]
         # before they are read: what is written meanwhile is read again; and a file that cannot be
         # asked right now has not changed
         self._versions |= {url: v for url, v in _versions(urls).items() if v is not None}
@@ -104,16 +111,16 @@ def load_experts(
     unread: set[str] = set()
     while True:
         chosen = {domain: own[0] for domain, own in left.items() if own}
-        urls = {domain: source.url for domain, source in chosen.items()}
+        urls = {domain: source.urls for domain, source in chosen.items()}
         table, coreset, faults = load_coreset(domains, urls, doubtful)
         refused |= faults
-        unread |= {urls[domain] for domain in faults if not is_readable(urls[domain])}
+        unread |= {url for domain in faults for url in urls[domain] if not is_readable(url)}
         again = False
         for domain, compared in _compared(table, coreset, chosen).items():
             wrong = {name: pair for name, pair in compared.items() if _contradicts(*pair)}
             useless = domain in faults and domain not in table.used
             if wrong:
-                refused[domain] = _reason(urls[domain], wrong)
+                refused[domain] = _reason(chosen[domain].url, wrong)
             if useless or (wrong and len(wrong) == len(compared)):
                 del left[domain][0]
                 doubtful.pop(domain, None)

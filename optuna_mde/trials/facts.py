@@ -12,8 +12,9 @@ from itertools import accumulate
 import optuna
 from optuna.trial import TrialState
 
-from optuna_mde.trials.notes import Notes, read_notes
+from optuna_mde.trials.notes import Notes, read_notes, system_attrs
 from optuna_mde.trials.records import Record, read_trials
+from optuna_mde.trials.scores import read_scores
 
 LOST_FACTOR = 10.0  # running for this many times the longest finished run counts as lost ...
 LOST_SECONDS = 60.0  # ... but never sooner than this: toy runs end within milliseconds
@@ -40,7 +41,9 @@ class Facts:
 
 def read_facts(study: optuna.Study, cache: dict[int, Record] | None = None) -> Facts:
     """Read a study; ``cache`` holds its finished trials by number, and is extended in place."""
-    return Facts(read_trials(study, cache), read_notes(study))
+    trials, system = read_trials(study, cache), system_attrs(study)
+    scores = read_scores(system)
+    return Facts([scores.on(trial) for trial in trials], read_notes(study, system))
 
 
 def lost_trials(trials: Sequence[Record]) -> set[int]:

@@ -110,15 +110,23 @@ def expert_files(
     for trial in trials:
         domain = trial.alone(group.prefix)
         ended = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        if ended and domain is not None and trial.logprobs is not None:
-            url, losses = notes.resolve(trial.logprobs), tuple(trial.losses.items())
-            files.append(ExpertFile(domain, url, trial.budget, trial.number, losses))
+        if ended and domain is not None and trial.logprob_urls:
+            url, *more = map(notes.resolve, trial.logprob_urls)
+            told = tuple(trial.losses.items())
+            files.append(
+                ExpertFile(domain, url, trial.budget, trial.number, told, more=tuple(more))
+            )
     files = [served for file in files for served in _serving(file, group)]
     files.sort(key=lambda f: (group.domains.index(f.domain), f.of != "", -f.budget, f.number))
-    faults = {file: _fault(file, notes) for file in files}
-    for reason in filter(None, faults.values()):
+    faults = {file: _fault(file, file.url, notes) for file in files}
+    further = {(file, url): _fault(file, url, notes) for file in files for url in file.more}
+    for reason in filter(None, [*faults.values(), *further.values()]):
         warnings.warn(reason, stacklevel=3)
-    usable = tuple(file for file, reason in faults.items() if not reason)
+    usable = tuple(
+        replace(file, more=tuple(url for url in file.more if not further[file, url]))
+        for file, reason in faults.items()
+        if not reason
+    )
     served = {file.domain for file in usable}
     return usable, {f.domain: why for f, why in faults.items() if why and f.domain not in served}
 
@@ -193,7 +201,7 @@ def _unlearned(trial: Record, group: Group | None, corner: bool) -> str:
 
     An expert on a share of a run is told by its log-probabilities.
     """
-    if trial.budget >= 1.0 or (corner and trial.logprobs):
+    if trial.budget >= 1.0 or (corner and trial.logprob_urls):
         return ""
     alone = trial.alone(group.prefix) if group is not None else None
     what = "an expert without log-probabilities" if corner else "a run"
@@ -242,18 +250,21 @@ def _mixtures(trial: Record, space: Space) -> dict[str, dict[str, float]]:
     return {prefix: mixture for prefix, mixture in found.items() if mixture is not None}
 
 
-def _fault(file: ExpertFile, notes: Notes) -> str:
-    """Why a file cannot be used, before it is opened; empty where nothing speaks against it."""
+def _fault(file: ExpertFile, url: str, notes: Notes) -> str:
+    """Why a file of an expert cannot be used, before it is opened; empty where nothing speaks
+    against it."""
     origin = f"of trial {file.number}" if file.number >= 0 else "that was passed in"
-    what = f"log-probability file {file.url} {origin}"
+    what = f"log-probability file {url} {origin}"
     goes_on = f"MDE goes on without the expert of {file.domain!r}"
-    if not is_trusted(file.url, notes.roots):
+    if url in file.more:
+        goes_on = f"MDE goes on without its sets of the expert of {file.domain!r}"
+    if not is_trusted(url, notes.roots):
         return (
             f"{what} is not opened, as the study's storage names it and it lies outside the "
             f"current folder and the storage's; {goes_on}. If it is yours, set the environment "
             f"variable {ALLOW} to a folder or URL above it"
         )
-    if is_missing(file.url):
+    if is_missing(url):
         return (
             f"{what} cannot be read; {goes_on}. Relative paths start from the study's folder "
             f"(study attribute 'mde_folder') or the current folder"

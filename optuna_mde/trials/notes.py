@@ -40,6 +40,8 @@ class Notes:
     may be read."""
     settings: dict[str, Any]
     """Options of the sampler: mixtures, experts, expert_budget, objective."""
+    present: str | None = None
+    """JSON text of the objective that the study was given with `set_objective`."""
 
     @property
     def mixtures(self) -> dict[str, list[str]]:
@@ -79,9 +81,10 @@ class Notes:
         return resolve(url, self.folder)
 
 
-def read_notes(study: optuna.Study) -> Notes:
-    """What the study itself keeps."""
+def read_notes(study: optuna.Study, system: Mapping[str, Any] | None = None) -> Notes:
+    """What the study itself keeps; ``system`` are its `system_attrs`, if they are read already."""
     user = _user_attrs(study)
+    system = system_attrs(study) if system is None else system
     excluded, folder = user.get("excluded"), user.get("mde_folder")
     folder = folder if isinstance(folder, str) else None
     return Notes(
@@ -95,18 +98,29 @@ def read_notes(study: optuna.Study) -> Notes:
         revisions=_revisions(user),
         # Not the folder: whoever can write to the storage could name any.
         roots=(os.curdir, *_storage_folder(study)),
-        settings=_settings(study),
+        settings=_usable(read_chunks(system, "settings")),
+        present=_present(system),
     )
 
 
 def stored_objective(study: optuna.Study) -> str | None:
-    """JSON text of the sampler's objective; None where it has none."""
-    return _settings(study).get("objective")
+    """JSON text of the study's present objective, else of the sampler's; None without one."""
+    system = system_attrs(study)
+    return _present(system) or _usable(read_chunks(system, "settings")).get("objective")
+
+
+def system_attrs(study: optuna.Study) -> dict[str, Any]:
+    """The study's system attributes, which hold what is ours alone."""
+    return study._storage.get_study_system_attrs(study._study_id)
 
 
 def _settings(study: optuna.Study) -> dict[str, Any]:
-    attrs = study._storage.get_study_system_attrs(study._study_id)
-    return _usable(read_chunks(attrs, "settings"))
+    return _usable(read_chunks(system_attrs(study), "settings"))
+
+
+def _present(system: Mapping[str, Any]) -> str | None:
+    text = read_chunks(system, "objective")
+    return text if _is_objective(text) else None
 
 
 def _storage_folder(study: optuna.Study) -> list[str]:
@@ -193,6 +207,14 @@ def set_natural(study: optuna.Study, shares: Mapping[str, float]) -> None:
         study._storage.set_study_user_attr(study._study_id, "natural", dict(shares))
 
 
+def set_present_objective(study: optuna.Study, text: str) -> None:
+    """Keep the objective that counts from now on, as JSON text."""
+    system = system_attrs(study)
+    if _present(system) != text:
+        for key, part in chunks("objective", text, system):
+            study._storage.set_study_system_attr(study._study_id, key, part)
+
+
 def set_excluded(study: optuna.Study, reasons: Mapping[int, str]) -> None:
     """Keep the trials that are left out, and why, on the study."""
     value = {str(number): reason for number, reason in sorted(reasons.items())}
@@ -231,6 +253,5 @@ def set_settings(study: optuna.Study, value: Mapping[str, Any]) -> None:
     """Keep the sampler's options on the study, beside those that other workers brought."""
     known = _settings(study)
     if known != {**known, **value}:
-        old = study._storage.get_study_system_attrs(study._study_id)
-        for key, text in chunks("settings", {**known, **value}, old):
+        for key, text in chunks("settings", {**known, **value}, system_attrs(study)):
             study._storage.set_study_system_attr(study._study_id, key, text)

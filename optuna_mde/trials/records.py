@@ -92,8 +92,23 @@ class Record:
     constraints: dict[str, float]
     tokens: float | None = None
     parameters: float | None = None
+    added: frozenset[str] = frozenset()
+    """Sets in `losses` that the trial did not report itself: they were added later."""
+    more_logprobs: tuple[str, ...] = ()
+    """URLs of log-probability files that were added later, the latest first."""
     _mixtures: dict[str, dict[str, float] | None] = field(default_factory=dict, compare=False)
     _rates: dict[object, Array | None] = field(default_factory=dict, compare=False)
+
+    @property
+    def logprob_urls(self) -> tuple[str, ...]:
+        """All files of the trial's token log-probabilities; of a set, the first that has it
+        counts."""
+        return (*filter(None, [self.logprobs]), *self.more_logprobs)
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """Validation sets whose losses the trial reported itself."""
+        return tuple(name for name in self.losses if name not in self.added)
 
     @property
     def finished(self) -> bool:

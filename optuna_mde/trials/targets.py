@@ -39,11 +39,12 @@ def outputs_of(
         table = _values(told, maximised)
         goals = Objective(tuple((output.name, ((output.name, 1.0),)) for output in table[0]))
     sets = [output.name for output in table[0]]
+    averaged = [output.name for output in table[0] if not output.added]
     constraints = _constraints(told)
     limits = _limits(told, group, goals, sets)
     limits += tuple((output.name, 0.0) for output in constraints[0])
     outputs, Y = (*table[0], *constraints[0]), np.hstack([table[1], constraints[1]])
-    return outputs, Y, Objective(_reported_goals(goals, sets), limits)
+    return outputs, Y, Objective(reported_goals(goals, sets, averaged), limits)
 
 
 def natural_loss(told: Sequence[Record], group: Group | None, name: str) -> float | None:
@@ -69,8 +70,10 @@ def natural_loss(told: Sequence[Record], group: Group | None, name: str) -> floa
 
 
 def _losses(told: Sequence[Record]) -> Table:
-    names = tuple(dict.fromkeys(name for t in told for name in t.losses))
-    return tuple(map(Output, names)), _values_of([t.losses for t in told], names)
+    reported = dict.fromkeys(name for t in told for name in t.reported)
+    names = tuple(dict.fromkeys([*reported, *(name for t in told for name in t.losses)]))
+    outputs = tuple(Output(name, added=name not in reported) for name in names)
+    return outputs, _values_of([t.losses for t in told], names)
 
 
 def _values(told: Sequence[Record], maximised: Sequence[bool]) -> Table:
@@ -96,8 +99,9 @@ def _values_of(rows: Sequence[Mapping[str, float]], keys: Sequence[str]) -> Arra
 
 
 def _objective(told: Sequence[Record], notes: Notes) -> Objective:
-    """The objective of the latest run that carries one: a study may change its mind."""
+    """The study's present objective, else that of the latest run that carries one."""
     texts = [(f"of trial {trial.number}", trial.objective) for trial in reversed(told)]
+    texts = [("of the study", notes.present), *texts]
     for origin, text in (*texts, ("of the sampler's options", notes.objective)):
         if text is not None:
             try:
@@ -107,13 +111,19 @@ def _objective(told: Sequence[Record], notes: Notes) -> Objective:
     return Objective()
 
 
-def _reported_goals(
-    objective: Objective, sets: Sequence[str]
+def reported_goals(
+    objective: Objective, sets: Sequence[str], averaged: Sequence[str]
 ) -> tuple[tuple[str, tuple[tuple[str, float], ...]], ...]:
-    """Goals with explicit weights over losses (or values) that exist."""
+    """Goals with explicit weights over losses (or values) that exist.
+
+    Args:
+        objective: the goals; one without weights is the mean over all sets that runs report.
+        sets: the losses that exist.
+        averaged: those of them that count where no weights are given.
+    """
     goals = []
     for name, weights in objective.goals:
-        kept = {s: w for s, w in weights if s in sets} or dict.fromkeys(sets, 1.0)
+        kept = {s: w for s, w in weights if s in sets} or dict.fromkeys(averaged, 1.0)
         missing = [s for s, _ in weights if s not in sets]
         if missing and sets:
             warnings.warn(
