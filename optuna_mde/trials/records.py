@@ -21,7 +21,8 @@ study ``revisions``     {prefix: [{old domain: {new domain: share}}, …]} by `r
 study ``mde_folder``    folder that relative log-probability paths start from
 ======================  ======================================================================
 
-System attributes ``mde:<key>:<i>`` hold internal state as JSON, in chunks that every schema of
+System attributes ``mde:<key>:<i>`` hold internal state, and what was added to finished trials
+(`scores`), as JSON, in chunks that every schema of
 Optuna's storages can hold.
 """
 
