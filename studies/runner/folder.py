@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,10 +117,6 @@ class StudyFolder:
         processes could get one trial number, or the same waiting trial."""
         return FileLock(self.path / ".ask.lock", timeout=SQLITE_TIMEOUT)
 
-    def worker(self, index: int) -> FileLock:
-        """Held by a worker process for as long as it lives."""
-        return FileLock(self.path / f".worker-{index}.lock", timeout=0)
-
     @contextmanager
     def owned(self) -> Iterator[None]:
         """Makes this process the only one that runs the study.
@@ -140,7 +135,6 @@ class StudyFolder:
                 "(`optuna-mde status` shows how far it is)"
             ) from None
         try:
-            self._wait_for_old_workers()
             yield
         finally:
             lock.release()
@@ -155,18 +149,6 @@ class StudyFolder:
                 return False
         except Timeout:
             return True
-
-    def _wait_for_old_workers(self, seconds: float = 20.0) -> None:
-        """Workers end with their runner, but not in the same instant: nobody else may tell."""
-        end = time.monotonic() + seconds
-        for path in self.path.glob(".worker-*.lock"):
-            try:
-                with FileLock(path, timeout=max(0.0, end - time.monotonic())):
-                    pass
-            except Timeout:
-                raise StudyError(
-                    f"{self.path}: a worker of an earlier start is still alive; end it first"
-                ) from None
 
 
 def create(folder: StudyFolder) -> None:

@@ -35,10 +35,39 @@ Order = SearchOrder | RunOrder
 class Ready:
     """The worker has started."""
 
+    owner: str
+    """Its id on the leases of its trials."""
+
 
 @dataclass(frozen=True)
 class Asked:
     """A trial is this worker's now; its mixture is being proposed."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class TakenUp:
+    """A trial that nobody worked on any more was brought to an end, or queued again."""
+
+    number: int
+    place: str
+    """`host:pid` of the process that left it, as far as is known."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """All trials that are wanted are at work elsewhere; the worker waits for their end."""
+
+
+@dataclass(frozen=True)
+class Exhausted:
+    """As many trials are finished as are wanted."""
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """A trial of this worker's was brought to an end by another one meanwhile."""
 
     number: int
 
@@ -78,6 +107,8 @@ class Failed:
 
     order: Order
     message: str
+    again: bool = False
+    """Whether the run is queued again."""
 
 
 @dataclass(frozen=True)
@@ -88,5 +119,7 @@ class Lost:
     exitcode: int | None
 
 
-Event = Ready | Asked | Training | Step | Told | Trained | Failed | Lost
+Ended = Told | Trained | Failed | Exhausted | Superseded
+"""After one of these the worker has no order any more."""
+Event = Ready | Asked | TakenUp | Waiting | Training | Step | Ended | Lost
 OnEvent = Callable[[int, Event], None]

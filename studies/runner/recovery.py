@@ -1,4 +1,8 @@
-"""Trials that a killed process left RUNNING: told if their run is done, else queued again."""
+"""Trials that nobody works on any more: told if their run is done, else queued again.
+
+All of it happens under the study's lock, and every step can be the last one before a death: what
+is still to be done is read from the trials.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +12,35 @@ from typing import TYPE_CHECKING
 import optuna
 from optuna.trial import TrialState
 from optuna_mde_studies.runner.experiment import SPEC_ATTR
+from optuna_mde_studies.runner.sharing.leases import lease
+from optuna_mde_studies.runner.sharing.owners import has_died
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
     from optuna_mde_studies.runner.experiment import Experiment
 
 INTERRUPTED = "interrupted"
 """Trial attribute of a trial that no live process works on any more."""
+ERROR = "error"
+"""Trial attribute: why a run failed for a reason of its own."""
+AGAIN = "to_be_continued"
+"""Trial attribute of a failed trial whose run another one is to take up, once."""
+CONTINUES = "continues"
+"""Trial attribute: number of the trial whose run this one takes up."""
+FAILURES = "failures"
+"""Trial attribute: how often this run has failed for reasons of its own before."""
+MAX_FAILURES = 2
+"""A run that fails so often is left: death by a signal is no failure of its own."""
 
-KEPT = (SPEC_ATTR, "phase", "predicted_mean", "predicted_sd")
+KEPT = (SPEC_ATTR, "phase", "predicted_mean", "predicted_sd", FAILURES)
 """Trial attributes that go over to the trial that takes a run up again."""
 
 
 def settle(
     study: optuna.Study,
     experiment: Callable[[], Experiment],
-    number: int | None = None,
-) -> int:
+    is_left: Callable[[FrozenTrial], bool],
+) -> list[FrozenTrial]:
     """Brings trials to an end that nobody works on.
 
     A trial whose run is finished is told. One that had begun to train fails, and its mixture waits
@@ -31,28 +48,71 @@ def settle(
     got so far fails: nothing is lost but a proposal.
 
     Args:
-        study: the study.
+        study: the study; its lock is held.
         experiment: opens the study's experiment; called only if a trial was training.
-        number: the one trial to settle. None: all that are RUNNING.
+        is_left: whether nobody works on a RUNNING trial.
 
     Returns:
-        How many trials were settled.
+        The trials that were settled, as they were.
     """
-    stale = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    stale = [trial for trial in stale if number is None or trial.number == number]
-    for trial in stale:
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    left = [trial for trial in running if is_left(trial)]
+    for trial in left:
         if SPEC_ATTR not in trial.user_attrs:
-            _fail(study, trial)
+            _interrupt(study, trial, again=False)
         elif not _tell(study, trial, experiment()):
-            _fail(study, trial)
-            # After the failure, not before: a death between the two loses a proposal, while the
-            # other order would run one mixture twice.
+            _interrupt(study, trial, again=True)
+    queue_again(study)
+    return left
+
+
+def is_ours(trial: FrozenTrial) -> bool:
+    """Whether a RUNNING trial belongs to a worker of this package. Others' are none of our
+    business; those of release 0.1.0 have a spec and no lease."""
+    return lease(trial) is not None or SPEC_ATTR in trial.user_attrs
+
+
+def is_abandoned(trial: FrozenTrial) -> bool:
+    """Whether a RUNNING trial is ours, and its process known to be dead without waiting."""
+    held = lease(trial)
+    return is_ours(trial) and (held is None or has_died(held["owner"]))
+
+
+def queue_again(study: optuna.Study) -> None:
+    """Queues every run that is to be taken up and is not queued yet; the study's lock is held."""
+    trials = study.get_trials(deepcopy=False)
+    taken_up = {trial.user_attrs.get(CONTINUES) for trial in trials}
+    for trial in trials:
+        waits = trial.state == TrialState.FAIL and trial.user_attrs.get(AGAIN)
+        if waits and trial.number not in taken_up:
             kept = {key: trial.user_attrs[key] for key in KEPT if key in trial.user_attrs}
-            study.enqueue_trial(trial.params, user_attrs=kept)
-    return len(stale)
+            study.enqueue_trial(trial.params, user_attrs={**kept, CONTINUES: trial.number})
 
 
-def _tell(study: optuna.Study, frozen: optuna.trial.FrozenTrial, experiment: Experiment) -> bool:
+def fail(study: optuna.Study, trial: optuna.Trial, reason: str, *, is_final: bool) -> bool:
+    """Tells of a run that has failed for a reason of its own. The study's lock is held.
+
+    Args:
+        study: the study.
+        trial: the run's, held by this process.
+        reason: what to say of it.
+        is_final: whether the same run would fail again for certain.
+
+    Returns:
+        Whether the run is queued again: once, as it may have been the machine.
+    """
+    failures = trial.user_attrs.get(FAILURES, 0) + 1
+    trial.set_user_attr(ERROR, reason)
+    trial.set_user_attr(FAILURES, failures)
+    again = SPEC_ATTR in trial.user_attrs and not is_final and failures < MAX_FAILURES
+    if again:
+        trial.set_user_attr(AGAIN, True)
+    study.tell(trial, state=TrialState.FAIL)
+    queue_again(study)
+    return again
+
+
+def _tell(study: optuna.Study, frozen: FrozenTrial, experiment: Experiment) -> bool:
     spec = experiment.spec(frozen.user_attrs)
     result = experiment.finished(spec)
     if result is None:
@@ -67,7 +127,18 @@ def _tell(study: optuna.Study, frozen: optuna.trial.FrozenTrial, experiment: Exp
     return True
 
 
-def _fail(study: optuna.Study, frozen: optuna.trial.FrozenTrial) -> None:
+def hand_back(study: optuna.Study, trial_id: int) -> None:
+    """Gives up a trial that is held here, for another worker to go on with; the study's lock is
+    held."""
+    frozen = study._storage.get_trial(trial_id)
+    if not frozen.state.is_finished():
+        _interrupt(study, frozen, again=SPEC_ATTR in frozen.user_attrs)
+        queue_again(study)
+
+
+def _interrupt(study: optuna.Study, frozen: FrozenTrial, *, again: bool) -> None:
     trial = optuna.Trial(study, frozen._trial_id)
     trial.set_user_attr(INTERRUPTED, True)
+    if again:
+        trial.set_user_attr(AGAIN, True)
     study.tell(trial, state=TrialState.FAIL)

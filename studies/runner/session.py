@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,8 +22,8 @@ from optuna_mde_studies.runner.display import Display
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create, keep_definition
 from optuna_mde_studies.runner.messages import (
-    Asked,
     Event,
+    Exhausted,
     Failed,
     Lost,
     Order,
@@ -31,9 +32,10 @@ from optuna_mde_studies.runner.messages import (
     Told,
     Trained,
 )
-from optuna_mde_studies.runner.recovery import settle
+from optuna_mde_studies.runner.recovery import is_abandoned, settle
 from optuna_mde_studies.runner.resources import places
-from optuna_mde_studies.runner.trials import num_finished
+from optuna_mde_studies.runner.sharing.leases import is_held_by
+from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished
 from optuna_mde_studies.runner.workers import Pool
 from optuna_mde_studies.wording import goals, rates, share_of_a_run
 
@@ -121,9 +123,8 @@ class Session:
     folder: StudyFolder
     progress: Display
     _stack: ExitStack = field(default_factory=ExitStack)
-    _trials: dict[int, int] = field(default_factory=dict)
-    """Worker -> trial that it works on."""
     _failures: int = 0
+    _is_searched: bool = False
 
     def __enter__(self) -> Session:
         return self
@@ -131,7 +132,12 @@ class Session:
     def __exit__(self, *_: object) -> None:
         if "pool" in self.__dict__:  # it was started
             self._stack.close()
-            settle(self.study, lambda: self.experiment)
+            owners = self.pool.owners
+            self._settle(lambda trial: is_abandoned(trial) or is_held_by(trial, owners))
+
+    def _settle(self, is_left: Callable[[FrozenTrial], bool]) -> None:
+        with self.folder.asking():
+            settle(self.study, lambda: self.experiment, is_left)
 
     @property
     def config(self) -> StudyConfig:
@@ -160,8 +166,11 @@ class Session:
 
     def search(self) -> None:
         """Trials until as many are finished as the definition asks for."""
-        settle(self.study, lambda: self.experiment)
-        if num_finished(self.study) < self.config.search.n_trials:
+        wanted = self.config.search.n_trials
+        if self.study.user_attrs.get(WANTED_ATTR) != wanted:
+            self.study.set_user_attr(WANTED_ATTR, wanted)
+        self._settle(is_abandoned)
+        if num_finished(self.study) < wanted:
             self._search()
         else:
             changed = changed_text(self.definition, self.folder, self.study)
@@ -216,37 +225,27 @@ class Session:
             told = ", ".join(f"{domain} {n}" for domain, n in steps.items())
             self.progress.line(f"steps of the experts, out of {full}: {told}")
         self._show_best()
-        while True:
-            pool.run(self._next_trial, self._on_search)
-            # Only a worker that died before it could name its trial leaves one behind here.
-            if not settle(self.study, lambda: experiment):
-                return
+        pool.run(self._next_trial, self._on_search)
 
     def _next_trial(self) -> Order | None:
-        started = num_finished(self.study) + self.pool.num_busy
-        return SearchOrder() if started < self.config.search.n_trials else None
+        return None if self._is_searched else SearchOrder()
 
     def _on_search(self, worker: int, event: Event) -> None:
         self.progress.event(worker, event)
         match event:
-            case Asked(number):
-                self._trials[worker] = number
+            case Exhausted():
+                self._is_searched = True
             case Told(number):
                 self._failures = 0
-                self._trials.pop(worker, None)
+                self.progress.done = num_finished(self.study)  # those of other machines, too
                 self._show(number)
             case Failed(_, message):
-                self._trials.pop(worker, None)
                 self._failures += 1
                 if self._failures >= MAX_FAILURES:
                     raise StudyError(
                         f"{self._failures} runs failed one after the other; the last: {message} "
                         f"(details in {self.folder.logs})"
                     )
-            case Lost():
-                held = self._trials.pop(worker, None)
-                if held is not None:
-                    settle(self.study, lambda: self.experiment, held)
 
     def _show(self, number: int) -> None:
         trial = self.study.get_trials(deepcopy=False)[number]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
-from optuna_mde_studies.runner.recovery import INTERRUPTED
+from optuna_mde_studies.runner.recovery import INTERRUPTED, is_ours
 
 if TYPE_CHECKING:
     import optuna
@@ -14,9 +14,19 @@ FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """What counts as a trial of `search.n_trials`; a shortened expert ends PRUNED."""
 
 
+WANTED_ATTR = "n_trials"
+"""Study attribute: `search.n_trials` of whoever started the study last, for all workers."""
+
+
 def num_finished(study: optuna.Study) -> int:
     """Finished trials, as `search.n_trials` counts them."""
     return len(study.get_trials(deepcopy=False, states=FINISHED))
+
+
+def num_held(study: optuna.Study) -> int:
+    """RUNNING trials that workers of this package hold."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return sum(is_ours(trial) for trial in running)
 
 
 def counts(study: optuna.Study) -> dict[str, int]:

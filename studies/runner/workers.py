@@ -11,8 +11,6 @@ import os
 import signal
 import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,34 +21,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder, stored_config
-from optuna_mde_studies.runner.identity import present_name
-from optuna_mde_studies.runner.launchers import launcher
 from optuna_mde_studies.runner.messages import (
-    Asked,
-    Failed,
+    Ended,
+    Event,
     Lost,
     OnEvent,
     Order,
     Ready,
-    RunOrder,
-    Step,
     Told,
     Trained,
-    Training,
 )
+from optuna_mde_studies.runner.sharing.owners import Owner, owner
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
 
-    import optuna
-    from optuna_mde_studies.runner.experiment import Experiment
     from optuna_mde_studies.runner.resources import Places
+    from optuna_mde_studies.runner.worker import Worker
 
 MAX_LOST = 3
 """Workers that may die one after the other, with nothing finished between, before we give up."""
-
-STEP_SECONDS = 0.25
-"""At most one report of a run's step in this time."""
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Two threads of one run beside another busy process can be 70 times slower than one."""
@@ -74,6 +64,8 @@ class Pool:
 
     folder: StudyFolder
     places: Places
+    owners: set[str] = field(default_factory=set)
+    """Ids of its processes, the dead ones too, as they stand on leases."""
     _workers: list[_Worker] = field(default_factory=list)
     _lost: int = 0
 
@@ -145,7 +137,8 @@ class Pool:
                 event = worker.connection.recv()
                 if isinstance(event, Ready):
                     worker.ready = True
-                if isinstance(event, Told | Trained | Failed):
+                    self.owners.add(event.owner)
+                if isinstance(event, Ended):
                     worker.order = None
                 if isinstance(event, Told | Trained):
                     self._lost = 0
@@ -222,104 +215,38 @@ def work(connection: Connection, folder: StudyFolder, index: int) -> None:
     """A worker process, from its start to the runner's end."""
     _end_with_runner()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
-    with folder.worker(index):
-        _write_to(log_file(folder, index))
-        print(f"{datetime.now():%Y-%m-%d %H:%M:%S} worker process {os.getpid()}", flush=True)
-        bench = _Bench(connection, folder)
-        connection.send(Ready())
+    _write_to(log_file(folder, index))
+    print(f"{datetime.now():%Y-%m-%d %H:%M:%S} worker process {os.getpid()}", flush=True)
+    with owner() as me:
+        worker = _worker(connection, folder, me)
         while True:
             try:
                 order = connection.recv()
             except EOFError:  # the runner is gone
                 return
-            try:
-                bench.perform(order)
-            except Exception as error:
-                traceback.print_exc()
-                connection.send(Failed(order, f"{type(error).__name__}: {error}"))
+            worker.perform(order)
 
 
-class _Bench:
-    """What a worker keeps between its orders."""
+def _worker(connection: Connection, folder: StudyFolder, me: Owner) -> Worker:
+    import optuna
+    from optuna_mde_studies.runner.experiment import Experiment
+    from optuna_mde_studies.runner.launchers import launcher
+    from optuna_mde_studies.runner.worker import Worker
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
-    def __init__(self, connection: Connection, folder: StudyFolder) -> None:
-        import optuna
-        from tqdm import tqdm  # type: ignore[import-untyped]
-
-        # Its default lock is a semaphore between processes, which a killed one leaves behind.
-        tqdm.set_lock(threading.RLock())
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        launcher(stored_config(folder).launch).warm_up()
-        self._connection = connection
-        self._folder = folder
-        self._experiment: Experiment | None = None
-        self._study: optuna.Study | None = None
-        self._last_step = 0.0
-
-    @property
-    def experiment(self) -> Experiment:
-        if self._experiment is None:  # the corpus is made while the workers start
-            from optuna_mde_studies.runner.experiment import Experiment
-
-            self._experiment = Experiment.open(self._folder)
-        return self._experiment
-
-    @property
-    def study(self) -> optuna.Study:
-        if self._study is None:
-            import optuna
-
-            from optuna_mde import MDESampler
-
-            config = self.experiment.config
-            sampler = MDESampler(
-                seed=config.search.seed,
-                objective=config.objective,
-                expert_budget=self.experiment.expert_budget,
-            )
-            storage = self._folder.storage()
-            name = present_name(self._folder, storage, config.name) or config.name
-            self._study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
-        return self._study
-
-    def perform(self, order: Order) -> None:
-        if isinstance(order, RunOrder):
-            self._connection.send(Training(order.name, dict(order.spec.training.mixture)))
-            result = self.experiment.train(order.spec, self._on_step)
-            self._connection.send(Trained(order, result))
-        else:
-            self._search()
-
-    def _search(self) -> None:
-        import optuna
-
-        with self._folder.asking():
-            trial = self.study.ask()
-            self._connection.send(Asked(trial.number))
+    def say(event: Event) -> None:
         try:
-            spec = self.experiment.propose(trial, self.study)
-            name = f"trial {trial.number}"
-            if phase := trial.user_attrs.get("phase"):
-                name += f", {phase}"
-            self._connection.send(Training(name, dict(spec.training.mixture)))
-            result = self.experiment.train(spec, self._on_step)
-            values = self.experiment.report(trial, spec, result)
-        except optuna.TrialPruned:
-            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
-        except Exception as error:
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            raise
-        else:
-            self.study.tell(trial, values)
-        self._connection.send(Told(trial.number))
+            connection.send(event)
+        except OSError:  # the runner is gone: no fault of the run's
+            os._exit(1)
 
-    def _on_step(self, step: int, total: int) -> None:
-        now = time.monotonic()
-        if step == total or now - self._last_step >= STEP_SECONDS:
-            self._last_step = now
-            self._connection.send(Step(step, total))
+    # Its default lock is a semaphore between processes, which a killed one leaves behind.
+    tqdm.set_lock(threading.RLock())
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    launcher(stored_config(folder).launch).warm_up()
+    say(Ready(me.id))
+    # The corpus is made while the workers start.
+    return Worker(lambda: Experiment.open(folder), me, say, sys.stderr)
 
 
 def _end_with_runner() -> None:

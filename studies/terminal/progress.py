@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING
 from optuna_mde_studies.runner.messages import (
     Asked,
     Event,
+    Exhausted,
     Failed,
     Lost,
     Ready,
     Step,
+    Superseded,
+    TakenUp,
     Told,
     Trained,
     Training,
+    Waiting,
 )
 from optuna_mde_studies.wording import rates
 from rich.console import Console, Group, RenderableType
@@ -122,9 +126,20 @@ class Progress:
                 if job := self._jobs.pop(worker, None):
                     self._seconds.append(self.clock() - job.since)
                 self.done += 1
-            case Failed(_, message):
+            case Failed(_, message, again):
                 self._jobs.pop(worker, None)
-                self.line(f"a run failed and is left out: {message}")
+                left = "is tried once more" if again else "is left out"
+                self.line(f"a run failed and {left}: {message}")
+            case TakenUp(number, place):
+                whose = f" by {place}, which is gone" if place else ""
+                self.line(f"trial {number} was left{whose}; what it has trained is not lost")
+            case Superseded(number):
+                self._jobs.pop(worker, None)
+                self.line(f"trial {number} was taken over by another worker meanwhile")
+            case Waiting():
+                self._begin(worker, "waiting for trials that are at work elsewhere")
+            case Exhausted():
+                self._jobs.pop(worker, None)
             case Lost(_, exitcode):
                 self._jobs.pop(worker, None)
                 self.line(f"a worker died (exit code {exitcode}); another one takes its place")
