@@ -47,7 +47,7 @@ def test_the_time_left_is_that_of_the_runs_so_far(clock):
     progress = Progress("study", Console(file=StringIO()), total=11, clock=clock)
     progress.start_workers(2)
     for worker in (0, 1):
-        progress.event(worker, Ready())
+        progress.event(worker, Ready("0" * 32))
         progress.event(worker, Asked(worker))
         progress.event(worker, Training(f"trial {worker}", {"web": 1.0}))
     assert progress.left() == ""  # no run has shown its time
