@@ -103,6 +103,12 @@ class Observations:
     """Columns of the mixture that the experts belong to."""
     domains: tuple[str, ...]
     """Its domains."""
+    retired: tuple[str, ...] = field(default=(), kw_only=True)
+    """R domains of older runs that have become others, and whose experts' files are there."""
+    shares: Array = field(default_factory=lambda: np.zeros((0, 0)), kw_only=True)
+    """Shares `[R, K]` of the domains in each of them; rows sum to 1."""
+    held: Array = field(default_factory=lambda: np.zeros((0, 0)), kw_only=True)
+    """Rates `[n, R]` that a row's run trained of them; ``X`` holds them by share."""
     objective: Objective
     """Goals over the outputs, and limits on them."""
     left_out: dict[int, str] = field(default_factory=dict)
@@ -112,6 +118,15 @@ class Observations:
     def seen(self) -> Array:
         """Inputs `[n + p + s, d]` of all trials, told or not: what is no proposal."""
         return np.concatenate([self.X, self.pending, self.stalled])
+
+    def ingredients(self, rows: npt.NDArray[np.bool_]) -> Array:
+        """Rates `[m, K + R]` of some rows by experts: what a run trained of a domain that has
+        become others is that domain's."""
+        rates = self.X[rows][:, self.block]
+        if not self.retired:
+            return rates
+        held = self.held[rows]
+        return np.hstack([np.maximum(rates - held @ self.shares, 0.0), held])
 
     @property
     def outputs(self) -> tuple[str, ...]:

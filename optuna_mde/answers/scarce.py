@@ -92,8 +92,9 @@ def _errors(fitted: Fitted) -> tuple[Array, Array] | None:
         return None
     runs = observations.mixed
     rates, Y = observations.X[runs][:, observations.block], observations.Y[runs][:, told]
+    ingredients = np.ascontiguousarray(observations.ingredients(runs))
     with torch.no_grad():
-        mde = coreset.losses(torch.from_numpy(np.ascontiguousarray(rates))).numpy()
+        mde = coreset.losses(torch.from_numpy(ingredients)).numpy()
     errors = (Y - mde[:, [coreset.sets.index(s) for s in shared]]) @ (w / w.sum())
     kept = np.isfinite(errors)
     return rates[kept], errors[kept]

@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from optuna_mde.mde.coreset import Coreset, reference_mixtures, temper
 
@@ -56,6 +56,9 @@ class Features:
         outputs: names of the M outputs.
         block: columns of the mixture that has experts, or None.
         coreset: MDE losses of that mixture, or None.
+        shares: `R x K` of the K domains in each of R older ones, whose experts the coreset has
+            after those of the K. Inputs of older runs have R further columns: what they trained of
+            these, while their rates are those by share.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Features:
         outputs: Sequence[str],
         block: slice | None = None,
         coreset: Coreset | None = None,
+        shares: Tensor | None = None,
     ) -> None:
         self.dim = dim
         self.blocks = tuple(blocks)
@@ -73,6 +77,7 @@ class Features:
         self.block = block if known else None
         self.coreset = coreset if known else None
         sets = self.coreset.sets if self.coreset is not None else ()
+        self._shares = shares if known and shares is not None and len(shares) else None
         self._own = [sets.index(name) if name in sets else -1 for name in self.outputs]
         self.has_mde = torch.tensor([own >= 0 for own in self._own])
         self._corners = self._corner_losses()
@@ -154,8 +159,7 @@ class Features:
         if self.coreset is None:
             nothing = torch.zeros_like(ones)
             return z, torch.stack([ones] + [nothing] * (N_REGRESSORS - 1), dim=-1), nothing
-        rates = X[..., self.block]
-        mde, terms = self._mde(rates)
+        mde, terms = self._mde(self._ingredients(X))
         level = (mde - self._centre) / self._scale
         none = torch.zeros_like(terms[..., :1])
         # An output of its own kind (no expert kept it) is told by the average of the others.
@@ -178,6 +182,16 @@ class Features:
         if self.block is not None:
             return X[..., self.block]
         return torch.cat([X[..., :0], *self._rates(X)], dim=-1)
+
+    def _ingredients(self, X: Tensor) -> Tensor:
+        """Rates `[..., K + R]` of the experts that MDE mixes."""
+        rates = X[..., self.block]
+        if self._shares is None:
+            return rates
+        if X.shape[-1] == self.dim:
+            return nn.functional.pad(rates, (0, len(self._shares)))
+        held = X[..., self.dim :]
+        return torch.cat([(rates - held @ self._shares).clamp_min(0.0), held], dim=-1)
 
     def _concentration(self, X: Tensor) -> Tensor:
         """Σλ² `[..., 1]` of the mixture that has experts: 1 at a corner."""
@@ -238,8 +252,9 @@ class Features:
             empty = torch.zeros(0, dtype=torch.float64)
             return empty, empty, empty, empty.reshape(0, 0)
         rng = np.random.default_rng(0)
-        references = reference_mixtures(_REFERENCES, len(self.coreset.domains), rng)
-        mde, terms = self._mde(torch.from_numpy(references))
+        older = 0 if self._shares is None else len(self._shares)
+        references = reference_mixtures(_REFERENCES, len(self.coreset.domains) - older, rng)
+        mde, terms = self._mde(nn.functional.pad(torch.from_numpy(references), (0, older)))
         scale, unit = (v.std(dim=0).clamp_min(1e-6) for v in (mde, terms))
         centre = mde.mean(dim=0)
         standard = (mde - centre) / scale

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from optuna_mde.simplex.projection import is_corner
+
 if TYPE_CHECKING:
     import torch
 
@@ -61,7 +63,8 @@ class Modeller:
         """
         experts = self.experts(observations)
         read = (experts.files, experts.refused) if experts else None
-        columns = (observations.block, observations.domains, tuple(blocks))
+        older = (observations.retired, observations.shares.tolist())
+        columns = (observations.block, observations.domains, older, tuple(blocks))
         layout = (observations.outputs, *columns, read)
         arrays = (
             observations.X,
@@ -69,6 +72,7 @@ class Modeller:
             observations.numbers,
             observations.corner,
             observations.full,
+            observations.held,
         )
         key = _digest(arrays, (layout, fit))
         known = self._surrogate
@@ -78,7 +82,8 @@ class Modeller:
         # a run whose expert's file is refused is told by its losses, as all other runs are
         used = experts.table.used if experts else set()
         files_used = tuple(file for file in observations.experts if file.domain in used)
-        told = replace(observations, experts=files_used)
+        held = observations.held * [domain in used for domain in observations.retired]
+        told = replace(observations, experts=files_used, held=held)
         surrogate, self._fitted = _build(told, blocks, coreset, fit, layout, self._fitted)
         self._surrogate = key, surrogate
         return surrogate
@@ -93,7 +98,8 @@ class Modeller:
         files: dict[str, list[Source]] = {}
         for file in observations.experts:
             files.setdefault(file.domain, []).append(Source(file.url, file.losses, file.more))
-        experts = self._reader.read(observations.domains, files)
+        domains = (*observations.domains, *observations.retired)
+        experts = self._reader.read(domains, files)
         if not experts.table.sets:
             return None
         if observations.outputs and not set(experts.table.sets) & set(observations.outputs):
@@ -129,6 +135,7 @@ def _build(
     fitted: _Hyperparameters | None,
 ) -> tuple[Surrogate, _Hyperparameters | None]:
     """The surrogate, and the hyper-parameters that may serve the next one."""
+    import torch
     from botorch.utils.sampling import manual_seed
 
     from optuna_mde.gp.features import Features
@@ -141,6 +148,7 @@ def _build(
             observations.outputs,
             observations.block,
             coreset,
+            torch.from_numpy(observations.shares),
         )
         runs = _runs(observations)
         kept = _thinned(runs, MODEL_RUNS)
@@ -165,8 +173,12 @@ def _runs(observations: Observations) -> Runs:
     full = observations.full
     order = np.flatnonzero(full)[np.argsort(observations.numbers[full], kind="stable")]
     corner = observations.corner.astype(bool) & _has_expert(observations)
+    X = observations.X
+    if observations.retired:
+        corner |= is_corner(observations.held)
+        X = np.hstack([X, observations.held])
     return Runs(
-        torch.from_numpy(observations.X[order].astype(np.float64)),
+        torch.from_numpy(X[order].astype(np.float64)),
         torch.from_numpy(observations.Y[order].astype(np.float64)),
         torch.from_numpy(corner[order]),
     )

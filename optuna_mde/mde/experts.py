@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -85,6 +86,18 @@ class ExpertTable:
     def tables(self) -> tuple[Tokens, ...]:
         """The tokens of each set."""
         return tuple(self._tables.values())
+
+    def of_first(self, n: int) -> ExpertTable:
+        """The table of the first n domains, its tokens being in memory."""
+        tables = {}
+        for name, tokens in self._tables.items():
+            assert isinstance(tokens, TokenTable)
+            kept = tokens.experts < n
+            ratios = np.ascontiguousarray(tokens.ratios[:, kept])
+            tables[name] = replace(tokens, ratios=ratios, experts=tokens.experts[kept])
+        return ExpertTable.of(
+            self.domains[:n], {s: t for s, t in tables.items() if len(t.experts)}
+        )
 
     def in_memory(self) -> ExpertTable:
         """The same table, its tokens read once.

@@ -74,6 +74,7 @@ def read(
     left_out |= {t.number: _unlearned(t, group, c) for t, c in zip(told, corner, strict=True)}
     pending, stalled = _pending(facts, number, space)
     experts, refused = expert_files(notes, group, kept) if group else ((), {})
+    retired, shares, held = _retired(group, told, experts)
     return Observations(
         columns=space.labels,
         X=np.array([x for _, x in runs]).reshape(len(runs), space.dim),
@@ -91,6 +92,9 @@ def read(
         refused=refused,
         block=space.block(group) if group else None,
         domains=group.domains if group else (),
+        retired=retired,
+        shares=shares,
+        held=held,
         objective=objective,
         left_out={number: why for number, why in sorted(left_out.items()) if why},
     )
@@ -117,10 +121,11 @@ def expert_files(
                 ExpertFile(domain, url, trial.budget, trial.number, told, more=tuple(more))
             )
     files = [served for file in files for served in _serving(file, group)]
-    files.sort(key=lambda f: (group.domains.index(f.domain), f.of != "", -f.budget, f.number))
+    order = (*group.domains, *(old for old, _ in group.origins))
+    files.sort(key=lambda f: (order.index(f.domain), f.of != "", -f.budget, f.number))
     faults = {file: _fault(file, file.url, notes) for file in files}
     further = {(file, url): _fault(file, url, notes) for file in files for url in file.more}
-    for reason in filter(None, [*faults.values(), *further.values()]):
+    for reason in dict.fromkeys(filter(None, [*faults.values(), *further.values()])):
         warnings.warn(reason, stacklevel=3)
     usable = tuple(
         replace(file, more=tuple(url for url in file.more if not further[file, url]))
@@ -134,15 +139,37 @@ def expert_files(
 def _serving(file: ExpertFile, group: Group) -> list[ExpertFile]:
     """The file, for the domains that it may serve.
 
-    The expert of a domain that was split, or revised, stands for the experts that are missing; of
-    one that was merged it knows a part only.
+    The expert of a domain that has become others tells what runs gained of it. Of one that was
+    split, or revised, it stands for the experts that are missing, too; of one that was merged it
+    knows a part only.
     """
     if file.domain in group.domains:
         return [file]
-    became = dict(dict(group.origins).get(file.domain, ()))
-    parts = [new for _, shares in group.origins for new, _ in shares]
-    alone = [new for new in became if new in group.domains and parts.count(new) == 1]
-    return [replace(file, domain=new, of=file.domain) for new in alone]
+    origins = dict(group.origins)
+    if file.domain not in origins:
+        return []
+    parts = [new for shares in origins.values() for new, _ in shares]
+    became = [new for new, _ in origins[file.domain] if new in group.domains]
+    alone = [new for new in became if parts.count(new) == 1]
+    return [file, *(replace(file, domain=new, of=file.domain) for new in alone)]
+
+
+def _retired(
+    group: Group | None, told: Sequence[Record], experts: Sequence[ExpertFile]
+) -> tuple[tuple[str, ...], Array, Array]:
+    """Domains that have become others and have a file, their shares `[R, K]`, and what the runs
+    `[n, R]` trained of them."""
+    domains = group.domains if group is not None else ()
+    served = {file.domain for file in experts} - {*domains}
+    origins = {old: dict(new) for old, new in (group.origins if group else ()) if old in served}
+    shares = [[new.get(domain, 0.0) for domain in domains] for new in origins.values()]
+    mixtures = [trial.mixture(group.prefix) or {} for trial in told] if group else []
+    held = [[mixture.get(old, 0.0) for old in origins] for mixture in mixtures]
+    return (
+        tuple(origins),
+        np.array(shares).reshape(len(origins), len(domains)),
+        np.array(held).reshape(len(told), len(origins)),
+    )
 
 
 def _runs(

@@ -81,10 +81,15 @@ def study_space(
 
 
 def _latest(trials: Sequence[Record], notes: Notes) -> Record | None:
-    """The latest finished run that says its mixtures; while none has present domains, any trial
-    that has: experts on a share of a run come first, and are pruned."""
+    """The latest finished run that says its mixtures, be it an expert on a share of one; while
+    none has present domains, any trial that has."""
     saying = [trial for trial in reversed(trials) if trial.groups]
-    told = [trial for trial in saying if trial.state == TrialState.COMPLETE]
+    told = [
+        trial
+        for trial in saying
+        if trial.state == TrialState.COMPLETE
+        or (trial.state == TrialState.PRUNED and trial.losses)
+    ]
     present = (t for t in (*told, *saying) if not any(map(notes.is_revised, t.groups)))
     return next(present, next(iter(told or saying), None))
 

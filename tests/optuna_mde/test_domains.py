@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 
 from optuna_mde import (
     MDESampler,
@@ -74,7 +75,7 @@ def mde_losses(found: Observations) -> np.ndarray:
     """`[n, M]` MDE losses of the rows, by the files that there are."""
     experts = Modeller().experts(found)
     assert experts is not None
-    return experts.table.losses(found.X[:, found.block])
+    return experts.table.losses(found.ingredients(np.full(len(found.X), True)))
 
 
 def test_runs_of_a_domain_that_was_split_lie_at_its_shares(tmp_path: Path) -> None:
@@ -100,6 +101,7 @@ def test_the_mde_loss_of_old_runs_stays_what_it_was(tmp_path: Path) -> None:
         "python": "code",
         "other": "code",
         "books": "",
+        "code": "",
     }
     np.testing.assert_allclose(mde_losses(found), before, atol=1e-6)  # float32 files
     study.optimize(Trainer(tmp_path, ["web", "python", "other", "books"]), n_trials=2)
@@ -153,7 +155,9 @@ def test_rates_of_merged_domains_add_up_and_the_merged_one_has_an_expert(tmp_pat
     assert found.domains == ("web", "code")
     np.testing.assert_allclose(found.X, np.stack([old[:, 0], old[:, 1] + old[:, 2]], axis=1))
     assert found.corner.sum() == 1  # web's expert: python's is none of code
-    assert [file.domain for file in found.experts] == ["web"]
+    assert [file.domain for file in found.experts] == ["web", "python", "other"]
+    assert found.retired == ("python", "other")
+    np.testing.assert_allclose(found.held, old[:, 1:])
     trainer = Trainer(tmp_path, ["web", "code"])
     study.optimize(trainer, n_trials=2)
     assert trainer.experts == ["code"]
@@ -196,6 +200,45 @@ def test_every_worker_reads_what_was_revised(tmp_path: Path) -> None:
     study.sampler = MDESampler(mixtures={"mix/": ["web", "code"]})
     with pytest.raises(MixtureError, match="'code' has become python, other"):
         study.ask()
+
+
+def test_a_domain_that_is_added_is_in_the_next_answer(tmp_path: Path) -> None:
+    study = begun(tmp_path, 8, budget=0.5)
+    trainer = Trainer(tmp_path, ["web", "code", "books", "other"])
+    study.optimize(trainer, n_trials=1)
+    assert trainer.experts == ["other"]
+    assert list(recommend(study).mixture) == ["web", "code", "books", "other"]
+    found = observed(study)
+    assert not found.X[:-1, 3].any()
+
+
+def test_the_expert_of_a_split_domain_tells_of_old_runs_where_shares_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(TOKENS, "code", 0.5 * TOKENS["code"] + 0.1)  # no mixture of its parts
+    study = begun(tmp_path)
+    before = observed(study)
+    wanted = mde_losses(before)
+    revise_domains(study, {"code": SHARES})
+    study.optimize(Trainer(tmp_path, ["web", "python", "other", "books"]), n_trials=3)
+    found = observed(study)
+    np.testing.assert_allclose(mde_losses(found)[: len(wanted)], wanted, atol=1e-6)
+    surrogate = Modeller().surrogate(found, study_space(study).region().blocks)
+    features = surrogate.features
+    _, _, prior = features.lift(surrogate.runs.X)
+    _, _, alone = (
+        Modeller()
+        .surrogate(before, [before.block])
+        .features.lift(  # type: ignore[list-item]
+            torch.from_numpy(before.X)
+        )
+    )
+    # but for the coreset's error
+    np.testing.assert_allclose(prior[: len(wanted)].numpy(), alone.numpy(), atol=2e-3)
+    mixed = np.array([[0.4, 0.18, 0.12, 0.3]])
+    _, _, asked = features.lift(torch.from_numpy(mixed))
+    by_parts = losses_of(dict(zip(found.domains, mixed[0].tolist(), strict=True)))
+    assert abs(float(asked[0, 0]) - by_parts["early"]) < 0.02  # tempered, of the new experts
 
 
 def test_what_cannot_be_revised_is_refused(tmp_path: Path) -> None:
