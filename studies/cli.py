@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from optuna_mde_studies.commands import authoring, listing, reading, running, runs, validating
+from optuna_mde_studies.commands import (
+    authoring,
+    checking,
+    listing,
+    reading,
+    running,
+    runs,
+    validating,
+)
 from optuna_mde_studies.commands.shared import fail, say_version
 
 app = typer.Typer(
@@ -29,6 +37,7 @@ for command in (
     reading.recommend,
     reading.status,
     listing.list,
+    checking.check,
     validating.validate,
     runs.train,
     runs.score,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from optuna_mde_studies.commands.opened import is_storage, open_storage
 from optuna_mde_studies.commands.shared import fail, quiet
 
 
@@ -23,8 +24,8 @@ def list(
     from optuna_mde_studies.terminal import progress, summary
 
     quiet()
-    if "://" in place:
-        found = [*survey.within(survey.open_storage(place))]
+    if is_storage(place):
+        found = [*survey.within(open_storage(place))]
     elif Path(place).is_dir():
         found = [*survey.below(Path(place))]
     else:

@@ -83,6 +83,16 @@ def resolve(
     return read(str(folder.definition)), folder
 
 
+def resolve_folder(study: str, out: Path | None) -> StudyFolder:
+    """The study's folder, whether or not what lies in it can be read."""
+    from optuna_mde_studies.runner.folder import RUNS, StudyFolder
+
+    for folder in (StudyFolder(Path(study)), StudyFolder(Path(RUNS) / study)):
+        if folder.definition.exists() or folder.database.exists():
+            return folder
+    return resolve(study, out)[1]
+
+
 def resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFolder]:
     """A study that has been started, with the definition that it was started with."""
     from optuna_mde_studies.definition.reading import read

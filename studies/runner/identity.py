@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from optuna_mde_studies.runner.folder import StudyError
 from optuna_mde_trainers.spec import write_atomic
 
 if TYPE_CHECKING:
@@ -47,6 +48,29 @@ def present_name(
             if is_meant(study):
                 return study.study_name
     return None
+
+
+def open_existing(folder: StudyFolder, name: str | None) -> optuna.Study:
+    """The folder's study, as it is; nothing is made.
+
+    Args:
+        folder: the study's.
+        name: the definition's; None if it cannot be read.
+
+    Raises:
+        StudyError: if there is no storage, it is damaged, or holds no such study.
+    """
+    import optuna
+
+    if not folder.database.is_file():
+        raise StudyError("missing")
+    storage = folder.storage()
+    found = present_name(folder, storage, name or "")
+    if found is None:
+        raise StudyError(f"it holds no study of {folder.path}")
+    return optuna.load_study(
+        study_name=found, storage=storage, sampler=optuna.samplers.RandomSampler()
+    )
 
 
 def mark(folder: StudyFolder, study: optuna.Study, name: str) -> None:

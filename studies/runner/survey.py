@@ -40,26 +40,6 @@ def below(folder: Path) -> Iterator[Found]:
                 yield Found(path.name, 0, None, f"cannot be read: {error}", str(path))
 
 
-def open_storage(url: str) -> optuna.storages.BaseStorage:
-    """A storage that is there already: nothing is created by a misspelt name.
-
-    Raises:
-        StudyError: if it cannot be opened.
-    """
-    from optuna.exceptions import StorageInternalError
-    from optuna.storages import get_storage
-    from sqlalchemy.exc import SQLAlchemyError
-
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
-        raise StudyError(f"{url}: there is no such file")
-    try:
-        return get_storage(url)
-    except (SQLAlchemyError, StorageInternalError, RuntimeError, ImportError) as error:
-        raise StudyError(
-            f"{url}: cannot be opened ({str(error).strip().splitlines()[0]})"
-        ) from error
-
-
 def within(storage: optuna.storages.BaseStorage) -> Iterator[Found]:
     """The studies of a storage, by name."""
     import optuna

@@ -119,16 +119,19 @@ class Corpus:
             raise CorpusError(
                 f"{folder} holds no finished corpus (no {CORPUS_FILE}); prepare it first"
             ) from error
-        except json.JSONDecodeError as error:
-            raise CorpusError(f"{folder / CORPUS_FILE} is damaged ({error}); delete it") from error
-        version = content.pop("format", None)
-        if version == 1:
-            _split_description(content)
-        elif version != FORMAT:
+        except (ValueError, RecursionError) as error:
+            raise _damaged(folder / CORPUS_FILE, error) from error
+        except OSError as error:
+            raise CorpusError(f"{folder / CORPUS_FILE} cannot be read ({error})") from error
+        version = content.pop("format", None) if isinstance(content, dict) else None
+        if version not in (1, FORMAT):
             raise CorpusError(f"{folder} was written by another version; delete it to rebuild it")
-        domains = {name: DomainInfo(**info) for name, info in content.pop("domains").items()}
-        sets = {name: SetInfo(**info) for name, info in content.pop("sets").items()}
-        return cls(folder=folder, domains=domains, sets=sets, **content)
+        try:
+            if version == 1:
+                _split_description(content)
+            return _checked({**content, "folder": folder})
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise _damaged(folder / CORPUS_FILE, error) from error
 
     @property
     def natural(self) -> dict[str, float]:
@@ -155,7 +158,11 @@ class Corpus:
         """The tokenizer of all blocks."""
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_file(str(self.folder / TOKENIZER_FILE))
+        path = self.folder / TOKENIZER_FILE
+        try:
+            return Tokenizer.from_file(str(path))
+        except Exception as error:  # it raises nothing more special
+            raise _damaged(path, error) from error
 
     def _blocks(self, split: str, name: str, known: dict[str, Any]) -> Dataset:
         if name not in known:
@@ -164,7 +171,34 @@ class Corpus:
             )
         from datasets import load_from_disk
 
-        return load_from_disk(str(set_folder(self.folder, split, name))).with_format("torch")
+        path = set_folder(self.folder, split, name)
+        try:
+            return load_from_disk(str(path)).with_format("torch")
+        except Exception as error:  # of datasets, of pyarrow, of the file system
+            raise _damaged(path, error) from error
+
+
+def _checked(content: dict[str, Any]) -> Corpus:
+    """A corpus of another hand's JSON: every field has its type, and numbers are numbers."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        corpus = TypeAdapter(Corpus).validate_python(content)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    for name in (*corpus.domains, *corpus.sets):
+        if name in ("", ".", ".."):
+            raise ValueError(f"{name!r} is no name")
+    for domain in corpus.domains.values():
+        if not 0 <= domain.natural <= 1:  # nor NaN
+            raise ValueError(f"domains.{domain.name}.natural: {domain.natural} is no share")
+    return corpus
+
+
+def _damaged(path: Path, error: Exception) -> CorpusError:
+    reason = " ".join(str(error).split())[:200]
+    return CorpusError(f"{path} is damaged ({reason}); delete it, and prepare the corpus again")
 
 
 def _split_description(content: dict[str, Any]) -> None:

@@ -44,8 +44,8 @@ def test_what_is_not_there_is_not_made(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for place, said in (
         ("runs", "runs: no such folder"),
-        ("sqlite:///gone.db", "sqlite:///gone.db: there is no such file"),
-        ("nothing://x", "nothing://x: cannot be opened"),
+        ("sqlite:///gone.db", "sqlite:///gone.db: there is no file"),
+        ("nothing://x", "nothing://x: no storage"),
     ):
         code, out, err = cli("list", place)
         assert (code, out) == (2, "")

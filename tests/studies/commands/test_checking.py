@@ -1,0 +1,189 @@
+"""`check`: whatever is gone, damaged or misplaced of a study is named with what it costs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna_mde_studies.runner.folder import StudyFolder
+
+FOLDER = StudyFolder(Path("runs/tiny"))
+
+
+@pytest.fixture
+def study(tiny_run, tmp_path, monkeypatch) -> Path:
+    """A copy of a finished study; the current folder is where it was begun."""
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def trials() -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="tiny", storage=FOLDER.storage_url).trials
+
+
+def run_of(number: int) -> Path:
+    return FOLDER.path / trials()[number].user_attrs["run"]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def test_a_study_in_order(cli, study):
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    code, out, err = cli("check", "tiny.yaml")
+    assert (code, err) == (0, "")
+    assert out == "tiny: 6 finished trials, 14 run folders, corpus and storage agree\n"
+    after = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    assert {path for path in before if after.get(path) != before[path]} <= {FOLDER.database}
+
+
+FAULTS: dict[str, tuple[Callable[[], object], str, str]] = {
+    "no expert file": (
+        lambda: (run_of(0) / "logprobs.safetensors").unlink(),
+        "logprobs.safetensors (trial 0): missing",
+        "this expert is unknown to MDE",
+    ),
+    "a cut expert file": (
+        lambda: cut(run_of(1) / "logprobs.safetensors"),
+        "logprobs.safetensors (trial 1): damaged (no readable log-probability file (its end is",
+        "this expert is unknown to MDE",
+    ),
+    "no weights": (
+        lambda: (run_of(4) / "model.safetensors").unlink(),
+        "model.safetensors (trial 4): missing",
+        "the run can be neither scored on new sets nor evaluated",
+    ),
+    "cut weights": (
+        lambda: cut(run_of(4) / "model.safetensors"),
+        "model.safetensors (trial 4): damaged (its end is missing)",
+        "neither scored on new sets nor evaluated",
+    ),
+    "no tokenizer": (
+        lambda: (run_of(4) / "tokenizer.json").unlink(),
+        "tokenizer.json (trial 4): missing",
+        "neither scored on new sets nor evaluated",
+    ),
+    "no result": (
+        lambda: (run_of(3) / "result.json").unlink(),
+        "result.json (trial 3): missing",
+        "the run would be trained again if it were asked for",
+    ),
+    "a damaged result": (
+        lambda: (run_of(3) / "result.json").write_text('{"losses": 5}'),
+        "result.json (trial 3): damaged (losses: ",
+        "would be trained again",
+    ),
+    "no spec": (
+        lambda: (run_of(3) / "spec.json").unlink(),
+        "spec.json (trial 3): missing",
+        "cannot be scored on new sets",
+    ),
+    "a damaged spec": (
+        lambda: (run_of(3) / "spec.json").write_bytes(b"\0"),
+        "spec.json (trial 3): damaged (no JSON",
+        "cannot be scored on new sets",
+    ),
+    "a misplaced run": (
+        lambda: shutil.copy(run_of(4) / "spec.json", run_of(3) / "spec.json"),
+        "spec.json (trial 3): of another run",
+        "put the right one back",
+    ),
+    "another run's result": (
+        lambda: shutil.copy(run_of(4) / "result.json", run_of(3) / "result.json"),
+        "result.json (trial 3): its loss of code is ",
+        "the trial's losses count",
+    ),
+    "no folder": (
+        lambda: shutil.rmtree(run_of(0)),
+        " (trial 0): missing",
+        "this expert is unknown to MDE, the run cannot be scored on new sets",
+    ),
+    "a damaged confirmation": (
+        lambda: FOLDER.confirmation.write_text("{"),
+        "confirm.json: damaged",
+        "delete it and confirm again",
+    ),
+    "no corpus": (
+        lambda: shutil.rmtree(FOLDER.corpus),
+        "runs/tiny/corpus: missing",
+        "no run can be trained or scored until",
+    ),
+    "a damaged corpus": (
+        lambda: (FOLDER.corpus / "corpus.json").write_text('{"format": 2}'),
+        "runs/tiny/corpus: damaged",
+        "no run can be trained or scored until",
+    ),
+    "a set's blocks": (
+        lambda: shutil.rmtree(FOLDER.corpus / "validation/news"),
+        "corpus/validation/news: missing",
+        "no run can be trained or scored until",
+    ),
+    "a damaged definition": (
+        lambda: FOLDER.definition.write_text("name: ["),
+        "definition.yaml is not what the study was begun with",
+        "nothing is trained, reported or recommended",
+    ),
+    "no storage": (FOLDER.database.unlink, "runs/tiny/study.db: missing", "all trials are lost"),
+    "a damaged storage": (
+        lambda: FOLDER.database.write_bytes(b"garbage" * 100),
+        "runs/tiny/study.db cannot be opened",
+        "all trials are lost",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_lost_is_named_with_its_cost(fault, cli, study):
+    break_it, said, cost = FAULTS[fault]
+    break_it()
+    code, out, err = cli("check", "tiny.yaml")
+    assert code == 1
+    line = next(line for line in out.split("\n") if said in line)
+    assert cost in line
+    assert err.startswith("runs/tiny: ")
+    assert "lost" in err
+
+
+def test_a_damaged_run_of_the_confirmation(cli, study):
+    named = {trial.user_attrs["run"] for trial in trials()}
+    path = next(p for p in sorted(FOLDER.runs.iterdir()) if f"runs/{p.name}" not in named)
+    (path / "model.safetensors").unlink()
+    code, out, _ = cli("check", "tiny")
+    assert code == 1
+    assert f"{path}/model.safetensors (confirmation): missing" in out
+
+
+@pytest.mark.parametrize("value", ["../../etc", "/etc", "runs/..", "runs/a/b", 5, None, "runs/\0"])
+def test_a_run_outside_the_folder_is_not_opened(value, cli, study):
+    opened = optuna.load_study(study_name="tiny", storage=FOLDER.storage_url)
+    trial = json.loads(json.dumps(opened.trials[4].user_attrs)) | {"run": value}
+    opened.add_trial(
+        optuna.trial.create_trial(
+            params=opened.trials[4].params,
+            distributions=opened.trials[4].distributions,
+            value=1.0,
+            user_attrs=trial,
+        )
+    )
+    code, out, _ = cli("check", "tiny")
+    assert code == 1
+    (line,) = out.strip().split("\n")
+    assert line.startswith("trial 6: its run ")
+    assert "it is not opened" in line
+
+
+def test_what_mends_itself_is_no_loss(cli, study):
+    opened = optuna.load_study(study_name="tiny", storage=FOLDER.storage_url)
+    opened.ask()
+    shutil.copytree(run_of(4), FOLDER.runs / "0123456789abcdef")
+    code, out, err = cli("check", "tiny")
+    assert (code, err) == (0, "")
+    running, left, _ = out.strip().split("\n")
+    assert running.startswith("trial 6: running by the storage")
+    assert left.startswith("runs/tiny/runs/0123456789abcdef: of no trial")
