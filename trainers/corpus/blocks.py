@@ -19,6 +19,7 @@ A corpus folder:
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -213,11 +214,13 @@ def _split_description(content: dict[str, Any]) -> None:
 
 
 def write_corpus(corpus: Corpus) -> None:
-    """Writes what finishes a corpus folder."""
+    """Writes what finishes a corpus folder; a reader finds all of it or what was there before."""
     content = {**asdict(corpus), "format": FORMAT}
     del content["folder"]
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    (corpus.folder / CORPUS_FILE).write_text(text + "\n", encoding="utf-8")
+    partial = corpus.folder / f".{CORPUS_FILE}.{os.getpid()}"
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, corpus.folder / CORPUS_FILE)
 
 
 # -- document boundaries ---------------------------------------------------------------------

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from optuna_mde_trainers.corpus.config import CorpusConfig
     from optuna_mde_trainers.corpus.prompts.source import TaskSource
 
+Part = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Training text: tokens `[T]`, where documents begin and how long they are, `[n]`."""
+
 COMPARED = 8 * MAX_TOKENS  # characters of a held-out document that are looked at for near-copies
 
 
@@ -54,6 +58,7 @@ def build(
     *,
     processes: int | None,
     share: float | None,
+    beside: Iterable[Part] = (),
 ) -> None:
     """Fills an empty folder with a corpus.
 
@@ -65,6 +70,7 @@ def build(
         say: called with short lines of progress.
         processes: that parse and encode. None: as many as there are usable cores.
         share: of each domain's whole source that is kept. None: all, up to `max_train_bytes`.
+        beside: further training text, near-duplicates of which no set may hold.
 
     Raises:
         CorpusError: a source cannot be read, or holds too little text.
@@ -75,7 +81,7 @@ def build(
         work = folder / ".work"
     try:
         with Workers(processes) as workers:
-            _Builder(config, folder, work, workers, say, share).build(made_from, held)
+            _Builder(config, folder, work, workers, say, share).build(made_from, held, beside)
     finally:
         collected.cache_clear()
     shutil.rmtree(folder / ".work", ignore_errors=True)
@@ -111,7 +117,9 @@ class _Builder:
 
     # -- the steps ---------------------------------------------------------------------------
 
-    def build(self, made_from: dict[str, str], held: dict[str, str]) -> None:
+    def build(
+        self, made_from: dict[str, str], held: dict[str, str], beside: Iterable[Part]
+    ) -> None:
         config, say = self.config, self.say
         self.sources.read(self.work, self.workers)
         choice = self.sources.choose()
@@ -132,6 +140,9 @@ class _Builder:
             name: self._write_domain(name, chosen, stored[name], natural[name], found, held_out)
             for name, chosen in kept.items()
         }
+        if pools:
+            for part in beside:
+                held_out.see(*part)
         sets = self._write_sets(choice, pools, texts, held_out)
         total = sum(info.tokens for info in domains.values())
         say(

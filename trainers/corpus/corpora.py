@@ -19,6 +19,7 @@ from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.corpus.building import build, source_fingerprint
 from optuna_mde_trainers.corpus.config import CorpusConfig
 from optuna_mde_trainers.corpus.documents import CorpusError
+from optuna_mde_trainers.corpus.extending import extend, known_part, new_part
 from optuna_mde_trainers.corpus.sources import DomainSource
 from optuna_mde_trainers.corpus.tokenizer import TokenizerConfig
 
@@ -89,7 +90,8 @@ def prepare(
     A folder has one builder at a time; others wait and read. A builder that was killed leaves
     nothing that is taken for a corpus, and its work in the cache, from which the next goes on. A
     finished folder is complete: it is read though its sources are gone, but not when they are
-    there and hold something else.
+    there and hold something else. Validation sets and end tasks may be added to it, and those that
+    are not asked for any more stay.
 
     Args:
         config: what to build.
@@ -109,13 +111,16 @@ def prepare(
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        made_from = describe(config, share=share)
         if (folder / blocks.CORPUS_FILE).exists():
             corpus = Corpus.load(folder)
-            changes = _changes(corpus.made_from, made_from) + _changed_sources(corpus, config)
+            known = known_part(config, corpus)
+            was = _without_other_sets(corpus.made_from, known)
+            changes = _changes(was, describe(known, share=share))
+            changes += _changed_sources(corpus, known)
             if changes:
                 raise CorpusChangedError(folder, changes)
-            return corpus
+            return _extended(corpus, config, progress, processes)
+        made_from = describe(config, share=share)
         if folder.exists() and any(folder.iterdir()):
             raise CorpusError(f"{folder} holds other files; take an empty or new folder")
         held = inventory(config)
@@ -127,6 +132,36 @@ def prepare(
             raise CorpusError("files changed while they were read; prepare the corpus again")
         os.replace(partial, folder)
     return Corpus.load(folder)
+
+
+def _extended(
+    corpus: Corpus,
+    config: CorpusConfig,
+    progress: Callable[[str], None],
+    processes: int | None,
+) -> Corpus:
+    """The corpus with the sets that the definition has beyond it."""
+    sets = new_part(config, corpus)
+    if sets is None:
+        return corpus
+    described = {key: value for key, value in describe(sets).items() if _is_of_set(key)}
+    held = inventory(sets)
+    return extend(corpus, sets, described, held, progress, processes)
+
+
+def _without_other_sets(made_from: dict[str, str], config: CorpusConfig) -> dict[str, str]:
+    """What a corpus was made from, without sets that the definition does not name."""
+    named = [f"validation.{name}." for name in config.validation]
+    named += [f"tasks.{name}." for name in config.tasks]
+    return {
+        key: value
+        for key, value in made_from.items()
+        if not _is_of_set(key) or key.startswith(tuple(named))
+    }
+
+
+def _is_of_set(key: str) -> bool:
+    return key.startswith(("validation.", "tasks."))
 
 
 def _local_files(config: CorpusConfig) -> Iterator[str]:
