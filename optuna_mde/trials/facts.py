@@ -12,7 +12,7 @@ from itertools import accumulate
 import optuna
 from optuna.trial import TrialState
 
-from optuna_mde.trials.notes import Notes, read_notes, system_attrs
+from optuna_mde.trials.notes import Notes, read_notes, user_attrs
 from optuna_mde.trials.records import Record, read_trials
 from optuna_mde.trials.scores import read_scores
 
@@ -41,9 +41,9 @@ class Facts:
 
 def read_facts(study: optuna.Study, cache: dict[int, Record] | None = None) -> Facts:
     """Read a study; ``cache`` holds its finished trials by number, and is extended in place."""
-    trials, system = read_trials(study, cache), system_attrs(study)
-    scores = read_scores(system)
-    return Facts([scores.on(trial) for trial in trials], read_notes(study, system))
+    trials, user = read_trials(study, cache), user_attrs(study)
+    scores = read_scores(user)
+    return Facts([scores.on(trial) for trial in trials], read_notes(study, user))
 
 
 def lost_trials(trials: Sequence[Record]) -> set[int]:

@@ -81,10 +81,10 @@ class Notes:
         return resolve(url, self.folder)
 
 
-def read_notes(study: optuna.Study, system: Mapping[str, Any] | None = None) -> Notes:
-    """What the study itself keeps; ``system`` are its `system_attrs`, if they are read already."""
-    user = _user_attrs(study)
-    system = system_attrs(study) if system is None else system
+def read_notes(study: optuna.Study, user: Mapping[str, Any] | None = None) -> Notes:
+    """What the study itself keeps; ``user`` are its `user_attrs`, if they are read already."""
+    user = user_attrs(study) if user is None else user
+    system = system_attrs(study)
     excluded, folder = user.get("excluded"), user.get("mde_folder")
     folder = folder if isinstance(folder, str) else None
     return Notes(
@@ -133,7 +133,8 @@ def _storage_folder(study: optuna.Study) -> list[str]:
     return [os.path.dirname(path) or os.curdir] if isinstance(path, str) else []
 
 
-def _user_attrs(study: optuna.Study) -> dict[str, Any]:
+def user_attrs(study: optuna.Study) -> dict[str, Any]:
+    """The study's user attributes."""
     # not study.user_attrs: HyperbandPruner's study has none
     return study._storage.get_study_user_attrs(study._study_id)
 
@@ -193,7 +194,7 @@ def _is_objective(text: Any) -> bool:
 
 def natural(study: optuna.Study) -> dict[str, float]:
     """{domain: share} of the natural mixture; empty where the study does not know it."""
-    return _natural(_user_attrs(study))
+    return _natural(user_attrs(study))
 
 
 def excluded(study: optuna.Study) -> dict[int, str]:
@@ -223,7 +224,7 @@ def set_excluded(study: optuna.Study, reasons: Mapping[int, str]) -> None:
 
 def revisions(study: optuna.Study) -> dict[str, list[Revision]]:
     """Prefix -> how domains of the mixture became others, in order."""
-    return _revisions(_user_attrs(study))
+    return _revisions(user_attrs(study))
 
 
 def check_present(study: optuna.Study, prefix: str, domains: Collection[str]) -> None:

@@ -19,10 +19,10 @@ study ``natural``       {domain: share} of the natural mixture
 study ``excluded``      {trial number: reason} left out by `exclude_trials`
 study ``revisions``     {prefix: [{old domain: {new domain: share}}, …]} by `revise_domains`
 study ``mde_folder``    folder that relative log-probability paths start from
+study ``mde:scores/…``  losses that were added to finished trials, see `scores`
 ======================  ======================================================================
 
-System attributes ``mde:<key>:<i>`` hold internal state, and what was added to finished trials
-(`scores`), as JSON, in chunks that every schema of
+System attributes ``mde:<key>:<i>`` hold internal state as JSON, in chunks that every schema of
 Optuna's storages can hold.
 """
 

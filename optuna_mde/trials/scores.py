@@ -2,7 +2,8 @@
 
 Finished trials are read-only in Optuna, so these lie on the study, in batches that are written
 once and never changed: processes that add at the same time lose nothing of each other's. A batch
-is the system attribute ``mde:scores/<id>:<i>``, JSON in chunks::
+is the user attribute ``mde:scores/<id>:<i>``, JSON in chunks (a study that is renamed in Optuna
+Dashboard keeps its user attributes alone)::
 
     {"time": seconds since 1970,
      "losses": {trial number: {validation set: nats per token}},
@@ -49,12 +50,12 @@ class Scores:
         )
 
 
-def read_scores(system_attrs: Mapping[str, Any]) -> Scores:
-    """What was added, of a study's system attributes. Batches of another shape are ignored."""
+def read_scores(user_attrs: Mapping[str, Any]) -> Scores:
+    """What was added, of a study's user attributes. Batches of another shape are ignored."""
     found: list[tuple[float, str, Mapping[str, Any]]] = []
-    for attribute in system_attrs:
+    for attribute in user_attrs:
         match = _BATCH.fullmatch(attribute)
-        batch = read_chunks(system_attrs, match[1]) if match else None
+        batch = read_chunks(user_attrs, match[1]) if match else None
         if match and isinstance(batch, Mapping):
             found.append((number(batch.get("time")) or 0.0, match[1], batch))
     losses: dict[int, dict[str, float]] = {}
@@ -76,7 +77,7 @@ def write_scores(
     """Add a batch to what a study keeps."""
     batch = {"time": time.time(), "losses": losses, "logprobs": logprobs}
     for key, text in chunks(f"scores/{uuid.uuid4().hex}", batch, {}):
-        study._storage.set_study_system_attr(study._study_id, key, text)
+        study._storage.set_study_user_attr(study._study_id, key, text)
 
 
 def _by_trial(value: Any) -> dict[int, Any]:

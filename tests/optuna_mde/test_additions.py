@@ -158,7 +158,7 @@ def test_strange_batches_are_ignored(tmp_path: Path) -> None:
     key = "mde:scores/" + "0" * 32 + ":0"
     strange = ("[]", "{", '{"losses": {"0": {"faq": "x"}, "a": 1}, "logprobs": {"0": 3}}')
     for text in strange:
-        study._storage.set_study_system_attr(study._study_id, key, text)
+        study.set_user_attr(key, text)
         assert set(get_losses(study)[0]) == set(SETS)
 
 
