@@ -75,34 +75,70 @@ class WorkersConfig(LaunchConfig):
     workers: Count | Literal["auto"] = "auto"
     """Runs side by side, each a process with one thread. auto: one for each `devices` GPUs;
     without GPUs, what cores and memory allow."""
-    launcher: Literal["in_process", "subprocess"] = "in_process"
-    """Where a worker trains: itself, or in a process of its own for every run, which gives its
-    memory back and whose crash fails one run alone."""
+    launcher: Literal["in_process", "subprocess", "torchrun", "slurm", "ray"] = "in_process"
+    """Where a worker trains: itself; or in a process of its own for every run, which gives its
+    memory back and whose crash fails one run alone; the same with ranks by torchrun; as a job of
+    Slurm; as a task of a Ray cluster."""
     command: Annotated[str, Field(min_length=1)] | None = None
     """A trainer of the user's, with `{spec}` and `{out}` in it. None: ours."""
     time_limit: Annotated[float, Field(gt=0)] | None = None
     """Minutes after which a run in a process of its own is ended. None: no limit."""
+    slurm: dict[str, Any] | None = None
+    """Options of the jobs, by their names in submitit: partition, time, mem, account, qos, …"""
+    ray: Annotated[str, Field(min_length=1)] | None = None
+    """Address of the Ray cluster: auto, or HOST:PORT. Given, runs are its tasks."""
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether runs use the devices of this machine, and of it alone."""
+        return self.launcher not in ("slurm", "ray") and self.num_nodes == 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _implied(cls, fields: Any) -> Any:
+        """`ray: auto` and `slurm: {…}` say their launcher."""
+        if isinstance(fields, dict) and "launcher" not in fields:
+            for name in ("slurm", "ray"):
+                if fields.get(name) is not None:
+                    return {**fields, "launcher": name}
+        return fields
 
     @model_validator(mode="after")
     def _check_launcher(self) -> Self:
         if self.command is not None:
-            try:
-                parts = shlex.split(self.command)
-            except ValueError as error:
-                raise ValueError(f"command cannot be split as a shell does ({error})") from None
-            if not any("{out}" in part or "{spec}" in part for part in parts):
-                raise ValueError(
-                    "command needs {spec}, the file to read, or {out}, the folder to write into: "
-                    "python my_train.py --spec {spec} --out {out}"
-                )
+            self._check_command(self.command)
         elif self.time_limit is not None and self.launcher == "in_process":
             raise ValueError("time_limit needs launcher: subprocess, or a command")
+        for name, given in (("slurm", self.slurm), ("ray", self.ray)):
+            if given is not None and self.launcher != name:
+                raise ValueError(f"{name} is of launcher: {name}, and it is {self.launcher}")
+        if self.launcher in ("torchrun", "slurm", "ray") and isinstance(self.devices, list):
+            raise ValueError(f"devices must be a number with launcher: {self.launcher}")
+        if self.launcher in ("torchrun", "ray") and self.num_nodes > 1:
+            raise ValueError(
+                f"num_nodes must be 1 with launcher: {self.launcher}; launcher: slurm starts a "
+                "run on several nodes"
+            )
+        if (
+            self.launcher == "slurm"
+            and self.time_limit is None
+            and "time" not in (self.slurm or {})
+        ):
+            raise ValueError("slurm needs time, the minutes of a job, or launch.time_limit")
         return self
 
-    @property
-    def runs_here(self) -> bool:
-        """Whether runs use the devices of this machine."""
-        return self.num_nodes == 1
+    def _check_command(self, command: str) -> None:
+        try:
+            parts = shlex.split(command)
+        except ValueError as error:
+            raise ValueError(f"command cannot be split as a shell does ({error})") from None
+        if not any("{out}" in part or "{spec}" in part for part in parts):
+            raise ValueError(
+                "command needs {spec}, the file to read, or {out}, the folder to write into: "
+                "python my_train.py --spec {spec} --out {out}"
+            )
+        if self.launcher == "torchrun":
+            raise ValueError("launcher: torchrun is of our trainer; write torchrun into command")
 
 
 class TargetConfig(_Section):

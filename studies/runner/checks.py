@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.runner.launchers import missing
 from optuna_mde_studies.runner.plan import plan
 from optuna_mde_trainers.spec import RunError
 
@@ -35,13 +36,17 @@ def _missing(definition: Definition) -> str:
     from optuna_mde_trainers.training.checks import check_launch
 
     config = definition.config
+    if said := missing(config.launch):
+        return said
     if config.launch.command is not None:  # a trainer of the user's, which has needs of its own
+        if not config.launch.runs_here:
+            return ""
         program = shlex.split(config.launch.command)[0]
         if shutil.which(program) is None:
             return f"launch.command: there is no program {program!r} here; mend its name or path"
         return ""
     try:
-        check_launch(config.launch, config.training, config.model)
+        check_launch(config.launch, config.training, config.model, is_here=config.launch.runs_here)
     except RunError as error:
         return str(error)
     return ""

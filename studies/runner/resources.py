@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optuna_mde_studies.runner.launchers import capacity
+
 if TYPE_CHECKING:
     from optuna_mde_studies.definition.config import WorkersConfig
 
@@ -52,7 +54,7 @@ def places(
     launch: WorkersConfig, n_experts: int, environment: Mapping[str, str] = os.environ
 ) -> Places:
     """As many workers as were asked for; else one a GPU (`launch.devices` of them each), and
-    without GPUs min(4, K, cores, free memory / 1 GB).
+    without GPUs min(4, K, cores, free memory / 1 GB). On a Ray cluster, as many as its nodes hold.
 
     More than K on CPUs would only make the first proposals without the experts' knowledge.
     """
@@ -67,6 +69,7 @@ def places(
         shares, fitting = (), max(1, min(MAX_WORKERS, n_experts, usable_cores()))
     if isinstance(launch.workers, int):
         return Places(launch.workers, shares)
+    fitting = capacity(launch) or fitting
     memory = free_memory()
     by_memory = fitting if memory is None else memory // WORKER_BYTES
     return Places(max(1, min(fitting, by_memory)), shares)

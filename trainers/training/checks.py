@@ -44,8 +44,16 @@ class LaunchError(RunError):
     """A run cannot be launched as it is asked for; the message names the field and the mend."""
 
 
-def check_launch(launch: LaunchConfig, training: TrainingConfig, model: ModelConfig) -> None:
+def check_launch(
+    launch: LaunchConfig, training: TrainingConfig, model: ModelConfig, *, is_here: bool = True
+) -> None:
     """Whether this machine can do what a run asks of it.
+
+    Args:
+        launch: How the run is launched.
+        training: Its training.
+        model: Its model.
+        is_here: Whether this machine is the one, whose devices count.
 
     Raises:
         LaunchError: If it cannot.
@@ -53,7 +61,8 @@ def check_launch(launch: LaunchConfig, training: TrainingConfig, model: ModelCon
     _check_packages(launch, model)
     _check_share(launch, training)
     _check_trainer(launch)
-    _check_devices(launch)
+    if is_here:
+        _check_devices(launch)
 
 
 def _check_packages(launch: LaunchConfig, model: ModelConfig) -> None:

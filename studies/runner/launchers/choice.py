@@ -1,4 +1,4 @@
-"""Which launcher a definition asks for."""
+"""Which launcher a definition asks for, and what it needs of this machine and others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from optuna_mde_studies.runner.launchers.local import (
     CommandLauncher,
     InProcessLauncher,
     SubprocessLauncher,
+    under_torchrun,
 )
+from optuna_mde_studies.runner.launchers.on_ray import OnRay
+from optuna_mde_studies.runner.launchers.on_slurm import OnSlurm
+from optuna_mde_studies.runner.launchers.processes import Here
 
 if TYPE_CHECKING:
     from optuna_mde_studies.definition.config import WorkersConfig
@@ -18,9 +22,32 @@ if TYPE_CHECKING:
 
 def launcher(launch: WorkersConfig) -> Launcher:
     """The launcher that a definition asks for."""
-    seconds = None if launch.time_limit is None else 60 * launch.time_limit
+    place = _place(launch)
     if launch.command is not None:
-        return CommandLauncher(tuple(shlex.split(launch.command)), seconds)
-    if launch.launcher == "subprocess":
-        return SubprocessLauncher(seconds)
-    return InProcessLauncher()
+        return CommandLauncher(tuple(shlex.split(launch.command)), place)
+    if launch.launcher == "in_process":
+        return InProcessLauncher()
+    if launch.launcher == "torchrun":
+        return SubprocessLauncher(place, under_torchrun(launch.devices_per_node))
+    return SubprocessLauncher(place)
+
+
+def missing(launch: WorkersConfig) -> str:
+    """What a definition's launcher lacks, with its field and the mend; empty if nothing."""
+    place = _place(launch)
+    return "" if isinstance(place, Here) else place.missing(launch)
+
+
+def capacity(launch: WorkersConfig) -> int | None:
+    """Runs that other machines hold side by side; None: where it is not known."""
+    place = _place(launch)
+    return place.capacity(launch) if isinstance(place, OnRay) else None
+
+
+def _place(launch: WorkersConfig) -> Here | OnSlurm | OnRay:
+    seconds = None if launch.time_limit is None else 60 * launch.time_limit
+    if launch.launcher == "slurm":
+        return OnSlurm(launch.slurm or {}, seconds, ranks_by_srun=launch.command is None)
+    if launch.launcher == "ray":
+        return OnRay(launch.ray or "auto", seconds)
+    return Here(seconds)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from optuna_mde_trainers.spec import RunResult, RunSpec
+    from optuna_mde_trainers.spec import LaunchSpec, RunResult, RunSpec
 
 OnStep = Callable[[int, int], None]
 
@@ -37,3 +37,19 @@ class Launcher(Protocol):
 
     def warm_up(self) -> None:
         """Whatever takes seconds and serves every run: better now than inside the first."""
+
+
+class Place(Protocol):
+    """Where a process of its own runs."""
+
+    def perform(self, command: Sequence[str], folder: Path, launch: LaunchSpec) -> None:
+        """Runs a command to its end; its output goes to the run's folder.
+
+        Args:
+            command: as `folders.filled` gives it.
+            folder: the run's, absolute.
+            launch: the devices that the run needs.
+
+        Raises:
+            RunFailedError: if it cannot be started, takes too long or ends with a code but 0.
+        """

@@ -1,20 +1,21 @@
-"""Runs on this machine: in this process, in one of its own, by a command of the user's."""
+"""Who performs runs: our trainer, here or in a process of its own, or a command of the user's."""
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
-from optuna_mde_studies.runner.launchers.contract import OnStep, RunFailedError
+from optuna_mde_studies.runner.launchers.contract import OnStep, Place, RunFailedError
 from optuna_mde_studies.runner.launchers.folders import completed, filled, prepared
-from optuna_mde_studies.runner.launchers.processes import perform
-from optuna_mde_trainers.spec import LOCK_FILE, RESULT_FILE, RunResult, RunSpec
+from optuna_mde_studies.runner.launchers.processes import HERE, PYTHON
+from optuna_mde_trainers.spec import RESULT_FILE, RunResult, RunSpec
 
+COMMAND_LOCK = "command.lock"
+"""Held while a command is at work; not our trainer's, which the command may start."""
 OUR_TRAINER = (
-    sys.executable,
+    PYTHON,
     "-c",
     "from optuna_mde_studies.cli import main; main()",
     "train",
@@ -44,16 +45,22 @@ class InProcessLauncher:
 class SubprocessLauncher(InProcessLauncher):
     """Our trainer, in a process for every run."""
 
-    seconds: float | None = None
-    """Longest time of a run; None: no limit."""
+    place: Place = HERE
+    command: tuple[str, ...] = OUR_TRAINER
 
     def run(self, spec: RunSpec, runs: Path, on_step: OnStep) -> RunResult:
         folder = prepared(spec, runs)
-        perform(filled(OUR_TRAINER, folder), folder, self.seconds)
+        self.place.perform(filled(self.command, folder), folder, spec.launch)
         return RunResult.read(folder / RESULT_FILE)
 
     def warm_up(self) -> None:
         """Nothing: every process has imports of its own."""
+
+
+def under_torchrun(processes: int) -> tuple[str, ...]:
+    """Our trainer, with the ranks of a run started by torchrun."""
+    options = ("--standalone", f"--nproc-per-node={processes}", "--no-python")
+    return (PYTHON, "-m", "torch.distributed.run", *options, *OUR_TRAINER)
 
 
 @dataclass(frozen=True)
@@ -65,17 +72,17 @@ class CommandLauncher:
     """
 
     command: tuple[str, ...]
-    seconds: float | None = None
+    place: Place = HERE
 
     def run(self, spec: RunSpec, runs: Path, on_step: OnStep) -> RunResult:
         folder = prepared(spec, runs)
-        with FileLock(folder / LOCK_FILE):
+        with FileLock(folder / COMMAND_LOCK):
             found = self.finished(spec, runs)
             if found is not None:
                 return found
             (folder / RESULT_FILE).unlink(missing_ok=True)  # one that cannot be used
             began = time.monotonic()
-            perform(filled(self.command, folder), folder, self.seconds)
+            self.place.perform(filled(self.command, folder), folder, spec.launch)
             return completed(folder / RESULT_FILE, spec, time.monotonic() - began, write=True)
 
     def finished(self, spec: RunSpec, runs: Path) -> RunResult | None:

@@ -6,16 +6,54 @@ It ends with the process that started it, however that ends: `supervisor` sees t
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from optuna_mde_studies.runner.launchers.contract import RunFailedError
 
+if TYPE_CHECKING:
+    from optuna_mde_trainers.spec import LaunchSpec
+
+TORCHRUN = "torch/distributed/elastic"
+"""In what torchrun says itself."""
+PYTHON = "{python}"
+"""In a command of ours: the interpreter of the machine that runs it."""
 OUTPUT_FILE = "output.log"
 """In the run's folder: what a process of its own has printed."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """On this machine, with the devices that this process may see."""
+
+    seconds: float | None = None
+    """Longest time of a run; None: no limit."""
+
+    def perform(self, command: Sequence[str], folder: Path, launch: LaunchSpec) -> None:
+        perform(command, folder, self.seconds)
+
+
+HERE = Here()
+
+
+def attempt(command: Sequence[str], folder: Path, seconds: float | None) -> str:
+    """What another machine is told to do: `perform`, with what went wrong as a text."""
+    if not folder.is_dir():
+        return (
+            f"{socket.gethostname()} does not see {folder}: the study's folder must lie on a disk "
+            "that all machines share"
+        )
+    try:
+        perform(command, folder, seconds)
+    except RunFailedError as error:
+        return str(error)
+    return ""
 
 
 def perform(command: Sequence[str], folder: Path, seconds: float | None) -> None:
@@ -24,6 +62,7 @@ def perform(command: Sequence[str], folder: Path, seconds: float | None) -> None
     Raises:
         RunFailedError: if it cannot be started, takes too long or ends with another code than 0.
     """
+    command = [sys.executable if part == PYTHON else part for part in command]
     supervisor = Path(__file__).with_name("supervisor.py")
     log = folder / OUTPUT_FILE
     with ExitStack() as stack:
@@ -72,5 +111,8 @@ def _last_words(log: Path, began: int) -> str:
     """The last line that was printed from a place on, and where the others are."""
     text = log.read_bytes()[began:].decode(errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    agent = next((n for n, line in enumerate(lines) if TORCHRUN in line), None)
+    if agent is not None:  # the first rank's words come before those that lost it, and torchrun's
+        lines = [line for line in lines[:agent] if not line.startswith("[rank")] or lines[:agent]
     said = f": {lines[-1][:300]}" if lines else ", without a word"
     return f"{said} (all of it in {log})"

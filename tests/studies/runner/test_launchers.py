@@ -16,39 +16,28 @@ import optuna
 import pytest
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.runner import checks, launchers
-from optuna_mde_studies.runner.experiment import Experiment
-from optuna_mde_studies.runner.folder import StudyFolder
 from optuna_mde_studies.runner.launchers import RunFailedError
 from optuna_mde_studies.runner.launchers.local import (
     CommandLauncher,
     InProcessLauncher,
     SubprocessLauncher,
 )
-from optuna_mde_trainers.corpus import corpora
-from optuna_mde_trainers.spec import RunSpec, ScoreSpec
+from optuna_mde_studies.runner.launchers.processes import Here
+from optuna_mde_trainers.spec import RunSpec
 
 from tests.studies import their_trainer
+from tests.studies.runner.specs import ignore, short_spec
 
 THEIRS = f"{shlex.quote(sys.executable)} {shlex.quote(their_trainer.__file__)} {{spec}} {{out}}"
 
 
 @pytest.fixture
 def spec(workplace: Path) -> RunSpec:
-    """A short run on the tiny study's corpus."""
-    config = reading.read("tiny.yaml", ["training.max_steps=3"]).config
-    corpus = corpora.prepare(config.corpus, workplace / "corpus")
-    experiment = Experiment(config, StudyFolder(workplace), corpus)
-    return experiment.launched(
-        experiment.training(corpus.natural, seed=0), ScoreSpec(logprobs=True)
-    )
-
-
-def ignore(step: int, total: int) -> None:
-    """Nobody watches."""
+    return short_spec(workplace)
 
 
 def python(code: str, seconds: float | None = None) -> CommandLauncher:
-    return CommandLauncher((sys.executable, "-c", code, "{out}"), seconds)
+    return CommandLauncher((sys.executable, "-c", code, "{out}"), Here(seconds))
 
 
 def test_a_process_of_its_own_trains_the_same(spec, tmp_path):
@@ -81,12 +70,22 @@ def test_a_command_needs_to_leave_losses_only(spec, tmp_path):
 LEAVES = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{}')"
 
 
+UNDER_TORCHRUN = """
+print("training.mixture: no such domain")
+print("[rank1]: RuntimeError: Connection closed by peer")
+print("E1130 7247 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 2)")
+print("=====")
+exit(1)
+"""
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [
         ("import sys; print('first'); sys.exit('no data here')", "exit code 1: no data here"),
         ("import os; os._exit(7)", "exit code 7, without a word"),
         ("import os; os.kill(os.getpid(), 9)", "ended by SIGKILL, most often for want of memory"),
+        (UNDER_TORCHRUN, r"exit code 1: training\.mixture: no such domain"),
         ("pass", r"ended well, but left no .*result\.json"),
         (LEAVES.format("{"), "holds no result"),
         (LEAVES.format('{"losses": {"a": {}}}'), r"result\.json: losses\.a: "),
@@ -187,7 +186,7 @@ def test_what_a_definition_asks_for(workplace):
 
     assert isinstance(asked(), InProcessLauncher)
     limited = asked("launch.launcher=subprocess", "launch.time_limit=2")
-    assert limited == SubprocessLauncher(120.0)
+    assert limited == SubprocessLauncher(Here(120.0))
     split = asked("launch.command='train it.py \"a b\" {spec}'")
     assert split == CommandLauncher(("train", "it.py", "a b", "{spec}"))
     with pytest.raises(reading.DefinitionError, match="time_limit needs launcher: subprocess"):
