@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna_mde.answers.answer import Recommendation
+from optuna_mde.answers.bounds import holding
+from optuna_mde.answers.differences import against
 from optuna_mde.answers.fitted import fit_study
 from optuna_mde.answers.front import front
 from optuna_mde.answers.notes import notes
 from optuna_mde.answers.optimum import best_point
-from optuna_mde.answers.references import best_seen, references
+from optuna_mde.answers.references import best_seen, references, with_rates
 from optuna_mde.answers.rows import row_of
 from optuna_mde.answers.seeds import fresh_seed
 from optuna_mde.answers.signal import has_signal
@@ -56,6 +58,9 @@ def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommend
     best, gain = best_point(fitted)
     recommended = row_of(fitted, "recommended", best)
     rows = [recommended, *references(fitted, best)]
+    baseline = next((row.name for row in rows if row.name in ("natural", "uniform")), "")
+    other = with_rates(fitted, best, baseline) if baseline else best
+    versus = against(fitted, best, baseline, other) if baseline else None
     seen = best_seen(fitted)
     if seen is not None:
         rows.append(seen)
@@ -72,8 +77,10 @@ def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommend
         expected_gain=gain,
         noise_sd=noise,
         signal=signal,
-        notes=notes(fitted, best, rows, signal),
+        notes=notes(fitted, best, rows, versus, signal),
         pareto=front(fitted, best) if len(fitted.weights) > 1 else (),
         goals=fitted.names if len(fitted.weights) > 1 else (),
         fresh_seed=fresh_seed(fitted, recommended),
+        against=versus,
+        bounds=holding(fitted, best),
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from optuna_mde.answers.bounds import Bound
+from optuna_mde.answers.differences import Against
 from optuna_mde.answers.intervals import Interval
 from optuna_mde.answers.rows import Row
 from optuna_mde.answers.seeds import FreshSeed
-from optuna_mde.answers.tables import rates_text, text_of
+from optuna_mde.answers.tables import held_by, rates_text, text_of
 from optuna_mde.answers.trust import Trust
 
 
@@ -48,6 +50,10 @@ class Recommendation:
     """Names of several goals, in the order of `Row.goals`."""
     fresh_seed: FreshSeed | None = None
     """What to expect of a run with another training seed, where repeated runs tell."""
+    against: Against | None = None
+    """The recommended mixture minus the natural one, or the uniform one where that is unknown."""
+    bounds: tuple[Bound, ...] = ()
+    """Floors and caps that hold the recommended mixture, those that are worth most first."""
 
     @property
     def on_seeds(self) -> str:
@@ -72,6 +78,8 @@ class Recommendation:
                 for k, v in self.params.items()
             )
         lines = [head, "", *text_of((*self.rows, *self.pareto), self.goals), "", self.on_seeds]
+        if self.bounds:
+            lines.append(f"Held by bounds: {held_by(self.bounds)}.")
         lines.append(f"Trust: {self.trust}.")
         lines.append(
             f"One more run is expected to gain {self.expected_gain:.4f} "

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from optuna.trial import TrialState
 
-from optuna_mde.answers.fitted import Fitted, place
-from optuna_mde.answers.intervals import Z90, interval
+from optuna_mde.answers.differences import Against
+from optuna_mde.answers.fitted import Fitted
+from optuna_mde.answers.intervals import interval, signed
 from optuna_mde.answers.optimum import excess
-from optuna_mde.answers.references import best_run, with_rates
+from optuna_mde.answers.references import best_run
 from optuna_mde.answers.rows import SAME, Row, full_runs, observed, widths
 from optuna_mde.answers.scarce import spoilt_expert
 from optuna_mde.simplex.projection import Array
@@ -20,15 +21,17 @@ _CLEARLY = 3.0  # sd of the difference of two runs; the best of many is lucky by
 _MOST_NAMED = 6  # trials that one sentence names
 
 
-def notes(fitted: Fitted, best: Array, rows: Sequence[Row], signal: bool) -> tuple[str, ...]:
-    """Sentences on a recommended input `[d]` and its rows."""
+def notes(
+    fitted: Fitted, best: Array, rows: Sequence[Row], versus: Against | None, signal: bool
+) -> tuple[str, ...]:
+    """Sentences on a recommended input `[d]`, its rows, and its difference to the baseline."""
     said = [
         _on_the_fit(fitted),
         _on_signal(signal),
-        _on_the_gain(fitted, best, rows) if signal else None,
+        _on_the_gain(fitted, versus) if signal else None,
         _on_worse_runs(fitted, best),
         *_on_limits(fitted, best),
-        _on_bounds(fitted, best, rows),
+        *_on_bounds(rows),
         _on_a_cheap_expert(rows),
         _on_missing_experts(fitted),
         _on_a_spoilt_expert(fitted),
@@ -58,18 +61,16 @@ def _on_signal(signal: bool) -> str | None:
     )
 
 
-def _on_the_gain(fitted: Fitted, best: Array, rows: Sequence[Row]) -> str | None:
-    name = next((r.name for r in rows if r.name in ("natural", "uniform")), None)
-    if name is None or fitted.is_unlike:
+def _on_the_gain(fitted: Fitted, versus: Against | None) -> str | None:
+    if versus is None or fitted.is_unlike:
         return None
-    gain, sd = _difference(fitted, best, with_rates(fitted, best, name))
-    half = Z90 * float(widths(fitted, fitted.shown)[0]) * sd
-    if gain > half:
+    found = signed(versus.objective, -fitted.shown_sign)
+    if found.low > 0.0:
         return None
     return (
-        f"It is not sure that the recommended mixture is better than the {name} one: the "
-        f"predicted gain is {gain:.4f}, and its 90 % interval, {gain - half:.4f} to "
-        f"{gain + half:.4f}, includes no gain at all."
+        f"It is not sure that the recommended mixture is better than the {versus.name} one: the "
+        f"predicted gain is {found.mean:.4f}, and its 90 % interval, {found.low:.4f} to "
+        f"{found.high:.4f}, includes no gain at all."
     )
 
 
@@ -130,11 +131,16 @@ def _on_limits(fitted: Fitted, best: Array) -> Iterator[str]:
         )
 
 
-def _on_bounds(fitted: Fitted, best: Array, rows: Sequence[Row]) -> str | None:
-    outside = [row.name for row in rows if _is_outside(fitted, best, row)]
-    if not outside:
-        return None
-    return f"Outside the bounds or constraints in force: {', '.join(outside)}."
+def _on_bounds(rows: Sequence[Row]) -> Iterator[str]:
+    outside = [row.name for row in rows if row.forbidden]
+    if outside:
+        yield f"Outside the bounds or constraints in force: {', '.join(outside)}."
+    moved = [row.name for row in rows if row.moved]
+    if moved:
+        yield (
+            f"Bounds or constraints forbid the {' and the '.join(moved)} mixture itself: the "
+            f"nearest allowed one stands under that name, in the search too."
+        )
 
 
 def _on_a_cheap_expert(rows: Sequence[Row]) -> str | None:
@@ -178,25 +184,6 @@ def _on_a_spoilt_expert(fitted: Fitted) -> str | None:
 def _on_refused_experts(fitted: Fitted) -> Iterator[str]:
     for domain, reason in fitted.refused.items():
         yield f"The expert of {domain} is left out, or part of it: {reason}."
-
-
-def _is_outside(fitted: Fitted, best: Array, row: Row) -> bool:
-    groups = fitted.space.groups
-    names = {name for group in groups for name in group.names}
-    parts = {n if n in names else groups[0].prefix + n: rate for n, rate in row.mixture.items()}
-    return not fitted.region.contains(place(fitted.space, best, {**row.params, **parts}))
-
-
-def _difference(fitted: Fitted, best: Array, other: Array) -> tuple[float, float]:
-    """Mean and sd of what rows show at ``other`` minus that at ``best``."""
-    import torch
-
-    pair = torch.from_numpy(np.stack([best, other]))[None]
-    with torch.no_grad():
-        mean, covariance = fitted.surrogate.joint_goals(pair, torch.from_numpy(fitted.shown))
-    C = covariance[0, 0]
-    variance = float(C[0, 0] + C[1, 1] - 2.0 * C[0, 1])
-    return float(mean[0, 1, 0] - mean[0, 0, 0]), max(variance, 0.0) ** 0.5
 
 
 def _on_weighted_tokens(fitted: Fitted) -> str | None:

@@ -1,12 +1,22 @@
-"""The mixtures that everybody asks for: natural, uniform, the best expert, the best run."""
+"""The mixtures that everybody asks for: natural, uniform, the best expert, the best run.
+
+Natural and uniform are the mixtures that the start-up runs under these names: where bounds forbid
+one, the nearest that they allow.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from optuna_mde.answers.fitted import Fitted
 from optuna_mde.answers.rows import (
+    SAME,
     Row,
     broken,
     full_runs,
+    is_allowed,
     observed,
     point_of,
     row_of,
@@ -22,9 +32,9 @@ def references(fitted: Fitted, best: Array) -> list[Row]:
     rows = []
     groups = fitted.space.groups
     if groups and all(group.natural is not None for group in groups):
-        rows.append(row_of(fitted, "natural", with_rates(fitted, best, "natural")))
+        rows.append(_baseline(fitted, best, "natural"))
     if groups:
-        rows.append(row_of(fitted, "uniform", with_rates(fitted, best, "uniform")))
+        rows.append(_baseline(fitted, best, "uniform"))
     experts = [
         (_overall(fitted, row, t), t.number, row)
         for t in told_runs(fitted)
@@ -42,7 +52,8 @@ def _overall(fitted: Fitted, row: Row, trial: Record) -> float:
 
 
 def best_seen(fitted: Fitted) -> Row | None:
-    """The full run with the lowest observed objective, of those that keep the limits if any do."""
+    """The allowed full run with the lowest observed objective, of those that keep the limits if
+    any do."""
     trial = best_run(fitted)
     return None if trial is None else run_row(fitted, "best seen", trial)
 
@@ -53,11 +64,24 @@ def best_run(fitted: Fitted) -> Record | None:
         (bool(broken(fitted, fitted.told(t)[0], [t])), value, t.number, t)
         for t in full_runs(fitted)
         if (value := observed(fitted, t, fitted.overall[0])) is not None
+        and is_allowed(fitted, fitted.told(t)[0])
     ]
     return min(runs, key=lambda run: run[:3])[3] if runs else None
 
 
 def with_rates(fitted: Fitted, best: Array, kind: str) -> Array:
+    """The allowed input `[d]` that is nearest to natural or uniform rates, all else as at best."""
+    x: Array = fitted.region.snap(_ideal(fitted, best, kind))[0]
+    return x
+
+
+def _baseline(fitted: Fitted, best: Array, kind: str) -> Row:
+    x = with_rates(fitted, best, kind)
+    moved = bool(np.abs(x - _ideal(fitted, best, kind)).sum() > SAME)
+    return replace(row_of(fitted, kind, x), moved=moved)
+
+
+def _ideal(fitted: Fitted, best: Array, kind: str) -> Array:
     x = best.copy()
     for group in fitted.space.groups:
         rates = group.natural if kind == "natural" else None

@@ -16,6 +16,7 @@ from optuna_mde.simplex.projection import Array
 from optuna_mde.trials.records import Record
 
 SAME = 1e-6  # L1 distance below which a run is a run of the mixture
+_ALLOWED = 1e-6  # by which recorded rates may miss a bound: they are often rounded
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Row:
     """The same, observed."""
     breaks: tuple[str, ...] = ()
     """Limits that it breaks: by observed losses where it was run, else by expected ones."""
+    forbidden: bool = False
+    """Whether bounds or constraints in force forbid it."""
+    moved: bool = False
+    """Whether it is the nearest allowed mixture to what its name says."""
 
 
 def row_of(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> Row:
@@ -74,6 +79,7 @@ def row_of(fitted: Fitted, name: str, x: Array, trial: Record | None = None) -> 
         if G > 1
         else (),
         breaks=broken(fitted, x, judged),
+        forbidden=not is_allowed(fitted, x),
     )
 
 
@@ -95,6 +101,11 @@ def broken(fitted: Fitted, x: Array, runs: Sequence[Record]) -> tuple[str, ...]:
         if (np.mean(seen) if seen else expected[i]) > limit:
             names.append(fitted.observations.targets[i].label)
     return tuple(names)
+
+
+def is_allowed(fitted: Fitted, x: Array) -> bool:
+    """Whether an input `[d]` keeps the bounds and constraints in force."""
+    return fitted.region.contains(x, _ALLOWED)
 
 
 def told_runs(fitted: Fitted) -> list[Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from optuna_mde.answers.bounds import Bound
 from optuna_mde.answers.rows import Row
 
 MIXTURE_WIDTH = 60  # characters of rates in a row; the recommended ones are listed in full
@@ -50,10 +51,28 @@ def rates_text(mixture: Mapping[str, float]) -> str:
 
 
 def label(row: Row) -> str:
-    """The row's name; an expert says of what, a row that breaks a limit says which."""
+    """The row's name; an expert says of what, a row that breaks a limit or a bound says so."""
     of = next((domain for domain, rate in row.mixture.items() if rate == 1.0), None)
     name = f"{row.name} ({of})" if of and row.name == "best expert" else row.name
-    return f"{name} (breaks {', '.join(row.breaks)})" if row.breaks else name
+    marks = ["within bounds"] if row.moved else []
+    marks += ["forbidden"] if row.forbidden else []
+    marks += [f"breaks {', '.join(row.breaks)}"] if row.breaks else []
+    return f"{name} ({'; '.join(marks)})" if marks else name
+
+
+def held_by(bounds: Sequence[Bound]) -> str:
+    """Which bounds hold a mixture, and what another one is worth:
+    "web at its floor 0.2; forum at its cap 0.05: 0.1 would gain 0.013 ± 0.004"."""
+    return "; ".join(map(_held, bounds))
+
+
+def _held(bound: Bound) -> str:
+    text = f"{bound.domain} at its {bound.side} {bound.at:.3g}"
+    if bound.gain is None or bound.sd is None:
+        return text
+    if bound.gain <= bound.sd:
+        return f"{text} ({bound.to:.3g} would gain nothing that is sure)"
+    return f"{text} ({bound.to:.3g} would gain {bound.gain:.4f} ± {bound.sd:.4f})"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -67,7 +67,8 @@ def recommend(
     kept = opened(study, name, out)
     found = kept.recommend()
     if format is Format.text:
-        parts = [*summary.outcome(found, kept.goals)]
+        parts = [*summary.headline(kept.study, found, kept.confirmation)]
+        parts += summary.outcome(found, kept.goals)
         parts += summary.beside(kept.study, kept.folder, found, kept.confirmation)
         print_parts(progress.console(), parts)
     elif format is Format.json:

@@ -90,7 +90,8 @@ def _print_outcome(
     from optuna_mde_studies.terminal import summary
 
     goals = definition.config.goals
-    parts = [*summary.outcome(outcome.recommendation, goals)]
+    parts = [*summary.headline(outcome.study, outcome.recommendation, outcome.confirmation)]
+    parts += summary.outcome(outcome.recommendation, goals)
     if outcome.confirmation is not None:
         parts += summary.confirmed(outcome.confirmation, goals)
     parts += summary.beside(outcome.study, folder, outcome.recommendation, outcome.confirmation)

@@ -85,7 +85,7 @@ def _note(
     rates, _ = statements.recommended(found, recommendation)
     held = confirmed is None or confirmed.held
     said = [
-        statements.gain_in_words(found, recommendation),
+        *statements.findings(found, recommendation, confirmed),
         statements.seeds_in_words(recommendation, confirmed),
         confirmed.verdict if confirmed else "",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.runner.confirm import verdict
+from optuna_mde_studies.runner.confirm import paired_differences, verdict
 from optuna_mde_studies.runner.experiment import same_mixture
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from optuna_mde_studies.runner.confirm import Confirmation, Difference, FreshRun
 
     from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.answers.intervals import Interval
 
 SAME_RATE = 1e-3
 """Recommendations that differ less are one mixture, fitted on two machines."""
@@ -55,11 +56,37 @@ class Judgement:
         found = list(self.fresh_runs.values())
         return found[0] if self.is_current and len(found) == 1 else None
 
+    def against(self, name: str) -> list[Difference]:
+        """Differences to a mixture that was trained too, one a goal; empty where it was not."""
+        found = [d for ds in self.differences.values() for d in ds if _is_named(d.other, name)]
+        return found if len(found) == len(self.differences) else []
+
+    def losses_against(self, name: str) -> dict[str, Interval]:
+        """Validation set -> difference to a mixture that was trained too, a 95 % interval."""
+        runs = self.confirmation.losses
+        sets = [
+            s
+            for s in next(iter(runs.values()))[0]
+            if all(s in r for v in runs.values() for r in v)
+        ]
+        found = {
+            s: paired_differences(
+                {mixture: [run[s] for run in seeds] for mixture, seeds in runs.items()}
+            )
+            for s in sets
+        }
+        return {s: d.interval for s, ds in found.items() for d in ds if _is_named(d.other, name)}
+
     @property
     def held(self) -> bool:
         """Whether the recommended mixture was not found to be worse than another."""
         (found, *others) = self.differences.values()
         return bool(others) or not self.is_current or not any(d.is_worse for d in found)
+
+
+def _is_named(label: str, name: str) -> bool:
+    """Whether a label, with its remarks in brackets, is that of a row."""
+    return label == name or label.startswith(f"{name} (")
 
 
 def judge(

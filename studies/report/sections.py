@@ -11,7 +11,7 @@ import yaml
 from optuna_mde_studies.report import costs as ledger
 from optuna_mde_studies.report import epochs, tasks
 from optuna_mde_studies.report.statements import (
-    gain_in_words,
+    findings,
     headline,
     objective_in_words,
     recommended,
@@ -75,16 +75,18 @@ def answer(
     """The recommended mixture: a sentence, a table and what to paste into a configuration."""
     rates, beside = recommended(overview, recommendation)
     held = judgement is None or judgement.held
-    leads = [gain_in_words(overview, recommendation), seeds_in_words(recommendation, judgement)]
+    leads = findings(overview, recommendation, judgement)
     if not (recommendation.signal and held):
         leads[0] = f"It would be {in_words(rates)}. {leads[0]}"
+    small = [seeds_in_words(recommendation, judgement)]
     if judgement and judgement.verdict:
-        leads.append(f"With fresh seeds: {judgement.verdict}")
+        small.insert(0, f"With fresh seeds: {judgement.verdict}")
     kind = "answer" if recommendation.signal and held else "answer none"
     title = headline(recommendation, rates, held=held)
     return (
         f'<section class="{kind}" id="answer"><h2>{escape(title)}</h2>'
         + "".join(f'<p class="lead">{escape(text)}</p>' for text in leads)
+        + f'<p class="muted">{escape(" ".join(small))}</p>'
         + f'<div class="pair">{_rates_table(overview, rates)}{_snippet(rates, beside)}'
         "</div></section>"
     )

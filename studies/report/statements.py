@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from optuna_mde_studies.wording import copyable, in_words, listed
+from optuna_mde_studies.wording import copyable, count, in_words, listed
+
+from optuna_mde.answers.intervals import Interval
+from optuna_mde.answers.tables import held_by
+from optuna_mde.visualization.palette import shortened, signed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,6 +18,11 @@ if TYPE_CHECKING:
 
     from optuna_mde.answers.answer import Recommendation
     from optuna_mde.objective import Objective
+
+MOST_WORSE = 6
+"""Validation sets that a sentence names."""
+MOST_BOUNDS = 4
+"""Bounds that a sentence names."""
 
 
 def objective_in_words(goals: Objective | None) -> str:
@@ -63,18 +72,86 @@ def headline(recommendation: Recommendation, rates: Mapping[str, float], *, held
     return f"Train on {in_words(rates)}" if held else "The recommended mixture did not hold"
 
 
-def gain_in_words(overview: Overview, recommendation: Recommendation) -> str:
-    """Predicted objective of the recommended mixture, and what that gains over the baseline."""
-    found = recommendation.objective
-    what = "Predicted loss" if overview.goals else "Predicted objective"
+def findings(
+    overview: Overview, recommendation: Recommendation, judgement: Judgement | None = None
+) -> list[str]:
+    """What the recommended mixture gains, what it makes worse, and which bounds hold it.
+
+    Gain and losses are those of runs with fresh seeds where the mixture was confirmed, else those
+    that are predicted, and it is said which.
+    """
+    current = judgement if judgement and judgement.is_current else None
+    return [
+        text
+        for text in (
+            gain_in_words(overview, recommendation, current),
+            _worse(overview, recommendation, current),
+            _bounds(recommendation),
+        )
+        if text
+    ]
+
+
+def gain_in_words(
+    overview: Overview, recommendation: Recommendation, judgement: Judgement | None = None
+) -> str:
+    """What the recommended mixture gains on the mixture in use, goal by goal."""
+    versus = recommendation.against
+    if versus is None:
+        found = recommendation.objective
+        return f"Predicted: {found.mean:.3f} (90 % interval {found.low:.3f} to {found.high:.3f})."
+    goals = recommendation.goals or ("",)
+    confirmed = judgement.against(versus.name) if judgement else []
+    if confirmed and judgement:
+        seeds = len(judgement.confirmation.seeds)
+        how, level, found_all = f"with {seeds} fresh seeds", 95, [d.interval for d in confirmed]
+    else:
+        how, level = "predicted for the training seed that the runs share, not confirmed", 90
+        found_all = list(versus.goals or (versus.objective,))
     unit = " nats per token" if overview.goals else ""
-    text = f"{what} {found.mean:.3f}{unit} (90 % interval {found.low:.3f} to {found.high:.3f})"
-    for row in recommendation.rows:
-        if row.name in ("natural", "uniform"):
-            gain = found.mean - row.objective.mean
-            way = "below" if gain < 0 else "above"
-            return f"{text}, {abs(gain):.3f} {way} the {row.name} mixture."
-    return f"{text}."
+    gains = [
+        _gain(name, found, maximise=up)
+        for name, found, up in zip(goals, found_all, overview.maximise, strict=False)
+    ]
+    return f"Gain on {versus.name}, {how} ({level} % interval): {'; '.join(gains)}{unit}."
+
+
+def _gain(name: str, found: Interval, *, maximise: bool) -> str:
+    gain = found if maximise else Interval(-found.mean, -found.high, -found.low)
+    text = (
+        f"{name + ' ' if name else ''}{minus(gain.mean)} ({minus(gain.low)} to {minus(gain.high)}"
+    )
+    return f"{text}, which includes none)" if gain.low <= 0 <= gain.high else f"{text})"
+
+
+def _worse(overview: Overview, recommendation: Recommendation, judgement: Judgement | None) -> str:
+    """The sets that lose, beyond their intervals, and whether the objective counts them."""
+    versus = recommendation.against
+    if versus is None or not overview.sets:
+        return ""
+    found = judgement.losses_against(versus.name) if judgement else {}
+    losses = found or versus.losses
+    worse = sorted(
+        ((name, loss.mean) for name, loss in losses.items() if loss.low > 0), key=lambda i: -i[1]
+    )
+    if not worse:
+        return f"No validation set is clearly worse than under {versus.name}."
+    named = [f"{shortened(name)} {signed(mean, 2)}" for name, mean in worse[:MOST_WORSE]]
+    rest = len(worse) - len(named)
+    text = listed([*named, f"{count(rest, 'other set')}"] if rest else named)
+    counted = overview.counted or frozenset(overview.sets)
+    hit = [shortened(name) for name, _ in worse if name in counted]
+    counts = f"of these the objective counts {listed(hit)}" if hit else "the objective counts none"
+    return f"Worse than {versus.name}: {text}; {counts}."
+
+
+def _bounds(recommendation: Recommendation) -> str:
+    bounds = recommendation.bounds
+    if not bounds:
+        return ""
+    named, rest = bounds[:MOST_BOUNDS], len(bounds) - MOST_BOUNDS
+    more = f"; and {count(rest, 'other bound')}" if rest > 0 else ""
+    return f"Held by bounds: {held_by(named)}{more}."
 
 
 def seeds_in_words(recommendation: Recommendation, judgement: Judgement | None = None) -> str:
@@ -83,7 +160,12 @@ def seeds_in_words(recommendation: Recommendation, judgement: Judgement | None =
     if judgement is None or found is None:
         return recommendation.on_seeds
     return (
-        f"That is for the training seed that the runs of the search share. With "
+        f"Predictions are for the training seed that the runs of the search share. With "
         f"{len(judgement.confirmation.seeds)} fresh seeds it reached {found.mean:.3f} on average; "
         f"another one is expected between {found.low:.3f} and {found.high:.3f} (90 %)."
     )
+
+
+def minus(value: float) -> str:
+    """Three decimals, with a minus that is no hyphen."""
+    return f"{value:.3f}".replace("-", "\u2212")

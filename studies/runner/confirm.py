@@ -20,6 +20,8 @@ from optuna_mde_trainers.spec import RunResult, ScoreSpec, explain, write_atomic
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.special import stdtrit  # not scipy.stats, whose import takes as long as all others
 
+from optuna_mde.answers.intervals import Interval
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -41,6 +43,11 @@ class Difference:
     mean: float
     low: float
     high: float
+
+    @property
+    def interval(self) -> Interval:
+        """Mean and ends alone."""
+        return Interval(self.mean, self.low, self.high)
 
     @property
     def is_better(self) -> bool:

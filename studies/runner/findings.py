@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,5 +64,6 @@ def _digest(study: optuna.Study) -> str:
         for t in study.get_trials(deepcopy=False)
     ]
     version = importlib.metadata.version("optuna-mde")
-    text = json.dumps([version, attrs, trials], sort_keys=True, default=str)
+    known = [field.name for field in fields(Recommendation)]
+    text = json.dumps([version, known, attrs, trials], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

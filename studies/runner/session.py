@@ -286,7 +286,7 @@ class Session:
         mixtures |= {
             label(row): dict(row.mixture)
             for row in recommendation.rows
-            if row.name.startswith(wanted)
+            if row.name.startswith(wanted) and not row.forbidden
         }
         confirmation = Confirmation(
             told=num_finished(self.study),

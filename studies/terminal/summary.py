@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.report import costs, epochs, evaluations, overview, tasks
+from optuna_mde_studies.report import costs, epochs, evaluations, overview, statements, tasks
+from optuna_mde_studies.report.judgement import judge
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
 from optuna_mde_studies.wording import amount, count, share_of_a_run
 from optuna_mde_studies.wording import rates as one_line
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
 
 MAX_BEST = 5
 """Trials of a Pareto front that are listed."""
+
+
+def headline(
+    study: optuna.Study, recommendation: Recommendation, confirmation: Confirmation | None
+) -> Iterator[RenderableType]:
+    """What to train, what that gains and makes worse, and which bounds hold it."""
+    found = overview.read(study)
+    confirmed = judge(found, recommendation, confirmation)
+    rates, _ = statements.recommended(found, recommendation)
+    held = confirmed is None or confirmed.held
+    yield Text(statements.headline(recommendation, rates, held=held), style="bold")
+    yield Text("\n".join(statements.findings(found, recommendation, confirmed)))
 
 
 def outcome(recommendation: Recommendation, objective: Objective) -> Iterator[RenderableType]:

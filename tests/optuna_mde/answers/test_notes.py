@@ -40,7 +40,7 @@ def test_a_mixture_whose_runs_were_clearly_worse_is_not_named_in_silence(
         add_run(study, {"a": share, "b": 1 - share}, (value,))
     fitted = fit_study(study)
     fitted.__dict__["noise"] = lambda W=None: np.array([0.01])
-    found = " ".join(notes(fitted, np.array([a, 1 - a]), (), signal=True))
+    found = " ".join(notes(fitted, np.array([a, 1 - a]), (), None, signal=True))
     assert ("clearly worse than the best run" in found) == (said is not None)
     assert said is None or re.search(said, found)
 
@@ -73,7 +73,7 @@ def test_a_study_as_it_should_be_needs_no_notes(world, tmp_path) -> None:
     assert recommend(study).notes == ()
 
 
-def test_rows_outside_the_bounds_are_named_with_two_mixtures_as_well() -> None:
+def test_a_baseline_that_bounds_forbid_is_moved_with_two_mixtures_as_well() -> None:
     def objective(trial: optuna.Trial) -> float:
         early = suggest_mixture(
             trial, ["a", "b"], bounds={"a": (0.2, 0.6)}, natural={"a": 0.9, "b": 0.1}
@@ -88,8 +88,10 @@ def test_rows_outside_the_bounds_are_named_with_two_mixtures_as_well() -> None:
     study.optimize(objective, n_trials=12)
     answer = recommend(study)
     assert set(answer.mixture) == {"a", "b", "late/a", "late/c"}
-    outside = [note for note in answer.notes if note.startswith("Outside the bounds")]
-    assert outside == ["Outside the bounds or constraints in force: natural."]
+    (natural,) = (row for row in answer.rows if row.name == "natural")
+    assert natural.moved
+    assert natural.mixture["a"] == pytest.approx(0.6)
+    assert any(note.startswith("Bounds or constraints forbid the nat") for note in answer.notes)
 
 
 def test_domains_whose_experts_left_no_file_are_named(world, tmp_path) -> None:
