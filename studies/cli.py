@@ -11,6 +11,7 @@ import typer
 from optuna_mde_studies.commands import (
     authoring,
     checking,
+    exchanging,
     listing,
     reading,
     running,
@@ -42,8 +43,10 @@ for command in (
     runs.train,
     runs.score,
     runs.evaluate,
+    exchanging.export,
 ):
     app.command()(command)
+app.command("import")(exchanging.import_)
 
 
 @app.callback()
@@ -67,8 +70,17 @@ def main() -> None:
 def _mistakes() -> tuple[type[Exception], ...]:
     """Errors that say what a user can mend. Looked up only when something was raised."""
     from optuna_mde_studies.definition.reading import DefinitionError
+    from optuna_mde_studies.exchange.tables import ExchangeError
     from optuna_mde_studies.runner.folder import StudyError
     from optuna_mde_trainers.corpus.documents import CorpusError
     from optuna_mde_trainers.spec import DivergedError, RunError, SpecError
 
-    return DefinitionError, StudyError, CorpusError, RunError, SpecError, DivergedError
+    return (
+        DefinitionError,
+        StudyError,
+        ExchangeError,
+        CorpusError,
+        RunError,
+        SpecError,
+        DivergedError,
+    )

@@ -156,6 +156,29 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     Raises:
         StudyError: if there is none, or it cannot be read.
     """
+    return _storage(url, make=False)
+
+
+def new_storage(url: str) -> optuna.storages.BaseStorage:
+    """A storage to write into, made if it is not there.
+
+    Raises:
+        StudyError: if it cannot be opened.
+    """
+    return _storage(url, make=True)
+
+
+def holds(url: str, name: str) -> bool:
+    """Whether a storage is there and has a study of that name."""
+    from optuna_mde_studies.runner.folder import StudyError
+
+    try:
+        return name in [study.study_name for study in open_storage(url).get_all_studies()]
+    except StudyError:
+        return False
+
+
+def _storage(url: str, *, make: bool) -> optuna.storages.BaseStorage:
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
     from optuna_mde_studies.runner.folder import SQLITE_TIMEOUT, StudyError
@@ -165,14 +188,14 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     try:
         parsed = make_url(url)
         is_sqlite = parsed.get_backend_name() == "sqlite"
-        if is_sqlite and not Path(parsed.database or "").is_file():
+        if is_sqlite and not make and not Path(parsed.database or "").is_file():
             raise StudyError(f"{url}: there is no file {parsed.database!r}")
         arguments = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if is_sqlite else {}
         # Braces of a path are doubled: Optuna formats the URL.
         return RDBStorage(
             url.replace("{", "{{").replace("}", "}}"),
             engine_kwargs=arguments,
-            skip_table_creation=True,
+            skip_table_creation=not make,
         )
     except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as error:
         if isinstance(error, StudyError):

@@ -33,7 +33,8 @@ class Cost:
 
 
 def ledger(overview: Overview, confirmation: Confirmation | None = None) -> list[Cost]:
-    """Costs of the kinds of runs that there are, and of all together; running ones left out."""
+    """Costs of the kinds of runs that there are, and of all together; running ones left out,
+    and those that were taken over."""
     costs = [_sum(name, runs) for name, runs in _kinds(overview) if runs]
     if confirmation is not None:
         costs.append(
@@ -76,10 +77,11 @@ def table(overview: Overview, confirmation: Confirmation | None = None) -> Table
 
 
 def _kinds(overview: Overview) -> Iterator[tuple[str, Sequence[Run]]]:
-    finished = overview.finished
+    finished = [run for run in overview.finished if not run.taken_over]
     yield "experts", [run for run in finished if run.phase == "expert" or run.is_shortened]
     yield "search", [run for run in finished if run.phase != "expert" and not run.is_shortened]
-    lost = [run for run in overview.runs if run not in finished and run.state != "running"]
+    own = [run for run in overview.runs if not run.taken_over]
+    lost = [run for run in own if run not in finished and run.state != "running"]
     yield "failed, interrupted or left out", lost
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
+from optuna_mde_studies.exchange.origin import is_own
 from optuna_mde_studies.runner.experiment import RUN_ATTR
 from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR
 
@@ -47,6 +48,8 @@ class Run(shown.Run):
     """Floating-point operations of its training, by the trainer's formula."""
     device_seconds: float | None = None
     """Seconds of its training steps times devices."""
+    taken_over: bool = False
+    """Whether it comes from a table or another study, and has cost this one nothing."""
 
     @property
     def is_shortened(self) -> bool:
@@ -164,6 +167,7 @@ def _run(trial: FrozenTrial, record: records.Record, prefix: str, *, left_out: b
         folder=str(attrs.get(RUN_ATTR) or ""),
         flops=_number(attrs.get("flops")),
         device_seconds=_number(attrs.get("device_seconds")),
+        taken_over=not is_own(trial),
     )
 
 

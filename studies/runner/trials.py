@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
+from optuna_mde_studies.exchange.origin import is_own
 from optuna_mde_studies.runner.recovery import INTERRUPTED, is_ours
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ WANTED_ATTR = "n_trials"
 
 
 def num_finished(study: optuna.Study) -> int:
-    """Finished trials, as `search.n_trials` counts them."""
-    return len(study.get_trials(deepcopy=False, states=FINISHED))
+    """Finished trials, as `search.n_trials` counts them: none that were taken over."""
+    return sum(map(is_own, study.get_trials(deepcopy=False, states=FINISHED)))
 
 
 def num_held(study: optuna.Study) -> int:
@@ -30,11 +31,14 @@ def num_held(study: optuna.Study) -> int:
 
 
 def counts(study: optuna.Study) -> dict[str, int]:
-    """Trials by state; those that were interrupted and queued again are not failures."""
+    """Trials by state; those that were interrupted and queued again are not failures,
+    and those that were taken over from elsewhere are not the study's."""
     found: dict[str, int] = {}
     for trial in study.get_trials(deepcopy=False):
         state = trial.state.name.lower()
         if trial.state == TrialState.FAIL and trial.user_attrs.get(INTERRUPTED):
             state = "interrupted"
+        elif trial.state in FINISHED and not is_own(trial):
+            state = "taken over"
         found[state] = found.get(state, 0) + 1
     return found

@@ -49,7 +49,7 @@ def test_version_and_the_short_help(run):
 def test_every_command_explains_itself():
     for command in app.registered_commands:
         assert command.callback is not None
-        name = command.callback.__name__
+        name = command.name or command.callback.__name__
         result = CliRunner().invoke(app, [name, "--help"])
         assert result.exit_code == 0
         assert (command.callback.__doc__ or "").split("\n")[0][:60] in result.output

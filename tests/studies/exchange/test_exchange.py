@@ -1,0 +1,286 @@
+"""Studies that go out as tables and come back, and what a table must not do."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+from optuna_mde_studies import cli
+
+from optuna_mde import MDESampler, recommend, report_losses, save_logprobs, suggest_mixture
+from optuna_mde.answers.fitted import fit_study
+
+Run = Callable[..., tuple[int, str, str]]
+
+DOMAINS = ("web", "code", "books")
+LAST = ("origin", "feasible")
+"""Attributes that are others after the way out and in: where a run comes from, and what was known
+of the natural mixture's loss when it ended."""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process: exit code, output, errors."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["optuna-mde", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        code = ended.value.code
+        return (code if isinstance(code, int) else 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+TABLE = np.random.default_rng(0).dirichlet(np.ones(3), size=(3, 400))  # [expert, token, kind]
+
+
+def told(storage: str, name: str, objective: Any = None, n_trials: int = 5) -> optuna.Study:
+    """A study whose experts train half a run and keep their log-probabilities."""
+    directions = ["minimize"] * (2 if isinstance(objective, dict) and "a" in objective else 1)
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage,
+        directions=directions,
+        sampler=MDESampler(seed=0, expert_budget=0.5),
+    )
+
+    def run(trial: optuna.Trial) -> Any:
+        natural = {"web": 0.6, "code": 0.3, "books": 0.1}
+        mixture = suggest_mixture(trial, DOMAINS, natural=natural)
+        probabilities = np.array(list(mixture.values())) @ TABLE[:, :, 0]
+        tokens = {"papers": np.log(probabilities[:200]), "code": np.log(probabilities[200:])}
+        losses = {name: -values.mean() for name, values in tokens.items()}
+        if trial.number == 4:
+            losses["papers"] = math.nan
+        url = f"files/{name}-{trial.number}.safetensors" if mixture.is_expert else None
+        if url:
+            save_logprobs(url, tokens)
+        return report_losses(
+            trial,
+            losses,
+            objective=objective,
+            limits={"code": 2.0, "papers": "natural"},
+            logprobs=url,
+            budget=mixture.budget,
+            tokens=round(10_000 * mixture.budget),
+            parameters=123_456_789,
+        )
+
+    study.optimize(run, n_trials=n_trials)
+    return study
+
+
+def content(study: optuna.Study) -> list[tuple[Any, ...]]:
+    """All that an exchange keeps of a study's trials."""
+    kept = []
+    for trial in study.get_trials(deepcopy=False):
+        attrs = {k: v for k, v in trial.user_attrs.items() if k not in LAST}
+        attrs = {k: v for k, v in attrs.items() if not k.startswith("predicted")}
+        url = attrs.pop("logprobs", None)
+        file = Path(url).read_bytes() if url else None
+        kept.append((trial.state, trial.values, trial.params, trial.distributions, attrs, file))
+    return kept
+
+
+@pytest.mark.filterwarnings("ignore:no loss on")
+@pytest.mark.parametrize("objective", [None, {"a": "mean", "b": ["code"]}])
+def test_a_study_comes_back_as_it_was(run: Run, here: Path, objective: Any) -> None:
+    study = told("sqlite:///one.db", "one", objective)
+    assert {t.state for t in study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    code, out, _ = run("export", "sqlite:///one.db", "out")
+    assert (code, out.splitlines()[-1]) == (0, "out: 5 runs, 3 files of experts")
+    tables = ("out/ratios.csv", "out/metrics.csv", "--runs", "out/runs.csv")
+    options = ("--logprobs", "out/logprobs", "--storage", "sqlite:///two.db")
+    code, out, err = run("import", *tables, *options, "--study", "two")
+    assert (code, err) == (0, "")
+    assert "5 runs taken over, 3 with an expert's file" in out
+    back = optuna.load_study(study_name="two", storage="sqlite:///two.db")
+    assert content(back) == content(study)
+    assert back.user_attrs["natural"] == study.user_attrs["natural"]
+    code, _, _ = run("export", "sqlite:///two.db", "again")
+    for name in ("ratios.csv", "metrics.csv", "runs.csv"):
+        assert Path("again", name).read_bytes() == Path("out", name).read_bytes()
+    for path in Path("out/logprobs").iterdir():
+        assert Path("again/logprobs", path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:no loss on")
+def test_imported_experts_are_experts_and_are_not_trained_again(run: Run, here: Path) -> None:
+    told("sqlite:///one.db", "one", {"papers": 1})
+    run("export", "sqlite:///one.db", "out")
+    options = ("--logprobs", "out/logprobs", "--storage", "sqlite:///two.db", "--study", "two")
+    run("import", "out/ratios.csv", "out/metrics.csv", "--runs", "out/runs.csv", *options)
+    study = optuna.load_study(
+        study_name="two", storage="sqlite:///two.db", sampler=MDESampler(seed=1)
+    )
+    fitted = fit_study(study, None)
+    assert {file.domain for file in fitted.observations.experts} == {*DOMAINS}
+    mixture = suggest_mixture(study.ask(), DOMAINS)
+    assert not mixture.is_expert
+    assert max(mixture.values()) < 1
+
+
+def test_files_are_found_by_run_or_domain_too(run: Run, here: Path) -> None:
+    Path("r.csv").write_text("run,web,code\na,1,0\nb,0,1\nc,.5,.5\nd,.2,.8\n")
+    Path("m.csv").write_text("run,papers\na,2\nb,3\nc,2.2\nd,2.5\n")
+    save_logprobs("files/a.safetensors", {"papers": np.full(9, -2.0)})
+    save_logprobs("files/code.safetensors", {"papers": np.full(9, -3.0)})
+    options = ("--logprobs", "files", "--storage", "sqlite:///s.db", "--study", "s")
+    code, out, _ = run("import", "r.csv", "m.csv", *options)
+    assert (code, out) == (
+        0,
+        "sqlite:///s.db, study s: 4 runs taken over, 2 with an expert's file\n",
+    )
+    study = optuna.load_study(study_name="s", storage="sqlite:///s.db")
+    urls = [trial.user_attrs.get("logprobs") for trial in study.trials]
+    assert [Path(url).name if url else url for url in urls] == [
+        "a.safetensors",
+        "code.safetensors",
+        None,
+        None,
+    ]
+    assert [t.value for t in study.trials] == [2, 3, 2.2, 2.5]
+    assert recommend(study).mixture["web"] > 0.5
+
+
+def test_other_parameters_come_back_with_their_ranges(run: Run, here: Path) -> None:
+    study = optuna.create_study(study_name="one", storage="sqlite:///s.db")
+    for number in range(4):
+        study.enqueue_trial({"mix/web": number / 4, "mix/code": 1 - number / 4})
+        trial = study.ask()
+        suggest_mixture(trial, ["web", "code"])
+        trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+        trial.suggest_categorical("schedule", ["cosine", None, 3])
+        study.tell(trial, report_losses(trial, {"papers": 1 / (number + 3)}))
+    run("export", "sqlite:///s.db", "out", "--study", "one")
+    tables = ("out/ratios.csv", "out/metrics.csv", "--runs", "out/runs.csv")
+    code, _, _ = run("import", *tables, "--storage", "sqlite:///s.db", "--study", "two")
+    assert code == 0
+    back = optuna.load_study(study_name="two", storage="sqlite:///s.db")
+    assert content(back) == content(study)
+
+
+@pytest.fixture
+def small(here: Path) -> list[str]:
+    """Arguments of an import of three runs into a storage that is not there yet."""
+    Path("r.csv").write_text("run,web,code\na,1,0\nb,0,1\nc,.5,.5\n")
+    Path("m.csv").write_text("run,papers,faq\na,2,1\nb,3,1\nc,2.2,1\n")
+    save_logprobs("files/a.safetensors", {"papers": np.full(9, -2.0)})
+    save_logprobs("secret.safetensors", {"papers": np.full(9, -2.0)})
+    Path("files/link.safetensors").symlink_to(Path("secret.safetensors").resolve())
+    return ["import", "r.csv", "m.csv", "--storage", "sqlite:///s.db", "--study", "s"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ("logprobs\na,../secret.safetensors", "leads out of files"),
+        ("logprobs\na,link.safetensors", "leads out of files"),
+        ("logprobs\na,/etc/passwd", "leads out of files"),
+        ("logprobs\na,s3://bucket/x", "there is no file"),
+        ("logprobs\na,a\u202e.safetensors", "there is no file"),
+        ("logprobs\na,.", "there is no file"),
+        ("budget\na,1.5", "budget = '1.5' is not the share of a full run"),
+        ("tokens\na,1.5", "tokens = '1.5' is not a whole number"),
+        ("tokens\na,100\nb,200", "runs of several sizes cannot be compared"),
+        ("limits\na,[1]", "is not a JSON object"),
+        ('limits\na,"{""papers"": ""low""}"', "limit on 'papers'"),
+        ("objective\na,import os", "no JSON text of an objective"),
+        ('objective\na,"{""goals"": [[""x"", {""gone"": 1}]]}"', "gone"),
+        ('beside\na,"{""lr"": [1, ""{}""]}"', "no parameter with its distribution"),
+        ('beside\na,"{""mix/web"": [1, ""{}""]}"', "no parameter with its distribution"),
+        ("colour\na,red", "none of the columns tokens, parameters"),
+    ],
+)
+def test_a_table_is_data_alone(run: Run, small: list[str], cells: str, words: str) -> None:
+    Path("runs.csv").write_text(f"run,{cells}\n", encoding="utf-8")
+    code, _, err = run(*small, "--runs", "runs.csv", "--logprobs", "files")
+    assert code == 2
+    assert words in err
+    assert not Path("s.db").exists()
+
+
+def test_what_does_not_fit_the_study_is_refused(run: Run, small: list[str]) -> None:
+    assert run(*small)[0] == 0
+
+    def refused(ratios: str, metrics: str, *options: str) -> str:
+        Path("r.csv").write_text(ratios)
+        Path("m.csv").write_text(metrics)
+        code, _, err = run(*small, *options)
+        assert code == 2
+        return err
+
+    ratios, metrics = Path("r.csv").read_text(), Path("m.csv").read_text()
+    assert "run a is in the study already" in refused(ratios, metrics)
+    ratios, metrics = ratios.replace("\na", "\nx"), metrics.replace("\na", "\nx")
+    assert "has the domains web, code" in refused(ratios.replace("web", "wiki"), metrics)
+    assert "the validation sets papers, faq" in refused(ratios, metrics.replace("faq", "news"))
+    assert "no losses on 'faq'" in refused(ratios, "run,papers\nx,1\n")
+    two = '{"p": ["papers"], "f": ["faq"]}'
+    assert "1 objective(s)" in refused("run,web,code\nx,1,0\n", metrics, "--objective", two)
+    assert "--objective: " in refused(
+        "run,web,code\nx,1,0\n", metrics, "--objective", "{papers: -1}"
+    )
+    study = optuna.load_study(study_name="s", storage="sqlite:///s.db")
+    assert len(study.trials) == 3
+
+
+def test_an_export_overwrites_nothing_and_opens_no_foreign_file(run: Run, here: Path) -> None:
+    study = optuna.create_study(study_name="s", storage="sqlite:///s.db")
+    for number, rates in enumerate(itertools.permutations([0.0, 1.0])):
+        study.enqueue_trial(dict(zip(["mix/web", "mix/code"], rates, strict=True)))
+        trial = study.ask()
+        suggest_mixture(trial, ["web", "code"])
+        value = report_losses(trial, {"papers": number + 1.0})
+        trial.set_user_attr("logprobs", "/etc/passwd")
+        study.tell(trial, value)
+    code, out, _ = run("export", "sqlite:///s.db", "out")
+    assert code == 0
+    assert "/etc/passwd lies outside the study's folder and is not opened" in out
+    assert not Path("out/logprobs").exists()
+    code, _, err = run("export", "sqlite:///s.db", "out")
+    assert code == 2
+    assert "is there already" in err
+
+
+def test_a_definition_takes_runs_over_before_it_begins(run: Run, workplace: Path) -> None:
+    rates = {"a": (1, 0, 0), "b": (0, 1, 0), "c": (0, 0, 1), "d": (0.2, 0.2, 0.6)}
+    rows = "".join(f"{run},{','.join(map(str, parts))}\n" for run, parts in rates.items())
+    Path("r.csv").write_text("run,code,prose,numbers\n" + rows)
+    Path("m.csv").write_text("run,code,news\na,2,5\nb,4,3\nc,5,5\nd,4,4\n")
+    save_logprobs("files/a.safetensors", {"code": np.full(9, -2.0), "news": np.full(9, -5.0)})
+    arguments = ("import", "r.csv", "m.csv", "--study", "tiny.yaml", "--logprobs", "files")
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    assert "runs/tiny: 4 runs taken over, 1 with an expert's file" in out
+    shutil.rmtree("files")
+    code, out, _ = run("status", "tiny.yaml")
+    assert out.startswith("tiny: 0 of 6 trials finished, 4 taken over\n")
+    study = optuna.load_study(study_name="tiny", storage="sqlite:///runs/tiny/study.db")
+    assert study.trials[0].value == pytest.approx((2 + 2 * 5) / 3)
+    file = Path("runs/tiny", study.trials[0].user_attrs["logprobs"])
+    assert file.is_file()
+    code, _, err = run("import", "r.csv", "m.csv", "--study", "tiny.yaml", "--objective", "mean")
+    assert code == 2
+    assert "a definition says what its study is judged by" in err
+    Path("m.csv").write_text("run,code,other\na,2,5\nb,4,3\nc,5,5\nd,4,4\n")
+    code, _, err = run("import", "r.csv", "m.csv", "--study", "runs/tiny")
+    assert code == 2
+    assert "validation sets code, prose, numbers, news" in err
