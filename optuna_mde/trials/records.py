@@ -257,6 +257,7 @@ def read_trials(study: optuna.Study, cache: dict[int, Record] | None = None) -> 
 def live(trial: BaseTrial) -> Trial | None:
     """The running trial of a study behind a helper's argument; None for fixed and frozen ones."""
     trial = getattr(trial, "_delegate", trial)  # optuna-integration's TorchDistributedTrial
+    trial = getattr(trial, "ot_trial", trial)  # what a define-by-run space of Ray Tune is given
     return trial if isinstance(trial, Trial) else None
 
 

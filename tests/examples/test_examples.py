@@ -101,6 +101,26 @@ def test_jobs_of_an_array_share_one_study(tmp_path):
 
 
 @pytest.mark.slow
+def test_ray_tune_hands_losses_and_experts_over(tmp_path):
+    pytest.importorskip("ray")
+    storage = f"sqlite:///{tmp_path}/ray.db"
+    command = (sys.executable, EXAMPLES / "ray_tune.py", "--n-trials", "6", "--storage", storage)
+    told = run(*command, folder=tmp_path)
+    assert "best expert" in told
+    trials = optuna.load_study(study_name="optuna", storage=storage).trials
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
+    assert trials[-1].user_attrs["phase"] == "model"
+    experts = [trial for trial in trials if "logprobs" in trial.user_attrs]
+    assert len(experts) == 3
+    for trial in trials:
+        losses = trial.user_attrs["losses"]
+        assert trial.value == pytest.approx((losses["code"] + 2 * losses["prose"]) / 3)
+    for trial in experts:
+        values, _ = load_logprobs(trial.user_attrs["logprobs"])
+        assert trial.user_attrs["losses"]["code"] == pytest.approx(-values["code"].mean())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["pytorch_trainer.py", "hf_trainer.py"])
 def test_a_study_with_a_trainer_that_is_not_ours(trainer, workplace, command):
     python = (
