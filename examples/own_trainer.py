@@ -18,7 +18,7 @@ from pydoc_data.topics import topics
 
 import optuna
 import torch
-from optuna.storages import RDBStorage, RetryFailedTrialCallback
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 from torch import Tensor, nn
@@ -98,8 +98,8 @@ def main() -> None:
     if arguments.storage:
         storage = RDBStorage(
             arguments.storage,
-            heartbeat_interval=60,  # the trial of a worker that died is noticed ...
-            failed_trial_callback=RetryFailedTrialCallback(max_retry=2),  # ... and tried again
+            heartbeat_interval=60,  # the trial of a worker that died is noticed, and tried again
+            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=2),
         )
     study = optuna.create_study(
         storage=storage,

@@ -5,8 +5,8 @@
 
 Losses of the validation sets and experts' files reach the sampler through what a run reports to
 Ray; `MDESearch` is Ray's `OptunaSearch` with that added. The model is a table of byte pairs: put
-your training in the place of `train`. The experts' files and Ray's own
-results lie in a folder that all machines share.
+your training in the place of `train`. The experts' files and Ray's own results lie in a folder
+that all machines share.
 """
 
 from __future__ import annotations

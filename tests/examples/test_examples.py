@@ -101,6 +101,24 @@ def test_jobs_of_an_array_share_one_study(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_notebook(tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs for cell in code)  # as it is committed
+    resources = {"metadata": {"path": tmp_path}}
+    nbclient.NotebookClient(notebook, timeout=120, resources=resources).execute()
+    shown = [output for cell in code for output in cell.outputs]
+    figures = [s for s in shown if "application/vnd.plotly.v1+json" in s.get("data", {})]
+    assert len(figures) == 4
+    printed = [output["text"] for output in shown if output.output_type == "stream"]
+    assert [text.splitlines()[0].startswith("Recommended: ") for text in printed] == [True, True]
+    assert len(list((tmp_path / "experts").iterdir())) == 3
+
+
+@pytest.mark.slow
 def test_ray_tune_hands_losses_and_experts_over(tmp_path):
     pytest.importorskip("ray")
     storage = f"sqlite:///{tmp_path}/ray.db"
