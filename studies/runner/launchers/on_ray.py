@@ -42,8 +42,12 @@ class OnRay:
         task = ray.remote(attempt).options(
             num_cpus=1, num_gpus=_gpus(launch, ray), max_retries=LOST_NODES, name=folder.name
         )
+        begun = task.remote(tuple(command), folder, self.seconds)
         try:
-            said = ray.get(task.remote(tuple(command), folder, self.seconds))
+            said = ray.get(begun)
+        except (KeyboardInterrupt, SystemExit):
+            ray.cancel(begun, force=True)
+            raise
         except ray.exceptions.RayError as error:
             words = " ".join(str(error).split())
             raise RunFailedError(f"{type(error).__name__} of Ray: {words[:300]}") from None

@@ -53,17 +53,14 @@ class OnSlurm:
         from submitit.core.utils import FailedJobError, UncompletedJobError
 
         try:
-            said = [text for text in job.results() if text]
+            said = next(filter(None, job.results()), "")
         except (FailedJobError, UncompletedJobError) as error:
             lines = [line for line in str(error).splitlines() if line.strip(" -")]
-            raise RunFailedError(
-                f"job {job.job_id} of Slurm ended as {job.state}: {lines[-1][:300]} (more in "
-                f"{folder / JOBS_FOLDER})"
-            ) from None
-        finally:
-            (folder / JOBS_FOLDER / JOB_FILE).unlink(missing_ok=True)
+            said = f"ended as {job.state}: {lines[-1][:300]} (more in {folder / JOBS_FOLDER})"
+        # not where the wait itself is ended: the job goes on, and is waited for again
+        (folder / JOBS_FOLDER / JOB_FILE).unlink(missing_ok=True)
         if said:
-            raise RunFailedError(f"job {job.job_id} of Slurm: {said[0]}")
+            raise RunFailedError(f"job {job.job_id} of Slurm: {said}")
 
     def missing(self, launch: WorkersConfig) -> str:
         """What is wrong with the options, or not there."""

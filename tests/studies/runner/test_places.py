@@ -149,7 +149,8 @@ runpy.run_path(sys.argv[3], run_name="__main__")
 """
 
 
-def test_a_job_outlives_the_worker_that_waits_for_it(slurm, spec, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_job_outlives_the_worker_that_waits_for_it(slurm, spec, tmp_path, number):
     spec.write(tmp_path / "asked.json")
     command = (sys.executable, "-c", WAITS, "{spec}", "{out}", their_trainer.__file__)
     worker = (
@@ -166,7 +167,7 @@ def test_a_job_outlives_the_worker_that_waits_for_it(slurm, spec, tmp_path):
     while not (folder / "begun").exists():
         assert time.monotonic() < end
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(number)
     process.wait()
     (folder / "go").touch()
     taken_over = CommandLauncher(command, OnSlurm({"time": 2}))
