@@ -65,6 +65,9 @@ def main() -> None:
         app()
     except _mistakes() as error:
         fail(str(error))
+    except _storage_faults() as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        fail(f"the study's storage cannot be read or written ({reason}); is it there, and whole?")
 
 
 def _mistakes() -> tuple[type[Exception], ...]:
@@ -75,12 +78,14 @@ def _mistakes() -> tuple[type[Exception], ...]:
     from optuna_mde_trainers.corpus.documents import CorpusError
     from optuna_mde_trainers.spec import DivergedError, RunError, SpecError
 
-    return (
-        DefinitionError,
-        StudyError,
-        ExchangeError,
-        CorpusError,
-        RunError,
-        SpecError,
-        DivergedError,
-    )
+    from optuna_mde.mde.logprobs import ExpertFileError
+
+    of_studies = (DefinitionError, StudyError, ExchangeError)
+    return (*of_studies, CorpusError, RunError, SpecError, DivergedError, ExpertFileError)
+
+
+def _storage_faults() -> tuple[type[Exception], ...]:
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return StorageInternalError, SQLAlchemyError

@@ -78,9 +78,8 @@ class FinishedRun:
         result = RunResult.read(folder / RESULT_FILE)
         path = folder / TOKENIZER_CONFIG_FILE
         if path.is_file():
-            config = json.loads(path.read_text(encoding="utf-8"))
             tokenizer = folder / TOKENIZER_FILE
-            ends, block_size = config.get("eos_token", END_OF_TEXT), config["model_max_length"]
+            ends, block_size = _end_and_length(path)
         else:  # release 0.1.0 kept none beside the weights
             corpus = Corpus.load(spec.launch.corpus_folder)
             tokenizer = corpus.folder / TOKENIZER_FILE
@@ -91,6 +90,18 @@ class FinishedRun:
     def in_tokens(self) -> tuple[str, int]:
         """Runs that agree in this take the same sets: tokenizer and block size."""
         return self.spec.training.tokenizer, self.block_size
+
+
+def _end_and_length(path: Path) -> tuple[str, int]:
+    """End of text and length of a block, by the tokenizer's configuration."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        ends, block_size = config.get("eos_token", END_OF_TEXT), config["model_max_length"]
+        if not isinstance(ends, str) or type(block_size) is not int or block_size < 1:
+            raise ValueError("no end of text and length of a block")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged ({error}): put a copy of it back") from error
+    return ends, block_size
 
 
 def prepare_sets(

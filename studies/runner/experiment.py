@@ -22,9 +22,12 @@ from optuna_mde_trainers.spec import (
     RunSpec,
     ScoreSpec,
     TrainingSpec,
+    explain,
 )
+from pydantic import ValidationError
 
 from optuna_mde import report_losses, suggest_mixture
+from optuna_mde.trials.attributes import numbers
 
 if TYPE_CHECKING:
     import optuna
@@ -37,6 +40,10 @@ RUN_ATTR = "run"
 """Trial attribute: the run's folder, relative to the study's."""
 SAME_RATE = 1e-9
 """Mixtures that differ less are the same training."""
+
+
+class ForeignSpecError(RunFailedError):
+    """The spec on a trial is not one that this study has written."""
 
 
 @dataclass(frozen=True)
@@ -152,8 +159,23 @@ class Experiment:
         return RunSpec(training=training, launch=self.launch, score=score)
 
     def spec(self, attrs: Mapping[str, Any]) -> RunSpec:
-        """The spec that was written on a trial."""
-        return RunSpec.parse({**attrs[SPEC_ATTR], "launch": self.launch.model_dump()})
+        """The spec that was written on a trial.
+
+        Raises:
+            ForeignSpecError: if it is none of this study's runs. Whoever can write to the storage
+                chooses mixtures and seeds, and nothing else of what is trained here.
+        """
+        try:
+            spec = RunSpec.parse({**attrs[SPEC_ATTR], "launch": self.launch.model_dump()})
+        except (ValidationError, TypeError, ValueError) as error:
+            reason = explain(error) if isinstance(error, ValidationError) else str(error)
+            raise ForeignSpecError(f"the trial's spec cannot be used ({reason})") from None
+        steps, full = spec.training.max_steps, self.config.training.max_steps
+        ours = self.training(spec.training.mixture, seed=spec.training.seed, max_steps=steps)
+        foreign = spec.training.mixture.keys() - set(self.domains)
+        if spec.training != ours or steps > full or foreign:
+            raise ForeignSpecError("the trial's spec is none of this study's definition")
+        return spec
 
     @cached_property
     def launcher(self) -> Launcher:
@@ -248,7 +270,15 @@ def _repeats(study: optuna.Study, mixture: Mapping[str, float]) -> int:
     from optuna.trial import TrialState
 
     return sum(
-        same_mixture(other.user_attrs[SPEC_ATTR]["training"]["mixture"], mixture)
+        same_mixture(trained, mixture)
         for other in study.get_trials(deepcopy=False)
-        if other.state != TrialState.FAIL and SPEC_ATTR in other.user_attrs
+        if other.state != TrialState.FAIL and (trained := _trained(other.user_attrs))
     )
+
+
+def _trained(attrs: Mapping[str, Any]) -> dict[str, float]:
+    """The mixture in a trial's spec; empty where another hand has written something else."""
+    found: Any = attrs
+    for key in (SPEC_ATTR, "training", "mixture"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return numbers(found)

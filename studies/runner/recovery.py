@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import TrialState
-from optuna_mde_studies.runner.experiment import SPEC_ATTR
+from optuna_mde_studies.runner.experiment import SPEC_ATTR, ForeignSpecError
 from optuna_mde_studies.runner.sharing.leases import lease
 from optuna_mde_studies.runner.sharing.owners import has_died
 
@@ -60,8 +60,14 @@ def settle(
     for trial in left:
         if SPEC_ATTR not in trial.user_attrs:
             _interrupt(study, trial, again=False)
-        elif not _tell(study, trial, experiment()):
-            _interrupt(study, trial, again=True)
+            continue
+        try:
+            is_told = _tell(study, trial, experiment())
+        except ForeignSpecError:
+            _interrupt(study, trial, again=False)
+        else:
+            if not is_told:
+                _interrupt(study, trial, again=True)
     queue_again(study)
     return left
 

@@ -53,8 +53,8 @@ def evaluate(
         device: Of torch. None: the GPU if there is one.
 
     Raises:
-        RunError: If the harness is not installed, the folder has no weights, or no task is
-            called so.
+        RunError: If the harness is not installed, the folder has no weights or damaged ones, or no
+            task is called so.
     """
     if not (run / WEIGHTS_FILE).is_file():
         raise RunError(f"{run} has no {WEIGHTS_FILE}: there is nothing to evaluate")
@@ -95,7 +95,13 @@ def _model(run: Path, batch_size: int, device: str | None) -> LM:
     from lm_eval.models.huggingface import HFLM
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return HFLM(pretrained=str(run), batch_size=batch_size, device=device)
+    try:
+        return HFLM(
+            pretrained=str(run), batch_size=batch_size, device=device, trust_remote_code=False
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(f"{run}: transformers cannot read this checkpoint ({reason})") from error
 
 
 def _evaluated(

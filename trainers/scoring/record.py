@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optuna_mde_trainers.spec import CHOICES_FILE, LOGPROBS_FILE, RunResult
+from optuna_mde_trainers.spec import CHOICES_FILE, LOGPROBS_FILE, RunError, RunResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,22 +76,33 @@ def keep_logprobs(
 
 
 def kept_logprobs(result: RunResult, folder: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Log-probabilities that the folder has, and the fingerprints of their sets."""
+    """Log-probabilities that the folder has, and the fingerprints of their sets. A damaged file
+    has none: its sets are scored again."""
     if result.logprobs is None:
         return {}, {}
     from optuna_mde.mde.logprobs import load_logprobs
 
-    arrays, metadata = load_logprobs(folder / result.logprobs)
-    return arrays, json.loads(metadata["sets"])
+    try:
+        arrays, metadata = load_logprobs(folder / result.logprobs)
+        fingerprints = json.loads(metadata["sets"])
+    except (ValueError, LookupError, TypeError):
+        return {}, {}
+    return (arrays, fingerprints) if isinstance(fingerprints, dict) else ({}, {})
 
 
 def keep_choices(choices: Mapping[str, ChoiceScores], path: Path) -> None:
     """Write the choices of prompt/target sets, `<set>/<column>`, beside those that are there."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load, save
 
     from optuna_mde.mde.logprobs import write_whole
 
-    arrays = load(path.read_bytes()) if path.exists() else {}
+    try:
+        arrays = load(path.read_bytes()) if path.exists() else {}
+    except (SafetensorError, ValueError) as error:
+        raise RunError(
+            f"{path} is damaged ({error}): put a copy of it back, or delete it"
+        ) from None
     for name, scored in choices.items():
         arrays |= {f"{name}/{column}": array for column, array in scored.arrays.items()}
     write_whole(path, save(arrays))

@@ -10,9 +10,22 @@ from pathlib import Path
 from typing import Annotated, Self
 
 from optuna_mde_trainers.spec.files import SpecError, explain, write_atomic
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 RESULT_VERSION = 2  # of the set of fields; 1 was release 0.1.0
+
+
+def _is_inside(name: str | None) -> str | None:
+    """Results may be of another hand: what they name is read below their own folder alone."""
+    if name is None:
+        return None
+    parts = name.replace("\\", "/").split("/")
+    if "\0" in name or ":" in name or not all(parts) or {".", ".."} & set(parts):
+        raise ValueError(f"{name!r:.80} is no file of the run's folder")
+    return name
+
+
+FileName = Annotated[str | None, AfterValidator(_is_inside)]
 
 
 class _Record(BaseModel):
@@ -78,7 +91,7 @@ class Point(_Record):
     """Validation loss of every set, nats per token."""
     tasks: dict[str, TaskResult] = {}
     """Prompt/target sets: accuracy, and the loss by example."""
-    logprobs: str | None = None
+    logprobs: FileName = None
     """File of the token log-probabilities in the run's folder, if they were asked for."""
 
 
@@ -118,7 +131,7 @@ class RunResult(_Record):
     """The same per byte of text, in bits: comparable between tokenizers."""
     set_fingerprints: dict[str, str]
     """Fingerprint of each set when it was scored: a set that has changed is scored again."""
-    logprobs: str | None = None
+    logprobs: FileName = None
     """File of the token log-probabilities in the run's folder, if they were asked for."""
     tasks: dict[str, TaskResult] = {}
     """Prompt/target sets: accuracy, and the loss by example."""
@@ -157,5 +170,5 @@ class LaterScore(_Record):
     """Precision of the weights on disk."""
     task: TaskResult | None = None
     """Of a prompt/target set."""
-    logprobs: str | None = None
+    logprobs: FileName = None
     """File of the token log-probabilities, beside this one, if they are kept."""

@@ -4,6 +4,7 @@ from them."""
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from optuna_mde_trainers.spec import RunError
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -168,6 +170,43 @@ class Keeper(Callback):
             os.replace(beside, self.checkpoint)
         self._asked.discard(SAVE_SIGNAL or 0)
         self._saved = time.monotonic()
+
+
+# What Lightning and we ask of a checkpoint.
+_PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "train_losses")
+
+
+def check_checkpoint(path: Path, module: LightningModule) -> None:
+    """See that a run can go on from a checkpoint. Nothing in the file is executed: whoever wrote
+    it may be somebody else.
+
+    Args:
+        path: The file; some strategies make a folder, which they look at themselves.
+        module: What is to go on.
+
+    Raises:
+        RunError: If it is damaged, of another model or of another version.
+    """
+    if path.is_dir():
+        return
+    fault = ""
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        missing = [part for part in _PARTS if part not in held]
+        shapes = {name: tuple(value.shape) for name, value in held["state_dict"].items()}
+        ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+        if missing:
+            fault = f"it has no {', '.join(missing)}: another version wrote it"
+        elif not isinstance(held.get("global_step"), int) or shapes != ours:
+            fault = "it is of another model"
+    except pickle.UnpicklingError:
+        fault = "it holds more than numbers, or is damaged"
+    except Exception as error:  # of torch, of zip, of whatever a damaged file is taken for
+        fault = f"it is damaged: {' '.join(str(error).split())[:100]}"
+    if fault:
+        raise RunError(
+            f"{path} cannot be gone on with ({fault}): delete it, and the run begins anew"
+        )
 
 
 def _peak_memory(trainer: Trainer) -> int | None:

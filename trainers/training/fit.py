@@ -15,7 +15,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from optuna_mde_trainers.spec import CHECKPOINT_FILE, LaunchSpec, RunSpec
-from optuna_mde_trainers.training.checkpoints import Keeper, OnStep, Pauses
+from optuna_mde_trainers.training.checkpoints import Keeper, OnStep, Pauses, check_checkpoint
 from optuna_mde_trainers.training.checks import LaunchError
 from optuna_mde_trainers.training.data import BlockDataModule
 from optuna_mde_trainers.training.launching import callbacks, trainer_arguments
@@ -58,6 +58,7 @@ def fit(
         DivergedError: If the loss is no longer a number, or far above where it began.
         DataMismatchError: If the checkpoint was made with other data.
         LaunchError: If Lightning refuses an argument.
+        RunError: If the checkpoint is damaged, or of another model or version.
         KeyboardInterrupt: If the user wants to stop.
         SystemExit: On SIGTERM, after a checkpoint.
     """
@@ -71,6 +72,8 @@ def fit(
         on_step if rank.writes else None,
         pauses,
     )
+    if checkpoint.exists():
+        check_checkpoint(checkpoint, module)
     if launch.activation_checkpointing:
         module.model.recompute_activations()
     with quiet_lightning(), _compiled(module, launch.compile), _generators(module):

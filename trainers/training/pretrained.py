@@ -121,7 +121,9 @@ def build_pretrained(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            net = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            net = AutoModelForCausalLM.from_config(
+                config, dtype=torch.float32, trust_remote_code=False
+            )
         except (ValueError, TypeError) as error:
             raise ValueError(f"pretrained_config: {_first_line(error)}") from error
     model = PretrainedModel(net, end_of_text)
@@ -148,7 +150,7 @@ def _configuration(source: str | dict[str, Any], vocab_size: int) -> PreTrainedC
 
     try:
         if isinstance(source, str):
-            return AutoConfig.from_pretrained(source)
+            return AutoConfig.from_pretrained(source, trust_remote_code=False)
         fields = {"vocab_size": vocab_size, **source}
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
     except (ValueError, TypeError, OSError, KeyError) as error:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna_mde_trainers.spec import (
+    RESULT_FILE,
     TOKENIZER_CONFIG_FILE,
     WEIGHTS_FILE,
     DecoderConfig,
     KeepWeights,
+    RunError,
     write_atomic,
 )
 
@@ -89,10 +91,22 @@ def write_checkpoint(
 
 
 def read_weights(net: nn.Module, folder: Path) -> None:
-    """Fill a model with the weights of a run, in the model's own precision."""
+    """Fill a model with the weights of a run, in the model's own precision.
+
+    Raises:
+        RunError: If the file is damaged, or of another model.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_model
 
-    load_model(net, str(folder / WEIGHTS_FILE))
+    try:
+        load_model(net, str(folder / WEIGHTS_FILE))
+    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RunError(
+            f"{folder / WEIGHTS_FILE} is damaged, or of another model ({reason}): put a copy "
+            f"of it back, or delete {RESULT_FILE} beside it to train the run again"
+        ) from error
 
 
 def _unshared(state: dict[str, Tensor]) -> dict[str, Tensor]:
