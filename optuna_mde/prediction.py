@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optuna_mde.answers.fitted import fit_study, place
+from optuna_mde.answers.fitted import Fitted, fit_study, place
 from optuna_mde.answers.rows import widths
 from optuna_mde.gp.torch_state import gradients
 from optuna_mde.objective import ObjectiveLike
@@ -42,7 +42,6 @@ class Prediction:
     longer than seconds, else 0."""
 
 
-@gradients()
 def predict(
     study: optuna.Study,
     mixtures: Mapping[str, float] | Sequence[Mapping[str, float]],
@@ -63,7 +62,12 @@ def predict(
     """
     if isinstance(mixtures, Mapping):
         mixtures = [mixtures]
-    fitted = fit_study(study, objective, mixtures=len(mixtures))
+    return predict_by(fit_study(study, objective, mixtures=len(mixtures)), mixtures)
+
+
+@gradients()
+def predict_by(fitted: Fitted, mixtures: Sequence[Mapping[str, float]]) -> Prediction:
+    """What `predict` says by a study that is fitted already."""
     base = fitted.best_told()
     X = np.array([place(fitted.space, base, m) for m in mixtures]).reshape(-1, fitted.space.dim)
     mean, sd = fitted.outputs(X)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from optuna_mde.answers.answer import Recommendation
 from optuna_mde.answers.bounds import holding
 from optuna_mde.answers.differences import against
-from optuna_mde.answers.fitted import fit_study
+from optuna_mde.answers.fitted import Fitted, fit_study
 from optuna_mde.answers.front import front
 from optuna_mde.answers.notes import notes
 from optuna_mde.answers.optimum import best_point
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     import optuna
 
 
-@gradients()
 def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommendation:
     """Recommend a mixture.
 
@@ -54,7 +53,12 @@ def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommend
         >>> abs(optuna_mde.recommend(study).mixture["code"] - 0.3) < 0.05
         True
     """
-    fitted = fit_study(study, objective)
+    return recommend_by(fit_study(study, objective))
+
+
+@gradients()
+def recommend_by(fitted: Fitted) -> Recommendation:
+    """What `recommend` says by a study that is fitted already."""
     best, gain = best_point(fitted)
     recommended = row_of(fitted, "recommended", best)
     rows = [recommended, *references(fitted, best)]

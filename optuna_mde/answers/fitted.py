@@ -112,6 +112,14 @@ class Fitted:
         """Domains whose experts have log-probabilities."""
         return self.experts.table.used if self.experts else set()
 
+    def looking_at(self, mixtures: int) -> Fitted:
+        """The same, to look at so many mixtures: on every token only where that takes seconds."""
+        if self.experts is None or self.surrogate is self.quick:
+            return self
+        looks = _LOOKS * (len(self.observations.X) + mixtures)
+        whole = self.experts.table.every_token(looks) is not None
+        return self if whole else replace(self, surrogate=self.quick)
+
     def told(self, trial: Record) -> tuple[Array, Array]:
         """Inputs `[d]` and losses `[M]` at the end of a run of the observations."""
         row = int(np.flatnonzero(self.observations.numbers == trial.number)[-1])

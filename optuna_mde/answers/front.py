@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from optuna_mde.answers.fitted import Fitted
@@ -10,6 +12,7 @@ from optuna_mde.answers.rows import Row, row_of
 from optuna_mde.simplex.projection import Array, apart
 
 _FRONT = 24  # weightings of several goals that are each minimised
+SHOWN = 7  # mixtures of a front that a reader compares
 _APART = 0.01  # L1 distance below which two mixtures of a front are the same one
 
 
@@ -29,6 +32,23 @@ def front(fitted: Fitted, best: Array) -> tuple[Row, ...]:
     kept = np.flatnonzero(is_non_dominated(-torch.from_numpy(mean), deduplicate=True).numpy())
     shown = apart(X[kept[np.argsort(mean[kept, 0], kind="stable")]], _APART)
     return tuple(row_of(fitted, f"front {i + 1}", x) for i, x in enumerate(shown))
+
+
+def spread(rows: Sequence[Row], most: int = SHOWN) -> tuple[Row, ...]:
+    """At most so many rows of a front, as far apart in the goals as can be, in their order.
+
+    The ends of the first goal come first, then whatever is farthest from all that are taken, each
+    goal in units of its range.
+    """
+    if len(rows) <= most:
+        return tuple(rows)
+    goals = np.array([[goal.mean for goal in row.goals] for row in rows])
+    goals = goals / np.maximum(np.ptp(goals, axis=0), 1e-12)
+    taken = [int(goals[:, 0].argmin()), int(goals[:, 0].argmax())]
+    while len(taken) < most:
+        away = np.linalg.norm(goals[:, None] - goals[taken], axis=2).min(axis=1)
+        taken.append(int(away.argmax()))
+    return tuple(rows[i] for i in sorted(set(taken)))
 
 
 def _weightings(n_goals: int) -> Array:

@@ -114,7 +114,7 @@ def judge(fitted: Fitted) -> Trust:
 def _judged(name: str, held: HeldOut, noise: float, gain: float, *, failed: bool) -> GoalTrust:
     error, n = held.observed - held.mean, len(held.mean)
     rmse = float(np.sqrt(np.mean(error**2)))
-    spearman = _rank_correlation(held.mean, held.observed)
+    spearman = rank_correlation(held.mean, held.observed)
     inside = int((np.abs(error) <= Z90 * held.sd).sum())
     verdict = (
         "poor" if failed else _verdict(spearman, rmse, max(noise, _OF_THE_GAIN * gain), inside, n)
@@ -173,7 +173,7 @@ def _at_stake(fitted: Fitted) -> Array:
     return gains
 
 
-def _rank_correlation(a: Array, b: Array) -> float | None:
+def rank_correlation(a: Array, b: Array) -> float | None:
     ranks = np.stack([_ranks(a), _ranks(b)])
     if np.any(ranks.std(axis=1) == 0):
         return None

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from optuna_mde.prediction import predict
-from optuna_mde.recommendation import recommend
+from optuna_mde.answers.fitted import Fitted, fit_study, place
+from optuna_mde.prediction import predict_by
+from optuna_mde.recommendation import recommend_by
 from optuna_mde.simplex.projection import Array
 from optuna_mde.trials.facts import read_facts
 from optuna_mde.trials.layout import study_space
@@ -48,6 +49,7 @@ class Answered:
 
     study: optuna.Study
     objective: ObjectiveLike
+    fitted: Fitted
     recommendation: Recommendation
     groups: tuple[Group, ...]
     group: Group
@@ -65,6 +67,12 @@ class Answered:
     def recommended(self) -> Array:
         """Recommended rates `[K]` of the shown mixture."""
         return np.array(list(self.rates(self.recommendation.mixture).values()))
+
+    @property
+    def point(self) -> Array:
+        """Inputs `[d]` of the recommendation."""
+        row = self.recommendation
+        return place(self.fitted.space, self.fitted.best_told(), {**row.mixture, **row.params})
 
     def goal(self, name: str) -> int:
         """Place of a goal.
@@ -86,7 +94,7 @@ class Answered:
             {**rest, **row.params, **dict(zip(self.group.names, point.tolist(), strict=True))}
             for point in rates
         ]
-        found = predict(self.study, asked, self.objective)
+        found = predict_by(self.fitted.looking_at(len(asked)), asked)
         shape = (len(rates), len(self.names))
         return found.objective_mean.reshape(shape), found.objective_sd.reshape(shape)
 
@@ -96,18 +104,25 @@ class Answered:
         return [region.contains(point) for point in rates]
 
 
-def ask(study: optuna.Study, objective: ObjectiveLike, prefix: str | None) -> Answered:
+def ask(
+    study: optuna.Study,
+    objective: ObjectiveLike,
+    prefix: str | None,
+    recommendation: Recommendation | None = None,
+) -> Answered:
     """Ask a study for its recommendation.
 
     Args:
         study: an Optuna study with at least one finished run.
         objective: another objective than that of the runs.
         prefix: of the mixture to show; None: the study's first.
+        recommendation: what the study has answered, if that is known already.
 
     Raises:
         ValueError: if no run has finished, or the study has no such mixture.
     """
-    recommendation = recommend(study, objective)
+    fitted = fit_study(study, objective)
+    recommendation = recommendation or recommend_by(fitted)
     facts = read_facts(study)
     groups = study_space(study, facts=facts).groups
     if not groups:
@@ -124,7 +139,7 @@ def ask(study: optuna.Study, objective: ObjectiveLike, prefix: str | None) -> An
     group = groups[0] if prefix is None else found[prefix]
     has_losses = any(trial.losses for trial in facts.trials)
     names = goal_names(study, objective, recommendation.goals, has_losses=has_losses)
-    return Answered(study, objective, recommendation, groups, group, names)
+    return Answered(study, objective, fitted, recommendation, groups, group, names)
 
 
 def goal_names(

@@ -84,13 +84,20 @@ def _path(best: Array, k: int) -> Array:
     return path
 
 
-def draw(found: Sequence[Line], names: Sequence[str], goals: Sequence[Interval]) -> go.Figure:
+def draw(
+    found: Sequence[Line],
+    names: Sequence[str],
+    goals: Sequence[Interval],
+    *,
+    among: Sequence[Line] = (),
+) -> go.Figure:
     """A panel for every domain, and so for every goal.
 
     Args:
         found: the domains' lines.
         names: of the goals, as a figure may show them.
         goals: of the recommended mixture.
+        among: all lines, whose frame and colours these share, where these are not all.
     """
     from plotly.subplots import make_subplots
 
@@ -107,9 +114,10 @@ def draw(found: Sequence[Line], names: Sequence[str], goals: Sequence[Interval])
     )
     figure.update_annotations(font={"size": 13})
     quiet(figure, height=90 + 220 * rows * len(names), showlegend=False)
-    colours = domain_colours([line.domain for line in found])
+    every = among or found
+    colours = domain_colours([line.domain for line in every])
     for g, name in enumerate(names):
-        ends = _frame(found, g, goals[g])
+        ends = _frame(every, g, goals[g])
         for i, line in enumerate(found):
             where = {"row": g * rows + i // columns + 1, "col": i % columns + 1}
             _add(figure, line, g, goals[g], colours[line.domain], where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from optuna_mde.answers.front import spread
 from optuna_mde.visualization.palette import ACCENT, bars, label, quiet, short
 from optuna_mde.visualization.runs import by_marker, hover
 
@@ -43,11 +44,20 @@ def draw(
     figure.add_scatter(
         x=short(x for x, _ in ends),
         y=short(y for _, y in ends),
-        mode="lines+markers",
+        mode="lines",
         line={"width": 1.2, "color": ACCENT},
-        marker={"symbol": "star", "size": 10, "color": ACCENT},
         name="predicted front",
         hoverinfo="skip",
+    )
+    shown = spread([row for row in front if row.goals])
+    figure.add_scatter(
+        x=short(row.goals[first].mean for row in shown),
+        y=short(row.goals[second].mean for row in shown),
+        mode="markers",
+        marker={"symbol": "star", "size": 10, "color": ACCENT},
+        name="mixtures on it",
+        hoverinfo="text",
+        hovertext=[_hover(row, names, first, second) for row in shown],
     )
     if recommended is not None:
         x, y = recommended.goals[first], recommended.goals[second]
@@ -67,3 +77,9 @@ def draw(
         xaxis={"title": {"text": label(names[first])}, "showgrid": True},
         yaxis={"title": {"text": label(names[second])}, "showgrid": True},
     )
+
+
+def _hover(row: Row, names: Sequence[str], first: int, second: int) -> str:
+    lines = [f"{label(names[g])} {row.goals[g].mean:.4f}" for g in (first, second)]
+    largest = sorted(row.mixture.items(), key=lambda item: -item[1])[:6]
+    return "<br>".join(lines + [f"{label(d)} {rate:.1%}" for d, rate in largest if rate > 0])

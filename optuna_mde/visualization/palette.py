@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -94,14 +95,23 @@ class _Interval(Protocol):
 
 
 def bars(
-    intervals: Sequence[_Interval], colour: str, hidden: Sequence[bool] = ()
+    intervals: Sequence[_Interval],
+    colour: str,
+    hidden: Sequence[bool] = (),
+    within: Sequence[tuple[float, float]] = (),
 ) -> dict[str, Any]:
-    """Error bars of intervals that need not be symmetric; none where `hidden`."""
+    """Error bars of intervals that need not be symmetric; none where `hidden`, and none beyond
+    the ends of the frame, `within`, of each."""
     shown = [not hide for hide in hidden] or [True] * len(intervals)
-    pairs = list(zip(intervals, shown, strict=True))
+    ends = within or [(-math.inf, math.inf)] * len(intervals)
+    found = list(zip(intervals, shown, ends, strict=True))
     return {
-        "array": short((interval.high - interval.mean) * show for interval, show in pairs),
-        "arrayminus": short((interval.mean - interval.low) * show for interval, show in pairs),
+        "array": short(
+            max(0.0, min(each.high, end) - each.mean) * show for each, show, (_, end) in found
+        ),
+        "arrayminus": short(
+            max(0.0, each.mean - max(each.low, end)) * show for each, show, (end, _) in found
+        ),
         "symmetric": False,
         "color": colour,
         "thickness": 2,

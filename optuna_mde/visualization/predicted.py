@@ -12,6 +12,13 @@ from optuna_mde.visualization.runs import PROPOSALS
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+REACH = 0.5
+"""How far from the observed values a prediction is drawn to scale, in ranges of theirs."""
+MARGIN = 0.1
+"""Of the range that is drawn, beyond it."""
+EDGE = 0.02
+"""Of the frame, which marks at its edge and bars keep free."""
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -43,10 +50,11 @@ def draw(panels: Sequence[Panel]) -> go.Figure:
 
 
 def _add(figure: go.Figure, panel: Panel, where: dict[str, Any]) -> None:
-    values = [*panel.observed, *panel.mean]
-    low, high = min(values), max(values)
-    margin = 0.3 * (high - low) or max(panel.half)  # the first, wide bars may leave the picture
-    ends = short([low - margin, high + margin])
+    ends = _frame(panel)
+    low, high = ends
+    edge = EDGE * (high - low)
+    off = [not low <= mean <= high for mean in panel.mean]
+    means = [min(max(mean, low + edge), high - edge) for mean in panel.mean]
     figure.add_scatter(
         x=ends,
         y=ends,
@@ -55,12 +63,27 @@ def _add(figure: go.Figure, panel: Panel, where: dict[str, Any]) -> None:
         hoverinfo="skip",
         **where,
     )
+    pairs = list(zip(means, panel.half, off, strict=True))
     figure.add_scatter(
-        x=short(panel.mean),
+        x=short(means),
         y=short(panel.observed),
-        error_x={"array": short(panel.half), "color": FORESEEN, "thickness": 1.5, "width": 0},
-        mode="markers",
-        marker={"size": 8, "color": PROPOSALS.colour},
+        error_x={
+            "array": short(min(half, high - edge - m) * (not out) for m, half, out in pairs),
+            "arrayminus": short(min(half, m - low - edge) * (not out) for m, half, out in pairs),
+            "symmetric": False,
+            "color": FORESEEN,
+            "thickness": 1.5,
+            "width": 0,
+        },
+        mode="markers+text",
+        text=[f"{m:.2f}" if out else "" for m, out in zip(panel.mean, off, strict=True)],
+        textposition=["middle left" if 2 * m > low + high else "middle right" for m in means],
+        textfont={"size": 10, "color": MUTED},
+        marker={
+            "size": 8,
+            "color": PROPOSALS.colour,
+            "symbol": ["circle-open" if out else "circle" for out in off],
+        },
         hoverinfo="text",
         hovertext=panel.texts,
         **where,
@@ -68,3 +91,16 @@ def _add(figure: go.Figure, panel: Panel, where: dict[str, Any]) -> None:
     shown = {"range": ends, "showgrid": True}
     figure.update_xaxes({"title": {"text": f"predicted {panel.name}"}, **shown}, **where)
     figure.update_yaxes({"title": {"text": f"observed {panel.name}"}, **shown}, **where)
+
+
+def _frame(panel: Panel) -> list[float]:
+    """The range of both axes: what was observed, and predictions that are not far from it.
+
+    The first proposals know little: drawn to scale, they would squeeze all others into a corner.
+    """
+    low, high = min(panel.observed), max(panel.observed)
+    reach = REACH * (high - low)
+    near = [mean for mean in panel.mean if low - reach <= mean <= high + reach]
+    low, high = min(low, *near) if near else low, max(high, *near) if near else high
+    margin = MARGIN * (high - low) or max(panel.half)
+    return short([low - margin, high + margin])

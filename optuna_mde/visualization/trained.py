@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optuna_mde.answers.fitted import fit_study
 from optuna_mde.answers.held_out import leave_one_out
 from optuna_mde.answers.intervals import Z90
 from optuna_mde.answers.rows import full_runs, observed
@@ -15,14 +14,12 @@ from optuna_mde.visualization.predicted import Panel
 from optuna_mde.visualization.runs import Run, hover
 
 if TYPE_CHECKING:
-    from optuna_mde.answers.fitted import Fitted
     from optuna_mde.visualization.answered import Answered
 
 
-def runs_of(answered: Answered, fitted: Fitted | None = None) -> list[Run]:
+def runs_of(answered: Answered) -> list[Run]:
     """Finished full runs that have every goal, by number; `Run.values` are the goals asked for."""
-    study = answered.study
-    fitted = fitted or fit_study(study, answered.objective)
+    study, fitted = answered.study, answered.fitted
     attrs = {trial.number: trial.user_attrs for trial in study.get_trials(deepcopy=False)}
     found = []
     for trial in full_runs(fitted):
@@ -51,8 +48,8 @@ def left_out(answered: Answered) -> list[Panel]:
 
     Intervals are those by which the recommendation's trust is judged.
     """
-    fitted = fit_study(answered.study, answered.objective)
-    known = {run.number: run for run in runs_of(answered, fitted)}
+    fitted = answered.fitted
+    known = {run.number: run for run in runs_of(answered)}
     factor = calibration.of_answers(fitted.surrogate.features)
     held = leave_one_out(fitted, fitted.weights, factor=factor)
     panels = []

@@ -80,9 +80,11 @@ def _kinds(overview: Overview) -> Iterator[tuple[str, Sequence[Run]]]:
     finished = [run for run in overview.finished if not run.taken_over]
     yield "experts", [run for run in finished if run.phase == "expert" or run.is_shortened]
     yield "search", [run for run in finished if run.phase != "expert" and not run.is_shortened]
-    own = [run for run in overview.runs if not run.taken_over]
-    lost = [run for run in own if run not in finished and run.state != "running"]
-    yield "failed, interrupted or left out", lost
+    # What was interrupted is no waste: its run went on, and is counted where it ended.
+    kept = ("running", "interrupted")
+    own = [run for run in overview.runs if not run.taken_over and run.state not in kept]
+    lost = [run for run in own if run not in finished]
+    yield "wasted (failed or left out)", lost
 
 
 def _sum(what: str, runs: Sequence[Run]) -> Cost:

@@ -53,12 +53,14 @@ def publish(
     """
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
-    reason = ""
-    if recommendation is None:
-        recommendation, reason = overview.recommendation(study)
+    answered, reason = overview.answered(study, recommendation)
+    recommendation = answered.recommendation if answered else recommendation
     found = overview.read(study)
     confirmed = judge(found, recommendation, confirmation)
-    for picture in [*figures.confirmation(confirmed), *figures.pictures(found, recommendation)]:
+    for picture in [
+        *figures.confirmation(confirmed),
+        *figures.pictures(found, recommendation, answered),
+    ]:
         save_plotly_graph_object(study, _card(picture), graph_object_id=picture.key)
     _, _, rest = get_note(study).rpartition(END)
     text = (

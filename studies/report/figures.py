@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.report import mixture_figures, search_figures
+from optuna_mde_studies.wording import listed
 
-from optuna_mde.visualization import front, mixtures
+from optuna_mde.visualization import effects, front, mixtures, predicted, ternary
+from optuna_mde.visualization.palette import shortened
+from optuna_mde.visualization.trained import left_out, runs_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from optuna_mde_studies.report.overview import Overview
 
     from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.visualization.answered import Answered
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Picture:
     title: str
     caption: str
     figure: go.Figure
+    panels: tuple[go.Figure, ...] = ()
+    """The same in parts, which a page sets side by side as it has room; empty: it has none."""
 
 
 def confirmation(judgement: Judgement | None) -> list[Picture]:
@@ -49,12 +55,48 @@ def confirmation(judgement: Judgement | None) -> list[Picture]:
     ]
 
 
-def pictures(overview: Overview, recommendation: Recommendation | None = None) -> list[Picture]:
-    """What the runs and the recommendation look like; only the pictures that the data allow."""
+def pictures(
+    overview: Overview,
+    recommendation: Recommendation | None = None,
+    answered: Answered | None = None,
+) -> list[Picture]:
+    """What the runs and the recommendation look like; only the pictures that the data allow.
+
+    Args:
+        overview: the study's runs.
+        recommendation: what it recommends.
+        answered: the study with its surrogate, for pictures of what that predicts elsewhere.
+    """
     return [
         *_of_recommendation(overview, recommendation),
-        *_of_search(overview, recommendation),
+        *(_of_predictions(answered) if answered else ()),
+        *_of_search(overview, recommendation, answered),
     ]
+
+
+def _of_predictions(answered: Answered) -> Iterator[Picture]:
+    domains = answered.group.domains
+    row = answered.recommendation.rows[0]
+    goals, lines = row.goals or (row.objective,), effects.lines(answered)
+    yield Picture(
+        "effects",
+        "What each domain does",
+        "The predicted objective with its 90 % interval by the share of one domain, through the "
+        "recommended mixture (star); the others keep their ratios. What bounds forbid is dotted.",
+        effects.draw(lines, answered.names, goals),
+        tuple(effects.draw([line], answered.names, goals, among=lines) for line in lines),
+    )
+    if len(domains) >= ternary.CORNERS:
+        corners = ternary.chosen(answered, None)
+        runs = runs_of(answered) if len(domains) == ternary.CORNERS else []
+        found = ternary.read(answered, corners, 0)
+        yield Picture(
+            "map",
+            f"Map of {listed(map(shortened, corners))}",
+            "The predicted objective where these three share what the recommended mixture (star) "
+            "gives to them together, all others as recommended; what bounds forbid is faint.",
+            ternary.draw(found, answered.names[0], runs, goal=0),
+        )
 
 
 def _of_recommendation(
@@ -79,7 +121,9 @@ def _of_recommendation(
         )
 
 
-def _of_search(overview: Overview, recommendation: Recommendation | None) -> Iterator[Picture]:
+def _of_search(
+    overview: Overview, recommendation: Recommendation | None, answered: Answered | None
+) -> Iterator[Picture]:
     single = len(overview.objectives) == 1
     whole = "full " if any(run.is_shortened for run in overview.runs) else ""
     for i, name in enumerate(overview.objectives if overview.complete else ()):
@@ -87,8 +131,9 @@ def _of_search(overview: Overview, recommendation: Recommendation | None) -> Ite
         yield Picture(
             "search" if single else f"search-{i}",
             "The search" if single else f"The search: {name}",
-            f"The objective of every {whole}run in the order of the search"
+            f"The objective of every {whole}run by what the study had cost when it ended"
             + (", and beside each proposal what had been predicted for it." if single else ".")
+            + _crossed(overview)
             + _beyond(figure),
             figure,
         )
@@ -99,7 +144,14 @@ def _of_search(overview: Overview, recommendation: Recommendation | None) -> Ite
             f"Trade-off: {overview.objectives[0]}, {overview.objectives[i]}",
             "Two objectives of every run, and the mixtures that are predicted to be best for some "
             "weighting of the objectives.",
-            front.draw(overview.complete, found, overview.objectives, first=0, second=i),
+            front.draw(
+                overview.complete,
+                found,
+                overview.objectives,
+                first=0,
+                second=i,
+                recommended=recommendation.rows[0] if recommendation else None,
+            ),
         )
     if search_figures.foreseen(overview):
         noise = recommendation.noise_sd if recommendation else 0.0
@@ -110,6 +162,14 @@ def _of_search(overview: Overview, recommendation: Recommendation | None) -> Ite
             "are 90 % intervals of a single run, so nine in ten should reach the diagonal.",
             search_figures.foresight(overview, noise_sd=noise),
         )
+    elif answered and (panels := left_out(answered)):
+        yield Picture(
+            "left-out",
+            "Predicted against observed",
+            "Runs as all other runs predict them, and what they gave; bars are 90 % intervals of "
+            "a single run, so nine in ten should reach the diagonal.",
+            predicted.draw(panels),
+        )
     if any(run.mixture for run in overview.runs):
         yield Picture(
             "tried",
@@ -117,6 +177,12 @@ def _of_search(overview: Overview, recommendation: Recommendation | None) -> Ite
             "Each domain's share of the training tokens in every run, in the order of the search.",
             search_figures.mixtures_by_run(overview),
         )
+
+
+def _crossed(overview: Overview) -> str:
+    if not any(run.forbidden for run in overview.complete):
+        return ""
+    return " Crosses are runs that the bounds in force forbid."
 
 
 def _beyond(figure: go.Figure) -> str:

@@ -57,7 +57,12 @@ def set_losses(
         figure.add_scatter(
             x=short(min(max(mean, low), high) for mean in means),
             y=[i + shift for i, _ in places],
-            error_x=bars([row.losses[s] for _, s in places], colour, hidden=off),
+            error_x=bars(
+                [row.losses[s] for _, s in places],
+                colour,
+                hidden=off,
+                within=[(zero[s] + low, zero[s] + high) for _, s in places],
+            ),
             mode="markers+text",
             text=[signed(m, 2) if out else "" for m, out in zip(means, off, strict=True)],
             textposition=["middle right" if m < low else "middle left" for m in means],

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 from optuna_mde_studies.exchange.origin import is_own
 from optuna_mde_studies.runner.experiment import RUN_ATTR
+from optuna_mde_studies.runner.recovery import INTERRUPTED
 from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR
 
-import optuna_mde
 from optuna_mde.objective import Objective
 from optuna_mde.trials import notes, records
-from optuna_mde.trials.groups import DEFAULT_PREFIX
+from optuna_mde.trials.groups import DEFAULT_PREFIX, Group
+from optuna_mde.trials.layout import study_space
 from optuna_mde.visualization import runs as shown
+from optuna_mde.visualization.answered import Answered, ask
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -23,12 +25,16 @@ if TYPE_CHECKING:
     from optuna_mde.answers.answer import Recommendation
 
 
+ALLOWED = 1e-6
+"""By which recorded rates may miss a bound: they are often rounded."""
+
+
 @dataclass(frozen=True)
 class Run(shown.Run):
     """One trial, finished or not."""
 
     state: str
-    """complete, running, pruned or failed; "left out" where somebody excluded it."""
+    """complete, running, pruned, interrupted or failed; "left out" where somebody excluded it."""
     parameters: dict[str, Any]
     """The parameters beside the mixture."""
     losses: dict[str, float]
@@ -50,6 +56,8 @@ class Run(shown.Run):
     """Seconds of its training steps times devices."""
     taken_over: bool = False
     """Whether it comes from a table or another study, and has cost this one nothing."""
+    forbidden: bool = False
+    """Whether the bounds and constraints in force forbid its mixture."""
 
     @property
     def is_shortened(self) -> bool:
@@ -76,6 +84,8 @@ class Overview:
     """Tokens of the run that the mixture is for, if the study says."""
     source_tokens: dict[str, int] = field(default_factory=dict)
     """Domain -> tokens of its whole source; empty where unknown."""
+    bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Domain -> floor and cap in force, of those that have one or the other."""
 
     @property
     def complete(self) -> tuple[Run, ...]:
@@ -105,8 +115,9 @@ def read(study: Study) -> Overview:
     groups = [group.prefix for record in parsed for group in record.groups]
     prefix = groups[0] if groups else DEFAULT_PREFIX
     excluded = notes.excluded(study)
+    group = _group(study, prefix)
     runs = tuple(
-        _run(trial, record, prefix, left_out=trial.number in excluded)
+        _run(trial, record, prefix, group, left_out=trial.number in excluded)
         for trial, record in zip(trials, parsed, strict=True)
     )
     texts = [record.objective for record in parsed if record.objective]
@@ -125,16 +136,35 @@ def read(study: Study) -> Overview:
             name: int(tokens)
             for name, tokens in _numbers(study.user_attrs.get(SOURCE_ATTR)).items()
         },
+        bounds=_bounds(group) if group else {},
     )
 
 
-def recommendation(study: Study) -> tuple[Recommendation | None, str]:
-    """What the study recommends; if it cannot say yet, nothing and the reason."""
+def _group(study: Study, prefix: str) -> Group | None:
+    """The mixture as it is in force now; None where no trial has one."""
+    groups = study_space(study).groups
+    return next((group for group in groups if group.prefix == prefix), None)
+
+
+def _bounds(group: Group) -> dict[str, tuple[float, float]]:
+    ends = zip(group.domains, group.lower, group.upper, strict=True)
+    return {d: (float(a), float(b)) for d, a, b in ends if a > 0.0 or b < 1.0}
+
+
+def _is_forbidden(record: records.Record, group: Group | None) -> bool:
+    rates = None if group is None else record.rates(group)
+    return group is not None and rates is not None and not group.region().contains(rates, ALLOWED)
+
+
+def answered(
+    study: Study, recommendation: Recommendation | None = None
+) -> tuple[Answered | None, str]:
+    """The study with its recommendation, to draw what it predicts; else nothing and the reason."""
     try:
-        found = optuna_mde.recommend(study)
+        found = ask(study, None, None, recommendation)
     except ValueError as error:
         return None, str(error)
-    return (found, "") if found.mixture else (None, "no trial of this study has a mixture")
+    return found, ""
 
 
 def _objective_names(study: Study, goals: Objective | None) -> tuple[str, ...]:
@@ -146,13 +176,20 @@ def _objective_names(study: Study, goals: Objective | None) -> tuple[str, ...]:
     return ("objective",) if number == 1 else tuple(f"objective {i}" for i in range(number))
 
 
-def _run(trial: FrozenTrial, record: records.Record, prefix: str, *, left_out: bool) -> Run:
+def _run(
+    trial: FrozenTrial,
+    record: records.Record,
+    prefix: str,
+    group: Group | None,
+    *,
+    left_out: bool,
+) -> Run:
     attrs = trial.user_attrs
     mean, sd = _number(attrs.get("predicted_mean")), _number(attrs.get("predicted_sd"))
     counts = trial.state == TrialState.COMPLETE and not left_out
     return Run(
         number=trial.number,
-        state="left out" if left_out else _STATES[trial.state],
+        state="left out" if left_out else _state(trial),
         phase=str(attrs.get("phase") or ""),
         mixture=record.mixture(prefix) or {},
         parameters={k: v for k, v in trial.params.items() if not k.startswith(prefix)},
@@ -168,7 +205,13 @@ def _run(trial: FrozenTrial, record: records.Record, prefix: str, *, left_out: b
         flops=_number(attrs.get("flops")),
         device_seconds=_number(attrs.get("device_seconds")),
         taken_over=not is_own(trial),
+        forbidden=_is_forbidden(record, group),
     )
+
+
+def _state(trial: FrozenTrial) -> str:
+    interrupted = trial.state == TrialState.FAIL and trial.user_attrs.get(INTERRUPTED)
+    return "interrupted" if interrupted else _STATES[trial.state]
 
 
 _STATES = {

@@ -14,7 +14,14 @@ from itertools import zip_longest
 from string import Template
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.report import evaluations, figures, overview, packing, sections
+from optuna_mde_studies.report import (
+    evaluations,
+    figures,
+    overview,
+    packing,
+    sections,
+    statements,
+)
 from optuna_mde_studies.report.judgement import Judgement, judge
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.folder import StudyFolder
@@ -22,14 +29,18 @@ from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.corpus.documents import CorpusError
 from optuna_mde_trainers.spec import write_atomic
 
+from optuna_mde.answers.mde_alone import mde_alone
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import plotly.graph_objects as go
     from optuna import Study
     from optuna_mde_studies.report.figures import Picture
 
     from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.visualization.answered import Answered
 
 TEMPLATE = "page.html"
 
@@ -52,23 +63,25 @@ def write(
     Returns:
         The path of the page.
     """
-    reason = ""
-    if recommendation is None:
-        recommendation, reason = overview.recommendation(study)
+    answered, reason = overview.answered(study, recommendation)
+    recommendation = answered.recommendation if answered else recommendation
     found = overview.read(study)
     confirmed = judge(found, recommendation, confirmation)
     drawn = figures.confirmation(confirmed)
-    shown = figures.pictures(found, recommendation)
+    shown = figures.pictures(found, recommendation, answered)
     tables = {"trials": sections.runs(found), "losses": sections.losses(found)}
     parts = [
         sections.header(found),
         *_answer(found, recommendation, confirmed, reason),
         *_confirmed(confirmed, drawn),
         *(f"<h2>{escape(picture.title)}</h2>{_figure(picture)}" for picture in shown),
+        sections.trust(recommendation) if recommendation else "",
+        sections.mde(_mde(answered)),
+        sections.target_epochs(found, recommendation) if recommendation else "",
+        sections.costs(found, confirmed.confirmation if confirmed else None),
         sections.evaluated(evaluations.table(found, StudyFolder(folder), confirmation)),
         *(sections.placed(key, table) for key, table in tables.items()),
         *_corpus(StudyFolder(folder).corpus),
-        sections.costs(found, confirmed.confirmation if confirmed else None),
         sections.versions(),
     ]
     path = StudyFolder(folder).report
@@ -112,13 +125,19 @@ def _answer(
         yield sections.no_answer(reason)
         return
     yield sections.answer(found, recommendation, confirmed)
+    yield sections.warnings(recommendation, found)
     yield sections.comparison(recommendation)
     if recommendation.pareto:
-        yield sections.trade_offs(found, recommendation.pareto)
+        yield sections.trade_offs(found, recommendation.pareto, recommendation.rows[0])
     kept = confirmed.confirmation if confirmed else None
-    yield sections.target_epochs(found, recommendation)
     yield sections.end_tasks(found, recommendation, kept)
-    yield sections.trust(recommendation)
+
+
+def _mde(answered: Answered | None) -> str:
+    if answered is None:
+        return ""
+    found = mde_alone(answered.fitted, answered.point)
+    return statements.mde_in_words(found, answered.recommendation) if found else ""
 
 
 def _confirmed(confirmed: Judgement | None, drawn: Sequence[Picture]) -> Iterator[str]:
@@ -140,18 +159,34 @@ def _corpus(folder: Path) -> Iterator[str]:
 
 
 def _figure(picture: Picture) -> str:
+    drawn = _drawn(picture)
+    divs = "".join(
+        f'<div id="{key}" style="--height:{figure.layout.height}"></div>'
+        for key, figure in drawn.items()
+    )
+    kind = ' class="panels"' if len(drawn) > 1 else ""
     return (
-        f'<figure aria-label="{escape(picture.title)}">'
-        f'<div id="{picture.key}" style="--height:{picture.figure.layout.height}"></div>'
+        f'<figure aria-label="{escape(picture.title)}"><div{kind}>{divs}</div>'
         f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
     )
+
+
+def _drawn(picture: Picture) -> dict[str, go.Figure]:
+    """HTML id -> what is drawn there."""
+    if not picture.panels:
+        return {picture.key: picture.figure}
+    return {f"{picture.key}-{i}": panel for i, panel in enumerate(picture.panels)}
 
 
 def _page(
     title: str, parts: Sequence[str], tables: Mapping[str, str], shown: Sequence[Picture]
 ) -> str:
     template = resources.files("optuna_mde_studies.report").joinpath(TEMPLATE).read_text("utf-8")
-    figures = ",".join(f'"{picture.key}":{picture.figure.to_json()}' for picture in shown)
+    figures = ",".join(
+        f'"{key}":{figure.to_json()}'
+        for picture in shown
+        for key, figure in _drawn(picture).items()
+    )
     held = f'{{"tables":{json.dumps(tables)},"figures":{{{figures}}}}}'
     return Template(template).substitute(
         title=escape(f"{title}: data mixture"),

@@ -6,6 +6,7 @@ Losses are in nats per token.
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -15,6 +16,7 @@ from optuna_mde.visualization import predicted
 from optuna_mde.visualization.palette import (
     ACCENT,
     FORESEEN,
+    GRID,
     MUTED,
     PAPER,
     bars,
@@ -26,7 +28,7 @@ from optuna_mde.visualization.palette import (
 from optuna_mde.visualization.runs import NATURAL, Marker, by_marker, hover
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from optuna_mde_studies.report.overview import Overview, Run
 
@@ -34,99 +36,141 @@ if TYPE_CHECKING:
 
 
 FEWEST_MIXED = 3
-REACH = 0.6
-"""How far from the mixed runs something is drawn to scale, in ranges of theirs."""
+BULK = 0.8
+"""Share of the mixed runs, the best, by which the range is chosen that is drawn to scale."""
+REACH = 1.0
+"""How far beyond these something is drawn to scale, in ranges of theirs."""
 
 
 def history(
     overview: Overview, recommendation: Recommendation | None = None, *, objective: int = 0
 ) -> go.Figure:
-    """Objective by run, coloured by phase, with predictions, the best so far and natural.
+    """Objective by what the study had cost, coloured by phase, with predictions and the best run.
 
-    Values far from those of the mixed runs (experts, most of all) stand at the edge, hollow, with
-    their number beside them: drawn to scale they would flatten everything else.
+    A run stands where it ended, in full runs: shortened experts count by their share. The band is
+    the noise of one run around the recommended mixture. Values far from those of most mixed runs
+    stand at the edge, hollow, with their number beside them: to scale they would flatten all else.
     """
+    spent = _spent(overview)
     runs = [run for run in overview.complete if not math.isnan(run.values[objective])]
     values = [run.values[objective] for run in runs]
+    up = overview.maximise[objective]
+    low, high = _focus(runs, values, recommendation, maximise=up)
+    last = max(spent.values(), default=0.0)
     figure = go.Figure()
-    _add_best_so_far(figure, runs, values, maximise=overview.maximise[objective])
+    if recommendation:
+        _add_noise(figure, recommendation, low, high, last)
+    _add_best_so_far(figure, runs, values, spent, low, high, maximise=up)
     if len(overview.objectives) == 1:
-        _add_predictions(figure, runs)
-    low, high = _focus(runs, values, recommendation)
+        _add_predictions(figure, runs, spent, low, high)
     for style, members in by_marker(runs).items():
-        _add_observed(figure, style, members, [r.values[objective] for r in members], low, high)
-    last = max(run.number for run in runs)
+        _add_observed(figure, style, members, objective, spent, low, high)
     natural = [run.values[objective] for run in runs if run.phase == "natural"]
-    if natural:
+    if natural and low <= sum(natural) / len(natural) <= high:
         _add_reference(figure, sum(natural) / len(natural), "natural")
     if recommendation:
-        _add_recommended(figure, recommendation, at=last + 1.5)
+        _add_recommended(figure, recommendation, low, high, at=last * 1.03 + 0.3)
+    experts = [spent[run.number] for run in overview.finished if run.phase == "expert"]
+    if experts and len(experts) == sum(at <= max(experts) for at in spent.values()):
+        _add_experts(figure, max(experts))
     margin = 0.1 * (high - low)
-    better = "higher is better" if overview.maximise[objective] else "lower is better"
+    better = "higher is better" if up else "lower is better"
     return quiet(
         figure,
         height=430,
-        xaxis_title_text="trial",
+        xaxis_title_text="cost so far, full runs",
         yaxis_title_text=f"{label(overview.objectives[objective])} ({better})",
         yaxis_showgrid=True,
         yaxis_range=[low - margin, high + margin],
-        xaxis_range=[-0.9, last + (2.4 if recommendation else 0.9)],
+        xaxis_range=[0, last * 1.05 + (0.6 if recommendation else 0.2)],
     )
 
 
+def _spent(overview: Overview) -> dict[int, float]:
+    """Trial -> full runs that the study had cost when it ended, in the order of the trials."""
+    ends = accumulate(0.0 if run.taken_over else run.budget for run in overview.finished)
+    return dict(zip((run.number for run in overview.finished), ends, strict=True))
+
+
 def _focus(
-    runs: Sequence[Run], values: Sequence[float], recommendation: Recommendation | None
+    runs: Sequence[Run],
+    values: Sequence[float],
+    recommendation: Recommendation | None,
+    *,
+    maximise: bool,
 ) -> tuple[float, float]:
-    """The range to draw: that of the mixed runs, and of what is not far from them."""
-    mixed = [v for run, v in zip(runs, values, strict=True) if run.phase != "expert"]
-    mixed = [v for v in mixed if math.isfinite(v)]
-    near = [v for v in values if math.isfinite(v)]
-    for mean, sd in (run.predicted for run in runs if run.predicted):
-        near += [mean - sd, mean + sd]
+    """The range to draw: that of most mixed runs, the best of them, and of what is near it."""
+    sign = -1.0 if maximise else 1.0
+    pairs = zip(runs, values, strict=True)
+    mixed = [sign * v for run, v in pairs if run.phase != "expert" and math.isfinite(v)]
+    near = [sign * v for v in values if math.isfinite(v)]
     if recommendation:
-        near += [recommendation.objective.low, recommendation.objective.high]
+        ends = (recommendation.objective.low, recommendation.objective.high)
+        near += [sign * end for end in ends]
     if len(mixed) >= FEWEST_MIXED:
-        reach = REACH * (max(mixed) - min(mixed))
-        near = [min(max(v, min(mixed) - reach), max(mixed) + reach) for v in near]
+        best, bulk = min(mixed), sorted(mixed)[math.ceil(BULK * len(mixed)) - 1]
+        reach = REACH * (bulk - best)
+        near = [min(max(v, best - reach), bulk + reach) for v in mixed]
+        if recommendation:
+            near += [min(max(sign * v, best - reach), bulk + reach) for v in ends]
     low, high = min(near, default=0.0), max(near, default=0.0)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
+    return (-high, -low) if maximise else (low, high)
 
 
 def _add_observed(
     figure: go.Figure,
     style: Marker,
     runs: Sequence[Run],
-    values: Sequence[float],
+    objective: int,
+    spent: Mapping[int, float],
     low: float,
     high: float,
 ) -> None:
+    values = [run.values[objective] for run in runs]
     off = [not low <= value <= high for value in values]
+    symbols = ["x" if run.forbidden else style.symbol for run in runs]
     figure.add_scatter(
-        x=[run.number for run in runs],
+        x=short(spent[run.number] for run in runs),
         y=short(min(max(value, low), high) for value in values),
         mode="markers+text",
         text=[f"{v:.2f}" if out else "" for v, out in zip(values, off, strict=True)],
-        textposition="top center",
+        textposition="bottom center",
         textfont={"size": 10, "color": MUTED},
         marker={
-            "symbol": [f"{style.symbol}-open" if out else style.symbol for out in off],
+            "symbol": [
+                f"{symbol}-open" if out else symbol
+                for symbol, out in zip(symbols, off, strict=True)
+            ],
             "size": 9,
             "color": style.colour,
             "line": {"width": 1.5 if any(off) else 0, "color": style.colour},
         },
         name=style.title,
         hoverinfo="text",
-        hovertext=[hover(run, value) for run, value in zip(runs, values, strict=True)],
+        hovertext=[
+            hover(run, value) + ("<br>forbidden by bounds or constraints" * run.forbidden)
+            for run, value in zip(runs, values, strict=True)
+        ],
     )
 
 
 def _add_best_so_far(
-    figure: go.Figure, runs: Sequence[Run], values: Sequence[float], *, maximise: bool
+    figure: go.Figure,
+    runs: Sequence[Run],
+    values: Sequence[float],
+    spent: Mapping[int, float],
+    low: float,
+    high: float,
+    *,
+    maximise: bool,
 ) -> None:
-    better = max if maximise else min
+    pairs = [(spent[run.number], v) for run, v in zip(runs, values, strict=True)]
+    allowed = [pair for run, pair in zip(runs, pairs, strict=True) if not run.forbidden]
+    best = list(accumulate((v for _, v in allowed), max if maximise else min))
     figure.add_scatter(
-        x=[run.number for run in runs],
-        y=short(better(values[: i + 1]) for i in range(len(values))),
+        x=short(at for at, _ in allowed),
+        y=short(min(max(value, low), high) for value in best),
         mode="lines",
         line={"shape": "hv", "width": 1.5, "color": "#b4bdc6"},
         name="best so far",
@@ -134,19 +178,70 @@ def _add_best_so_far(
     )
 
 
-def _add_predictions(figure: go.Figure, runs: Sequence[Run]) -> None:
-    foreseen = [(run.number, *run.predicted) for run in runs if run.predicted]
+def _add_predictions(
+    figure: go.Figure, runs: Sequence[Run], spent: Mapping[int, float], low: float, high: float
+) -> None:
+    foreseen = [(spent[run.number], *run.predicted) for run in runs if run.predicted]
+    foreseen = [each for each in foreseen if low <= each[1] <= high]
     if not foreseen:
         return
-    number, mean, sd = zip(*foreseen, strict=True)
+    at, mean, sd = zip(*foreseen, strict=True)
     figure.add_scatter(
-        x=[n - 0.25 for n in number],
+        x=short(x - 0.25 for x in at),
         y=short(mean),
-        error_y={"array": short(sd), "color": FORESEEN, "thickness": 2, "width": 0},
+        error_y={
+            "array": short(min(s, high - m) for m, s in zip(mean, sd, strict=True)),
+            "arrayminus": short(min(s, m - low) for m, s in zip(mean, sd, strict=True)),
+            "symmetric": False,
+            "color": FORESEEN,
+            "thickness": 2,
+            "width": 0,
+        },
         mode="markers",
         marker={"symbol": "circle", "size": 5, "color": FORESEEN},
         name="predicted ± sd",
         hoverinfo="skip",
+    )
+
+
+def _add_noise(
+    figure: go.Figure, recommendation: Recommendation, low: float, high: float, last: float
+) -> None:
+    mean, half = recommendation.objective.mean, Z90 * recommendation.noise_sd
+    under, over = max(low, mean - half), min(high, mean + half)
+    if under >= over:
+        return
+    end = 1.05 * last + 1
+    figure.add_scatter(
+        x=[0, end, end, 0],
+        y=short([under, under, over, over]),
+        fill="toself",
+        fillcolor=ACCENT,
+        opacity=0.1,
+        mode="lines",
+        line={"width": 0},
+        name="noise of one run, 90 %",
+        hoverinfo="skip",
+    )
+
+
+def _add_experts(figure: go.Figure, until: float) -> None:
+    figure.add_vrect(
+        x0=0,
+        x1=short([until])[0],
+        fillcolor=GRID,
+        opacity=0.5,
+        line_width=0,
+        layer="below",
+        annotation={
+            "text": "experts",
+            "x": 0,
+            "xanchor": "left",
+            "yanchor": "bottom",
+            "y": 0,
+            "showarrow": False,
+            "font": {"size": 11, "color": MUTED},
+        },
     )
 
 
@@ -166,12 +261,14 @@ def _add_reference(figure: go.Figure, value: float, name: str) -> None:
     )
 
 
-def _add_recommended(figure: go.Figure, recommendation: Recommendation, at: float) -> None:
+def _add_recommended(
+    figure: go.Figure, recommendation: Recommendation, low: float, high: float, at: float
+) -> None:
     interval = recommendation.objective
     figure.add_scatter(
-        x=[at],
-        y=short([interval.mean]),
-        error_y=bars([interval], ACCENT),
+        x=short([at]),
+        y=short([min(max(interval.mean, low), high)]),
+        error_y=bars([interval], ACCENT, within=[(low, high)]),
         mode="markers",
         marker={"symbol": "star", "size": 13, "color": ACCENT},
         name="recommended",

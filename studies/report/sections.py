@@ -29,6 +29,7 @@ from optuna_mde_studies.wording import (
 )
 
 from optuna_mde.answers import tables
+from optuna_mde.answers.front import spread
 from optuna_mde.visualization.palette import domain_colours, shortened, signed
 
 if TYPE_CHECKING:
@@ -110,8 +111,17 @@ def _rates_table(overview: Overview, rates: Mapping[str, float]) -> str:
             f"{escape(domain)}",
             percent(rates[domain]),
         ]
-        lines.append(cells + ([percent(natural.get(domain, 0.0))] if natural else []))
-    return _table(["domain", "recommended", *(["natural"] if natural else [])], lines, text=1)
+        cells += [percent(natural.get(domain, 0.0))] if natural else []
+        lines.append(cells + ([_bounds(overview, domain)] if overview.bounds else []))
+    head = ["domain", "recommended", *(["natural"] if natural else [])]
+    return _table([*head, *(["bounds"] if overview.bounds else [])], lines, text=1)
+
+
+def _bounds(overview: Overview, domain: str) -> str:
+    if domain not in overview.bounds:
+        return ""
+    low, high = overview.bounds[domain]
+    return f"{percent(low)} to {percent(high)}"
 
 
 def _snippet(rates: Mapping[str, float], beside: Mapping[str, Any]) -> str:
@@ -138,16 +148,25 @@ def comparison(recommendation: Recommendation) -> str:
     )
 
 
-def trade_offs(overview: Overview, front: Sequence[Row]) -> str:
+def _marked(front: Sequence[Row], recommended: Row) -> list[tuple[Row, Row | None]]:
+    """The front with the recommended row in its place, and which that is."""
+    same = next((row for row in front if row.mixture == recommended.mixture), None)
+    rows = list(front) if same else [*front, recommended]
+    rows.sort(key=lambda row: row.goals[0].mean)
+    return [(row, same or recommended) for row in rows]
+
+
+def trade_offs(overview: Overview, front: Sequence[Row], recommended: Row) -> str:
     """Mixtures for other weightings of several objectives."""
     colours = domain_colours(overview.domains)
+    shown = spread(front)
     lines = [
         [
             _bar(row.mixture, colours),
-            escape(in_words(row.mixture)),
+            escape(in_words(row.mixture)) + (" <b>recommended</b>" if row is chosen else ""),
             *(f"{goal.mean:.3f}" for goal in row.goals),
         ]
-        for row in front
+        for row, chosen in _marked(shown, recommended)
     ]
     return (
         "<h2>Other trade-offs</h2><p>Mixtures that are predicted to be best for some weighting of "
@@ -168,13 +187,23 @@ def trust(recommendation: Recommendation) -> str:
         facts["inside the 90 % interval"] = f"{100 * known.coverage:.0f}{NARROW}%"
     facts["noise of one run (sd)"] = f"{recommendation.noise_sd:.3f}"
     facts["gain of one more run"] = f"{recommendation.expected_gain:.3f}"
-    notes = "".join(f"<li>{escape(note)}</li>" for note in recommendation.notes)
-    parts = [
-        f"<h2>How far to trust it</h2>{_facts(facts)}",
-        f"<p>{escape(sentence(known.statement))}</p>",
-        f"<ul>{notes}</ul>" if notes else "",
-    ]
-    return "".join(parts)
+    return f"<h2>How far to trust it</h2>{_facts(facts)}<p>{escape(sentence(known.statement))}</p>"
+
+
+def warnings(recommendation: Recommendation, overview: Overview) -> str:
+    """What the reader should know before the figures; nothing where all is well."""
+    said = [*recommendation.notes]
+    if repeated := epochs.warning(overview, recommendation):
+        said.append(repeated)
+    if not said:
+        return ""
+    items = "".join(f"<li>{escape(text)}</li>" for text in said)
+    return f'<section id="warnings"><h2>Mind</h2><ul>{items}</ul></section>'
+
+
+def mde(said: str) -> str:
+    """What MDE has to do with the answer; nothing without experts' files."""
+    return f"<h2>What MDE alone would have said</h2><p>{escape(said)}</p>" if said else ""
 
 
 def end_tasks(
@@ -203,9 +232,7 @@ def target_epochs(overview: Overview, recommendation: Recommendation) -> str:
     found = epochs.table(overview, recommendation)
     if found is None:
         return ""
-    said = epochs.warning(overview, recommendation)
-    shown = f"<p>{escape(said)}</p>" if said else ""
-    return f"<h2>Epochs of the target run</h2>{shown}{_cells(found)}"
+    return f"<h2>Epochs of the target run</h2>{_cells(found)}"
 
 
 def confirmation(judgement: Judgement) -> str:
@@ -249,7 +276,7 @@ def runs(overview: Overview) -> str:
     head = ["trial", "phase", "mixture", "", *(["parameters"] if beside else [])]
     head += ["observed", "predicted ± sd", "seconds"]
     lines = [_run_line(run, colours, beside=beside) for run in overview.runs]
-    return _table(head, lines, text=5 if beside else 4)
+    return _table(head, lines, text=5 if beside else 4, kind="runs")
 
 
 def _run_line(run: Run, colours: Mapping[str, str], *, beside: bool) -> list[str]:
@@ -259,7 +286,8 @@ def _run_line(run: Run, colours: Mapping[str, str], *, beside: bool) -> list[str
     parameters = ", ".join(f"{name} = {_plain(v)}" for name, v in run.parameters.items())
     return [
         str(run.number),
-        escape(PHASES.get(run.phase, run.phase)),
+        escape(PHASES.get(run.phase, run.phase))
+        + (' <span class="bad">forbidden</span>' if run.forbidden else ""),
         _bar(run.mixture, colours),
         escape(in_words(run.mixture)) if run.mixture else "",
         *([escape(parameters)] if beside else []),
@@ -358,17 +386,23 @@ def versions() -> str:
 
 
 def _table(
-    head: Sequence[str], lines: Iterable[Sequence[str]], *, text: int, first: bool = False
+    head: Sequence[str],
+    lines: Iterable[Sequence[str]],
+    *,
+    text: int,
+    first: bool = False,
+    kind: str = "",
 ) -> str:
-    """A table of ready HTML cells; columns from `text` on hold numbers."""
+    """A table of ready HTML cells; columns from `text` on hold numbers, its class is `kind`."""
     kinds = ["" if i < text else ' class="n"' for i in range(len(head))]
     titles = "".join(f"<th{kind}>{title}</th>" for title, kind in zip(head, kinds, strict=True))
     rows = []
     for i, line in enumerate(lines):
         cells = "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(line, kinds, strict=True))
         rows.append(f'<tr class="first">{cells}</tr>' if first and i == 0 else f"<tr>{cells}</tr>")
+    opened = f'<table class="{kind}">' if kind else "<table>"
     return (
-        f'<div class="scroll"><table><thead><tr>{titles}</tr></thead>'
+        f'<div class="scroll">{opened}<thead><tr>{titles}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -388,13 +422,14 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 
 def _bar(mixture: Mapping[str, float], colours: Mapping[str, str]) -> str:
-    parts = "".join(
-        f'<span style="width:{rate:.2%};background:{colours[domain]}" '
-        f'title="{escape(domain)} {rate:.1%}"></span>'
-        for domain, rate in mixture.items()
-        if rate >= NONE and domain in colours
-    )
-    return f'<div class="bar">{parts}</div>'
+    stops, start = [], 0.0
+    for domain, rate in mixture.items():
+        if rate >= NONE and domain in colours:
+            stops.append(f"{colours[domain]} {start:.1%} {start + rate:.1%}")
+            start += rate
+    if not stops:
+        return ""
+    return f'<div class="bar" style="background:linear-gradient(90deg,{",".join(stops)})"></div>'
 
 
 def _plain(value: object) -> str:

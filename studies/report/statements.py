@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from optuna_mde_studies.wording import copyable, count, in_words, listed
 
 from optuna_mde.answers.intervals import Interval
+from optuna_mde.answers.mde_alone import DRAWN
 from optuna_mde.answers.tables import held_by
 from optuna_mde.visualization.palette import shortened, signed
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from optuna_mde_studies.report.overview import Overview
 
     from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.answers.mde_alone import MdeAlone
     from optuna_mde.objective import Objective
 
 MOST_WORSE = 6
@@ -152,6 +154,30 @@ def _bounds(recommendation: Recommendation) -> str:
     named, rest = bounds[:MOST_BOUNDS], len(bounds) - MOST_BOUNDS
     more = f"; and {count(rest, 'other bound')}" if rest > 0 else ""
     return f"Held by bounds: {held_by(named)}{more}."
+
+
+def mde_in_words(found: MdeAlone, recommendation: Recommendation) -> str:
+    """How far the model follows MDE, and what that alone would have said."""
+    known = recommendation.trust
+    cost = found.cost
+    texts = [
+        f"MDE explains {100 * found.followed:.0f} % of the differences that the model expects "
+        f"between mixtures (R² over {DRAWN} allowed ones). Alone it would recommend "
+        f"{in_words(found.mixture)}, which is predicted to be {minus(cost.mean)} worse (90 % "
+        f"interval {minus(cost.low)} to {minus(cost.high)})."
+    ]
+    if found.error is not None and known.rmse is not None:
+        texts.append(
+            f"Its own losses are off by {found.error:.3f} on the {known.n_runs} runs beside the "
+            f"experts, {minus(found.bias or 0.0)} on average (rank correlation "
+            f"{_rank(found.spearman)}); the model, which has learned from the other runs, by "
+            f"{known.rmse:.3f} ({_rank(known.spearman)})."
+        )
+    return " ".join(texts)
+
+
+def _rank(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}".replace("-", "\u2212")
 
 
 def seeds_in_words(recommendation: Recommendation, judgement: Judgement | None = None) -> str:

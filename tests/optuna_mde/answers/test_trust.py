@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from optuna_mde import predict, recommend
 from optuna_mde.answers.fitted import Fitted, fit_study
 from optuna_mde.answers.held_out import leave_one_out, widening
-from optuna_mde.answers.trust import Trust, _rank_correlation, _verdict, judge
+from optuna_mde.answers.trust import Trust, _verdict, judge, rank_correlation
 from optuna_mde.gp import modeller
 from tests.optuna_mde.recorded import inner, study_of_runs
 
@@ -40,12 +40,12 @@ def judged(fitted: Fitted, z: np.ndarray) -> Trust:
     return judge(fitted)
 
 
-def test_the_rank_correlation_is_spearmans() -> None:
+def test_therank_correlation_is_spearmans() -> None:
     rng = np.random.default_rng(0)
     for ties in (2, 5, 1000):
         a, b = rng.integers(0, ties, (2, 15)).astype(float)
-        assert _rank_correlation(a, b) == pytest.approx(spearmanr(a, b)[0])
-    assert _rank_correlation(np.ones(4), np.arange(4.0)) is None
+        assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b)[0])
+    assert rank_correlation(np.ones(4), np.arange(4.0)) is None
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_kinds_of_runs_are_added_up_apart():
     assert told == {
         "experts": (2, 100, 11.0, 201.0),
         "search": (1, 50, 100.0, 102.0),
-        "failed, interrupted or left out": (1, None, 1000.0, 103.0),
+        "wasted (failed or left out)": (1, None, 1000.0, 103.0),
         "confirmation": (2, 2000, 11e6, 7.0),
         "all": (6, 2150, pytest.approx(11e6 + 1111), 413.0),
     }

@@ -57,7 +57,8 @@ def test_the_dashboard_lists_our_graphs_note_and_objective(address, finished):
     with urlopen(f"{address}api/studies/{summary['study_id']}?after=0") as answer:
         study = json.load(answer)
     graphs = {g["id"]: json.loads(g["graph_object"]) for g in study["plotly_graph_objects"]}
-    assert set(graphs) == {"confirmed", "mixtures", "sets", "search", "foresight", "tried"}
+    of_answer = {"confirmed", "mixtures", "sets", "effects", "map"}
+    assert set(graphs) == of_answer | {"search", "foresight", "tried"}
     for graph in graphs.values():
         assert graph["data"]
         assert graph["layout"]["title"]["text"]

@@ -11,7 +11,6 @@ from optuna_mde_studies.report.judgement import judge
 from optuna_mde_studies.report.mixture_figures import set_losses
 from optuna_mde_studies.report.search_figures import foresight, history, mixtures_by_run
 
-from optuna_mde import recommend
 from optuna_mde.visualization import mixtures
 from optuna_mde.visualization.palette import DOMAIN_COLOURS, ink_on
 
@@ -27,13 +26,14 @@ def traces(figure):
 def test_a_finished_study_has_every_picture(finished, invented):
     study, recommendation = finished
     found = overview.read(study)
-    assert keys(figures.pictures(found, recommendation)) == [
-        "mixtures",
-        "sets",
-        "search",
-        "foresight",
-        "tried",
-    ]
+    answered, _ = overview.answered(study, recommendation)
+    shown = figures.pictures(found, recommendation, answered)
+    assert keys(shown) == ["mixtures", "sets", "effects", "map", "search", "foresight", "tried"]
+    (effects,) = (picture for picture in shown if picture.key == "effects")
+    titles = [panel.layout.annotations[0].text for panel in effects.panels]
+    assert titles == [f"<b>{domain}</b>" for domain in found.domains]
+    frames = {panel.layout.yaxis.range for panel in effects.panels}
+    assert len(frames) == 1
     confirmed = judge(found, recommendation, invented.confirmation(recommendation))
     assert keys(figures.confirmation(confirmed)) == ["confirmed"]
 
@@ -47,17 +47,21 @@ def test_several_objectives_have_a_history_each_and_their_trade_off(invent):
     world.objective = {"code": {"python": 1}, "text": {"docs": 1, "prose": 1}}
     study = world.study()
     found = overview.read(study)
-    shown = figures.pictures(found, recommend(study))
-    assert keys(shown) == ["mixtures", "sets", "search-0", "search-1", "trade-off-1", "tried"]
+    answered, _ = overview.answered(study)
+    assert keys(figures.pictures(found, answered.recommendation, answered)) == [
+        *("mixtures", "sets", "effects", "map"),
+        *("search-0", "search-1", "trade-off-1", "left-out", "tried"),
+    ]
     assert found.objectives == ("code loss", "text loss")
 
 
 def test_pictures_stay_small_enough_for_a_storage_and_are_strict_json(finished):
     study, recommendation = finished
-    for picture in figures.pictures(overview.read(study), recommendation):
+    answered, _ = overview.answered(study, recommendation)
+    for picture in figures.pictures(overview.read(study), recommendation, answered):
         text = picture.figure.to_json()
         json.loads(text, parse_constant=pytest.fail)
-        assert len(text) < 15_000, picture.key
+        assert len(text) < (100_000 if picture.key in ("effects", "map") else 15_000), picture.key
 
 
 def test_a_domain_has_one_colour_in_all_pictures(finished):
@@ -81,12 +85,19 @@ def test_more_domains_than_colours_share_the_last_and_still_fill_the_bar(finishe
 
 def test_history_shows_what_was_observed_and_predicted(finished):
     study, recommendation = finished
-    shown = traces(history(overview.read(study), recommendation))
+    figure = history(overview.read(study), recommendation)
+    shown = traces(figure)
     proposals = [t for t in study.trials if t.user_attrs["phase"] == "model"]
-    assert shown["proposals"].y == pytest.approx([t.value for t in proposals], abs=1e-4)
-    assert shown["predicted ± sd"].y == pytest.approx(
-        [t.user_attrs["predicted_mean"] for t in proposals], abs=1e-4
-    )
+    low, high = figure.layout.yaxis.range
+    inside = [t for t in proposals if low < t.value < high]
+    assert len(inside) >= len(proposals) // 2
+    seen = {t.value: y for t, y in zip(proposals, shown["proposals"].y, strict=True)}
+    for trial in inside:
+        assert low < seen[trial.value] <= trial.value + 1e-4
+    at = dict(zip(shown["proposals"].x, shown["proposals"].y, strict=True))
+    assert list(at) == [t.number + 1 for t in proposals]  # full runs: each costs one
+    foreseen = [t.user_attrs["predicted_mean"] for t in proposals]
+    assert {*shown["predicted ± sd"].y} <= {round(mean, 5) for mean in foreseen}
     best = shown["best so far"].y
     assert list(best) == sorted(best, reverse=True)
     assert best[-1] == pytest.approx(study.best_value, abs=1e-4)
@@ -107,9 +118,13 @@ def test_far_values_stand_at_the_edge_with_their_number(finished):
 
 def test_intervals_of_foresight_count_the_noise_of_a_run(finished):
     figure = foresight(overview.read(finished[0]), noise_sd=0.05)
-    assert figure.data[1].error_x.array[0] == pytest.approx(
-        1.645 * math.hypot(0.02, 0.05), abs=1e-3
-    )
+    bars, half = figure.data[1].error_x, 1.645 * math.hypot(0.02, 0.05)
+    ends = zip(figure.data[1].x, bars.arrayminus, bars.array, strict=True)
+    low, high = figure.layout.xaxis.range
+    assert max(*bars.array, *bars.arrayminus) <= half + 1e-3
+    for x, left, right in ends:
+        assert low <= x - left <= x + right <= high
+        assert right == pytest.approx(half, abs=1e-3) or x + right > high - 0.05 * (high - low)
 
 
 def test_losses_are_differences_to_natural_with_the_goal_first(finished):

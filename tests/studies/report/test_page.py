@@ -209,7 +209,7 @@ def test_the_page_needs_nothing_but_itself(page):
 
 
 def test_all_figures_are_drawn(page):
-    names = {"confirmed", "mixtures", "sets", "search", "foresight", "tried"}
+    names = {"confirmed", "mixtures", "sets", "effects-0", "map", "search", "foresight", "tried"}
     assert names <= Page(unpacked(page)).ids
     drawn = rendered(page)
     for name in names:
