@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.runner.launchers.local import (
@@ -39,9 +40,12 @@ def missing(launch: WorkersConfig) -> str:
 
 
 def capacity(launch: WorkersConfig) -> int | None:
-    """Runs that other machines hold side by side; None: where it is not known."""
+    """Runs that other machines hold side by side; None: where it cannot be known."""
     place = _place(launch)
-    return place.capacity(launch) if isinstance(place, OnRay) else None
+    if isinstance(place, OnRay):
+        with suppress(ImportError, ConnectionError):  # `missing` says it
+            return place.capacity(launch)
+    return None
 
 
 def _place(launch: WorkersConfig) -> Here | OnSlurm | OnRay:

@@ -306,7 +306,8 @@ def test_what_a_launcher_does_not_take_is_refused(workplace, settings, said):
 )
 def test_what_validate_says_of_a_launcher(workplace, setting, said):
     pytest.importorskip("ray" if setting.startswith("ray") else "submitit")
-    (found,) = checks.problems(reading.read("tiny.yaml", [f"launch.{setting}"]))
+    settings = [f"launch.{setting}", "launch.workers=auto"]
+    (found,) = checks.problems(reading.read("tiny.yaml", settings))
     assert re.search(said, found)
 
 
