@@ -31,6 +31,7 @@ CHANGEABLE: tuple[FieldPath, ...] = (
     ("target",),
     ("launch",),
     ("confirm",),
+    ("warm_start",),
 )
 """Fields that may change while a study lives: no finished run would come out differently."""
 
@@ -67,6 +68,11 @@ class StudyFolder:
     @property
     def runs(self) -> Path:
         return self.path / "runs"
+
+    @property
+    def imported(self) -> Path:
+        """Files of experts that were trained elsewhere."""
+        return self.path / "imported"
 
     @property
     def report(self) -> Path:
@@ -183,7 +189,7 @@ def keep_definition(folder: StudyFolder, definition: Definition) -> None:
         folder.database.unlink(missing_ok=True)
     elif folder.definition.exists():
         old = stored_config(folder).model_dump(mode="json")
-        changes = [change for change in _differences(old, new) if not _is_changeable(change[0])]
+        changes = [change for change in differences(old, new) if not _is_changeable(change[0])]
         if changes:
             raise DefinitionError("\n".join(_refusal(folder, definition, *c) for c in changes))
     write_atomic(folder.definition, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
@@ -213,10 +219,11 @@ def stored_config(folder: StudyFolder) -> StudyConfig:
         ) from None
 
 
-def _differences(old: Any, new: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Any, Any]]:
+def differences(old: Any, new: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Any, Any]]:
+    """Fields whose values differ in two definitions: where, and both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(key), new.get(key), (*path, key))
+            yield from differences(old.get(key), new.get(key), (*path, key))
     elif old != new:
         yield path, old, new
 

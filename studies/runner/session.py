@@ -14,7 +14,7 @@ import optuna
 from optuna.trial import TrialState
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import Definition
-from optuna_mde_studies.runner import confirm, findings, identity
+from optuna_mde_studies.runner import confirm, findings, identity, warm
 from optuna_mde_studies.runner.checks import check_machine
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.corpus import changed_text, open_experiment
@@ -210,6 +210,8 @@ class Session:
         check_machine(self.definition)
         pool = self.pool  # they start while the corpus is made
         experiment = self.experiment
+        with self.folder.asking():
+            warm.start(experiment, self.study, self.progress.line)
         n_trials, done = self.config.search.n_trials, num_finished(self.study)
         self.progress.done = done
         self.progress.total = n_trials + 4 * self.config.confirm.seeds
