@@ -32,6 +32,7 @@ for command in (
     authoring.init,
     authoring.schema,
     running.run,
+    running.work,
     running.confirm,
     reading.dashboard,
     reading.report,

@@ -96,7 +96,7 @@ class Recorder:
         room = resources.places(self.experiment.config.launch, len(self.experiment.domains))
         progress.start_workers(room.workers)
         progress.stage(f"{len(waiting)} runs on {room.workers} workers")
-        with self.folder.owned(), Pool(self.folder, room) as pool:
+        with self.folder.owned(), Pool(self.folder, room, self.experiment.config) as pool:
             pool.run(next_order, on_event)
 
 

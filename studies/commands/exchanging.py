@@ -130,7 +130,7 @@ def _into_storage(
     study = begin(None if holds(url, name) else optuna.storages.InMemoryStorage())
     known = overview.read(study)
     check_sets(study, goals or known.goals or told, known.sets, found)
-    target = Target(study, mixture_of(study, found), goals, written(ratios))
+    target = Target(study, mixture_of(study, found), goals, ratios.name, written(ratios))
     return target, begin, None, f"{shown(url)}, study {name}"
 
 
@@ -164,10 +164,11 @@ def _into_folder(
     study = (
         begin() if begun else optuna.create_study(study_name=config.name, directions=directions)
     )
-    check_sets(study, config.goals, list(config.corpus.set_names), found)
+    sets = list(dict.fromkeys([*config.domains, *config.corpus.validation]))
+    check_sets(study, config.goals, sets, found)
     group = mixture_of(study, found, config.domains, config.search.bounds, config.search.natural)
-    target = Target(study, group, config.goals, written(ratios))
-    return target, begin, folder.imported, str(folder.path)
+    target = Target(study, group, config.goals, ratios.name, written(ratios))
+    return target, begin, folder.path / "imported", str(folder.path)
 
 
 def _objective(text: str | None) -> Objective | None:

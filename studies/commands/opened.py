@@ -181,7 +181,8 @@ def holds(url: str, name: str) -> bool:
 def _storage(url: str, *, make: bool) -> optuna.storages.BaseStorage:
     from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
-    from optuna_mde_studies.runner.folder import SQLITE_TIMEOUT, StudyError
+    from optuna_mde_studies.runner.folder import StudyError
+    from optuna_mde_studies.runner.sharing.storages import WAIT_SECONDS
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -190,7 +191,7 @@ def _storage(url: str, *, make: bool) -> optuna.storages.BaseStorage:
         is_sqlite = parsed.get_backend_name() == "sqlite"
         if is_sqlite and not make and not Path(parsed.database or "").is_file():
             raise StudyError(f"{url}: there is no file {parsed.database!r}")
-        arguments = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if is_sqlite else {}
+        arguments = {"connect_args": {"timeout": WAIT_SECONDS}} if is_sqlite else {}
         # Braces of a path are doubled: Optuna formats the URL.
         return RDBStorage(
             url.replace("{", "{{").replace("}", "}}"),

@@ -1,15 +1,18 @@
-"""Commands that train a study's runs: run, confirm."""
+"""Commands that train a study's runs: run, work, confirm."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from optuna_mde_studies.commands.shared import (
     OutOption,
     SetOption,
+    StorageOption,
     StudyArgument,
     print_parts,
     quiet,
@@ -27,23 +30,45 @@ if TYPE_CHECKING:
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-def run(study: StudyArgument, out: OutOption = None, set: SetOption = None) -> None:
+def run(
+    study: StudyArgument,
+    out: OutOption = None,
+    set: SetOption = None,
+    storage: StorageOption = None,
+) -> None:
     """Runs a study to its confirmed mixture; run again, it goes on where it stopped."""
     from optuna_mde_studies.runner import session
     from optuna_mde_studies.terminal import progress
 
-    definition, folder = resolve(study, out, set)
+    definition, folder = resolve(study, out, set, storage=storage)
     console = progress.console()
     quiet()
-    try:
-        with progress.Progress(definition.config.name, console) as display:
-            outcome = session.run(definition, folder, display)
-            _write_report(outcome, folder, display)
-    except KeyboardInterrupt:
-        _say_interrupted(folder)
+    with _orderly(folder), progress.Progress(definition.config.name, console) as display:
+        outcome = session.run(definition, folder, display)
+        _write_report(outcome, folder, display)
     _print_outcome(console, outcome, definition, folder)
     elsewhere = "" if out is None else f" --out {out}"
     console.print(f"\nreport: {folder.report}\nbrowse: optuna-mde dashboard {study}{elsewhere}")
+
+
+def work(
+    study: StudyArgument,
+    out: OutOption = None,
+    set: SetOption = None,
+    storage: StorageOption = None,
+) -> None:
+    """Performs a study's trials, one at a time, until as many are finished as it asks for.
+
+    One worker: start as many as you have machines or GPUs, and `run` for the confirmation."""
+    from optuna_mde_studies.runner import working
+    from optuna_mde_studies.terminal import progress
+
+    definition, folder = resolve(study, out, set, storage=storage)
+    console = progress.console()
+    quiet()
+    with _orderly(folder), progress.Progress(definition.config.name, console) as display:
+        finished = working.work(definition, folder, display)
+    console.print(f"{finished} trials are finished, as many as the study asks for.")
 
 
 def confirm(
@@ -60,21 +85,36 @@ def confirm(
     definition, folder = resolve_existing(study, out)
     console = progress.console()
     quiet()
-    try:
-        with progress.Progress(definition.config.name, console) as display:
-            outcome = session.confirm_again(definition, folder, display, seeds)
-            _write_report(outcome, folder, display)
-    except KeyboardInterrupt:
-        _say_interrupted(folder)
+    with _orderly(folder), progress.Progress(definition.config.name, console) as display:
+        outcome = session.confirm_again(definition, folder, display, seeds)
+        _write_report(outcome, folder, display)
     _print_outcome(console, outcome, definition, folder)
 
 
-def _say_interrupted(folder: StudyFolder) -> NoReturn:
-    print(
-        f"\nInterrupted. Every finished run is kept in {folder.path}; the same command goes on.",
-        file=sys.stderr,
-    )
-    raise SystemExit(INTERRUPTED)
+@contextmanager
+def _orderly(folder: StudyFolder) -> Iterator[None]:
+    """Ends what is told to end with a sentence, and with the exit code that shells have for it."""
+    from optuna_mde_studies.runner.signals import TERMINATED, end_orderly
+
+    end_orderly()
+    kept = f"Every finished run is kept in {folder.files}; the same command goes on."
+    try:
+        yield
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SystemExit as error:
+        # Lightning has ended a run of this process: with 0 on SIGTERM, with 1 on Ctrl-C.
+        ends = {0: TERMINATED, 1: INTERRUPTED, TERMINATED: TERMINATED}
+        if error.code not in ends:
+            raise
+        code = ends[error.code]
+    else:
+        return
+    if code == INTERRUPTED:
+        print(f"\nInterrupted. {kept}", file=sys.stderr)
+    else:
+        print(f"Stopped by SIGTERM; trials at work are handed back. {kept}", file=sys.stderr)
+    raise SystemExit(code)
 
 
 def _write_report(outcome: Outcome, folder: StudyFolder, display: Progress) -> None:

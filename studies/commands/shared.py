@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -31,6 +34,16 @@ OutOption = Annotated[
     Path | None,
     typer.Option("--out", help="The study's folder. [default: runs/<name of the study>]"),
 ]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Storage that machines share (postgresql+psycopg://…, mysql+pymysql://…, "
+        "journal:FILE, grpc://HOST:PORT), as the definition's `storage`. A study that others have "
+        "begun in it is joined by its name alone.",
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -46,9 +59,57 @@ def resolve(
     out: Path | None,
     overrides: list[str] | None = None,
     problems: list[str] | None = None,
+    storage: str | None = None,
 ) -> tuple[Definition, StudyFolder]:
     """The definition that is meant, and its study's folder; what does not agree in it is added to
     `problems`, or raised."""
+    if storage is not None:
+        overrides = [*(overrides or ()), f"storage={json.dumps(storage)}"]
+        study = _joined(study, out, storage)
+    definition, folder = _resolve(study, out, overrides, problems)
+    definition = _with_kept_storage(definition, folder)
+    return definition, folder.placed(definition.config)
+
+
+def _with_kept_storage(definition: Definition, folder: StudyFolder) -> Definition:
+    """A study that was begun with `--storage` goes on there without it."""
+    from optuna_mde_studies.runner.folder import StudyError, stored_config
+
+    config = definition.config
+    if config.storage is not None or not folder.definition.is_file():
+        return definition
+    with suppress(StudyError):  # whoever needs the kept definition says what is wrong with it
+        kept = stored_config(folder)
+        places = {"storage": kept.storage, "runs": config.runs or kept.runs}
+        return replace(definition, config=config.model_copy(update=places))
+    return definition
+
+
+def _joined(study: str, out: Path | None, storage: str) -> str:
+    """The study to look for on disk: a folder with its definition, which comes from the storage
+    where there is none here."""
+    from optuna_mde_studies.definition.config import STUDY_NAME
+    from optuna_mde_studies.definition.reading import shipped
+    from optuna_mde_studies.runner.agreement import join
+    from optuna_mde_studies.runner.folder import RUNS, StudyFolder
+
+    if Path(study).exists() or study in shipped() or not re.fullmatch(STUDY_NAME, study):
+        return study
+    if Path(study).suffix in (".yaml", ".yml"):
+        return study  # a file that is not there
+    folder = StudyFolder(out or Path(RUNS) / study, storage)
+    if not folder.definition.is_file():
+        quiet()
+        join(folder, study)
+    return str(folder.path)
+
+
+def _resolve(
+    study: str,
+    out: Path | None,
+    overrides: list[str] | None,
+    problems: list[str] | None,
+) -> tuple[Definition, StudyFolder]:
     from optuna_mde_studies.definition.reading import DefinitionError, examine, shipped
     from optuna_mde_studies.runner.folder import RUNS, StudyFolder
 
@@ -85,10 +146,12 @@ def resolve(
 
 def resolve_folder(study: str, out: Path | None) -> StudyFolder:
     """The study's folder, whether or not what lies in it can be read."""
-    from optuna_mde_studies.runner.folder import RUNS, StudyFolder
+    from optuna_mde_studies.runner.folder import RUNS, StudyError, StudyFolder, stored_config
 
     for folder in (StudyFolder(Path(study)), StudyFolder(Path(RUNS) / study)):
         if folder.definition.exists() or folder.database.exists():
+            with suppress(StudyError):
+                return folder.placed(stored_config(folder))
             return folder
     return resolve(study, out)[1]
 
@@ -99,7 +162,7 @@ def resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFol
     from optuna_mde_studies.runner.folder import StudyError
 
     _, folder = resolve(study, out)
-    if not folder.database.is_file():
+    if folder.url is None and not folder.database.is_file():
         raise StudyError(
             f"{folder.path}: there is no study yet; start it with `optuna-mde run {study}`"
         )

@@ -215,6 +215,12 @@ class StudyConfig(_Section):
     """Name of the Optuna study and of its folder: letters, digits, `_`, `.` and `-`."""
     corpus: CorpusConfig
     """The text: training domains, unseen validation sets, tokenizer, block size."""
+    storage: Annotated[str, Field(min_length=1)] | None = None
+    """URL of the Optuna storage that machines share. None: a file of SQLite in the study's folder,
+    for one machine."""
+    runs: Annotated[str, Field(min_length=1)] | None = None
+    """Folder that machines share: corpus and runs lie in `<runs>/<name>`. None: the study's own
+    folder."""
     objective: Annotated[
         Any, AfterValidator(_check_objective), WithJsonSchema(OBJECTIVE_SCHEMA)
     ] = "mean"
@@ -229,8 +235,6 @@ class StudyConfig(_Section):
     target: TargetConfig | None = None
     launch: WorkersConfig = WorkersConfig()
     confirm: ConfirmConfig = ConfirmConfig()
-    warm_start: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Other studies, by folder or by name, whose runs the search learns from as from its own."""
 
     @model_validator(mode="before")
     @classmethod

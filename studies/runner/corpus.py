@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
 from optuna_mde_studies.definition.consistency import (
     bounds_problems,
     cap_problems,
@@ -36,6 +39,29 @@ def open_experiment(
         DefinitionError: if the sources hold too little text for the definition.
         StudyError: if the study has trials on text that is another one today.
     """
+    with _building(folder, progress):
+        return _opened(definition, folder, study, progress)
+
+
+@contextmanager
+def _building(folder: StudyFolder, progress: Display) -> Iterator[None]:
+    """One process builds the corpus, and those that come meanwhile wait for it."""
+    folder.files.mkdir(parents=True, exist_ok=True)
+    turn = FileLock(folder.files / ".corpus.lock")
+    try:
+        turn.acquire(timeout=0)
+    except Timeout:
+        progress.stage("waiting for another process, which builds the corpus")
+        turn.acquire()
+    try:
+        yield
+    finally:
+        turn.release()
+
+
+def _opened(
+    definition: Definition, folder: StudyFolder, study: optuna.Study, progress: Display
+) -> Experiment:
     if not folder.corpus.exists():
         progress.stage("building the corpus")
     try:

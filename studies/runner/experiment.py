@@ -55,11 +55,19 @@ class Experiment:
     corpus: Corpus
 
     @classmethod
-    def open(cls, folder: StudyFolder) -> Experiment:
-        """The experiment of a study whose definition and corpus are in its folder."""
+    def open(cls, folder: StudyFolder, config: StudyConfig | None = None) -> Experiment:
+        """The experiment of a study whose corpus is built.
+
+        Args:
+            folder: the study's.
+            config: the definition. None: the one in the folder.
+        """
         from optuna_mde_trainers.corpus.blocks import Corpus
 
-        return cls(stored_config(folder), folder, Corpus.load(folder.corpus))
+        if config is None:
+            config = stored_config(folder)
+            folder = folder.placed(config)
+        return cls(config, folder, Corpus.load(folder.corpus))
 
     @property
     def domains(self) -> tuple[str, ...]:

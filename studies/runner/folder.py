@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.consistency import FieldPath
 from optuna_mde_studies.definition.reading import Definition, DefinitionError, dotted
+from optuna_mde_studies.runner.sharing.patience import Say, held, patient
+from optuna_mde_studies.runner.sharing.storages import StorageError, lock, open_storage, shown
 from optuna_mde_trainers.spec import explain, write_atomic
 from pydantic import ValidationError
 
@@ -31,12 +33,10 @@ CHANGEABLE: tuple[FieldPath, ...] = (
     ("target",),
     ("launch",),
     ("confirm",),
-    ("warm_start",),
+    ("storage",),
+    ("runs",),
 )
 """Fields that may change while a study lives: no finished run would come out differently."""
-
-SQLITE_TIMEOUT = 120.0
-"""Seconds a writer waits for the others. SQLite's default of 5 is short on a loaded machine."""
 
 
 class StudyError(RuntimeError):
@@ -45,9 +45,25 @@ class StudyError(RuntimeError):
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Paths in a study's folder."""
+    """Where a study lies: its folder, and what it shares with other machines."""
 
     path: Path
+    url: str | None = None
+    """Of the storage. None: a file of SQLite in the folder."""
+    shared: Path | None = None
+    """Folder of the corpus and the runs. None: the study's own."""
+    say: Say | None = None
+    """Hears that the storage is away and is waited for. None: it is not waited for."""
+
+    def placed(self, config: StudyConfig, say: Say | None = None) -> StudyFolder:
+        """The same folder, with storage and runs where the definition has them."""
+        shared = None if config.runs is None else Path(config.runs) / config.name
+        return StudyFolder(self.path, config.storage, shared, say or self.say)
+
+    @property
+    def files(self) -> Path:
+        """What all machines see: the corpus and the runs."""
+        return self.path if self.shared is None else self.shared
 
     @property
     def definition(self) -> Path:
@@ -63,16 +79,11 @@ class StudyFolder:
 
     @property
     def corpus(self) -> Path:
-        return self.path / "corpus"
+        return self.files / "corpus"
 
     @property
     def runs(self) -> Path:
-        return self.path / "runs"
-
-    @property
-    def imported(self) -> Path:
-        """Files of experts that were trained elsewhere."""
-        return self.path / "imported"
+        return self.files / "runs"
 
     @property
     def report(self) -> Path:
@@ -92,40 +103,36 @@ class StudyFolder:
 
     @property
     def storage_url(self) -> str:
-        path = str(self.database.resolve())
-        # Optuna formats the URL (for `{SCHEMA_VERSION}`), so braces of a path are doubled.
-        return f"sqlite:///{path.replace('{', '{{').replace('}', '}}')}"
+        return self.url or f"sqlite:///{self.database.resolve()}"
 
     def storage(self) -> optuna.storages.BaseStorage:
         """The study's storage, ready for several writing processes. What its trials name below the
         folder may be read from now on: the folder is one that the user has named.
 
         Raises:
-            StudyError: if the file is damaged, or of another version of Optuna.
+            StudyError: if it cannot be reached, is damaged, or of another version of Optuna.
         """
-        from optuna.exceptions import StorageInternalError
-        from optuna.storages import RDBStorage
-        from sqlalchemy.exc import SQLAlchemyError
-
-        trust(str(self.database.resolve()))
-        engine = {"connect_args": {"timeout": SQLITE_TIMEOUT}}
+        trust(str(self.files.resolve() / "runs"))
         try:
-            return RDBStorage(self.storage_url, engine_kwargs=engine)
-        except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
-            reason = str(error).strip().split("\n")[0]
+            opened = open_storage(self.storage_url, self.files)
+        except StorageError as error:
+            if self.url is not None:
+                raise StudyError(f"storage {shown(self.url)}: {error}") from error
             raise StudyError(
-                f"{self.database} cannot be opened ({reason}); put a copy of it back, or start "
+                f"{self.database} cannot be opened ({error}); put a copy of it back, or start "
                 "afresh with `--out OTHER_FOLDER`"
             ) from error
+        return opened if self.say is None else patient(opened, self.say)
 
-    def asking(self) -> FileLock:
-        """Held while a trial is created: Optuna's row locks do not exist in SQLite, so two
-        processes could get one trial number, or the same waiting trial."""
-        return FileLock(self.path / ".ask.lock", timeout=SQLITE_TIMEOUT)
+    def asking(self) -> AbstractContextManager[Any]:
+        """The study's lock, of all processes on all machines that work on it: Optuna's row locks
+        do not exist in SQLite, so that two could get one trial number, or one waiting trial."""
+        return held(lambda: lock(self.storage_url, self.files, "ask"), self.say)
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Makes this process the only one that runs the study.
+        """Makes this process the only one that runs the study from its folder; of a study in a
+        storage of its own there may be more.
 
         Raises:
             StudyError: if another process does.
@@ -136,9 +143,12 @@ class StudyFolder:
         try:
             lock.acquire()
         except Timeout:
+            if self.url is not None:
+                yield
+                return
             raise StudyError(
                 f"{self.path}: another process runs this study; wait for it or stop it "
-                "(`optuna-mde status` shows how far it is)"
+                "(`optuna-mde status` shows how far it is), or help it with `optuna-mde work`"
             ) from None
         try:
             yield
@@ -179,20 +189,49 @@ def create(folder: StudyFolder) -> None:
 def keep_definition(folder: StudyFolder, definition: Definition) -> None:
     """Stores the definition beside its study, or checks it against the one that began the study.
 
+    Raises:
+        DefinitionError: if a field changed that runs depend on.
+    """
+    discard_empty(folder)
+    check_definition(folder, definition)
+    write_definition(folder, definition.config)
+
+
+def discard_empty(folder: StudyFolder) -> None:
+    """Removes a study without a trial from the folder: it has not begun, and another definition
+    may ask for other objectives. To be called by whoever owns the folder."""
+    if folder.url is None and not _has_trials(folder):
+        folder.database.unlink(missing_ok=True)
+
+
+def check_definition(folder: StudyFolder, definition: Definition) -> None:
+    """Checks a definition against the one that began the study in the folder; nothing is written.
+
     A study without a trial has not begun: another definition simply takes its place.
 
     Raises:
         DefinitionError: if a field changed that runs depend on.
     """
-    new = definition.config.model_dump(mode="json")
-    if not _has_trials(folder):
-        folder.database.unlink(missing_ok=True)
-    elif folder.definition.exists():
-        old = stored_config(folder).model_dump(mode="json")
-        changes = [change for change in differences(old, new) if not _is_changeable(change[0])]
-        if changes:
-            raise DefinitionError("\n".join(_refusal(folder, definition, *c) for c in changes))
-    write_atomic(folder.definition, yaml.safe_dump(new, sort_keys=False, allow_unicode=True))
+    if _has_trials(folder) and folder.definition.exists():
+        refuse_changes(stored_config(folder), definition, f"in {folder.path}")
+
+
+def refuse_changes(old: StudyConfig, definition: Definition, where: str) -> None:
+    """Compares a definition with the one that a study was begun with.
+
+    Raises:
+        DefinitionError: if a field changed that runs depend on, with both values of each.
+    """
+    before, new = old.model_dump(mode="json"), definition.config.model_dump(mode="json")
+    changes = [change for change in _differences(before, new) if not _is_changeable(change[0])]
+    if changes:
+        raise DefinitionError("\n".join(_refusal(where, definition, *c) for c in changes))
+
+
+def write_definition(folder: StudyFolder, config: StudyConfig) -> None:
+    """Keeps a definition in the folder."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    write_atomic(folder.definition, text)
 
 
 def _has_trials(folder: StudyFolder) -> bool:
@@ -219,11 +258,10 @@ def stored_config(folder: StudyFolder) -> StudyConfig:
         ) from None
 
 
-def differences(old: Any, new: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Any, Any]]:
-    """Fields whose values differ in two definitions: where, and both values."""
+def _differences(old: Any, new: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            yield from differences(old.get(key), new.get(key), (*path, key))
+            yield from _differences(old.get(key), new.get(key), (*path, key))
     elif old != new:
         yield path, old, new
 
@@ -232,11 +270,9 @@ def _is_changeable(path: FieldPath) -> bool:
     return any(path[: len(field)] == field for field in CHANGEABLE)
 
 
-def _refusal(
-    folder: StudyFolder, definition: Definition, path: FieldPath, old: Any, new: Any
-) -> str:
+def _refusal(where: str, definition: Definition, path: FieldPath, old: Any, new: Any) -> str:
     return (
-        f"{definition.place(path)}: the study in {folder.path} was begun with "
+        f"{definition.place(path)}: the study {where} was begun with "
         f"{dotted(path)} = {_short(old)}, and now it is {_short(new)}: runs under both cannot be "
         "compared. Take the old value, or start afresh with `--out OTHER_FOLDER`"
     )

@@ -62,7 +62,7 @@ def open_existing(folder: StudyFolder, name: str | None) -> optuna.Study:
     """
     import optuna
 
-    if not folder.database.is_file():
+    if folder.url is None and not folder.database.is_file():
         raise StudyError("missing")
     storage = folder.storage()
     found = present_name(folder, storage, name or "")

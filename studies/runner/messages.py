@@ -56,6 +56,13 @@ class TakenUp:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Something to know that is no trial's: the storage is away."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Waiting:
     """All trials that are wanted are at work elsewhere; the worker waits for their end."""
 
@@ -121,5 +128,5 @@ class Lost:
 
 Ended = Told | Trained | Failed | Exhausted | Superseded
 """After one of these the worker has no order any more."""
-Event = Ready | Asked | TakenUp | Waiting | Training | Step | Ended | Lost
+Event = Ready | Asked | TakenUp | Noted | Waiting | Training | Step | Ended | Lost
 OnEvent = Callable[[int, Event], None]

@@ -8,24 +8,30 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
-from optuna.trial import TrialState
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import Definition
-from optuna_mde_studies.runner import confirm, findings, identity, warm
+from optuna_mde_studies.runner import agreement, confirm, findings, identity
 from optuna_mde_studies.runner.checks import check_machine
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.corpus import changed_text, open_experiment
 from optuna_mde_studies.runner.display import Display
 from optuna_mde_studies.runner.experiment import Experiment
-from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create, keep_definition
+from optuna_mde_studies.runner.folder import (
+    StudyError,
+    StudyFolder,
+    create,
+    discard_empty,
+    write_definition,
+)
 from optuna_mde_studies.runner.messages import (
     Event,
     Exhausted,
     Failed,
     Lost,
+    Noted,
     Order,
     RunOrder,
     SearchOrder,
@@ -35,9 +41,10 @@ from optuna_mde_studies.runner.messages import (
 from optuna_mde_studies.runner.recovery import is_abandoned, settle
 from optuna_mde_studies.runner.resources import places
 from optuna_mde_studies.runner.sharing.leases import is_held_by
+from optuna_mde_studies.runner.showing import show_best, show_trial
 from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished
 from optuna_mde_studies.runner.workers import Pool
-from optuna_mde_studies.wording import goals, rates, share_of_a_run
+from optuna_mde_studies.wording import goals
 
 from optuna_mde.answers.tables import label
 
@@ -79,10 +86,24 @@ def open_study(folder: StudyFolder, config: StudyConfig) -> optuna.Study:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(list(goals))
     identity.mark(folder, study, config.name)
-    here = str(folder.path.resolve())
-    if study.user_attrs.get("mde_folder") != here:  # new, or the folder has moved
-        study.set_user_attr("mde_folder", here)
+    agreement.agree_on_files(folder, study)
     return study
+
+
+def begin(definition: Definition, folder: StudyFolder) -> optuna.Study:
+    """The study, which all that start it now agree on; to be called where it may be trained.
+
+    Raises:
+        DefinitionError: if another machine has begun it with another definition.
+        StudyError: if another machine has its files elsewhere.
+    """
+    with folder.asking():
+        if folder.url is not None:
+            agreement.check(folder, definition)
+        study = open_study(folder, definition.config)
+        if agreement.DEFINITION_ATTR not in study.user_attrs:
+            agreement.publish(study, definition.config)
+        return study
 
 
 def run(definition: Definition, folder: StudyFolder, progress: Display) -> Outcome:
@@ -92,9 +113,13 @@ def run(definition: Definition, folder: StudyFolder, progress: Display) -> Outco
         DefinitionError: if the definition does not fit the study in the folder, or the text.
         StudyError: if it cannot go on.
     """
+    folder = folder.placed(definition.config, progress.line)
     create(folder)
     with folder.owned():
-        keep_definition(folder, definition)
+        discard_empty(folder)
+        agreement.check(folder, definition)
+        if not folder.definition.exists():
+            write_definition(folder, definition.config)
         with Session(definition, folder, progress) as session:
             return session.run()
 
@@ -103,6 +128,7 @@ def confirm_again(
     definition: Definition, folder: StudyFolder, progress: Display, n_seeds: int | None
 ) -> Outcome:
     """Confirms a study's recommendation as it is now, whether or not its search is over."""
+    folder = folder.placed(definition.config, progress.line)
     create(folder)
     with folder.owned(), Session(definition, folder, progress) as session:
         if not num_finished(session.study):
@@ -125,19 +151,21 @@ class Session:
     _stack: ExitStack = field(default_factory=ExitStack)
     _failures: int = 0
     _is_searched: bool = False
+    _noted: str = ""
 
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         if "pool" in self.__dict__:  # it was started
-            self._stack.close()
+            self._stack.__exit__(*error)
             owners = self.pool.owners
             self._settle(lambda trial: is_abandoned(trial) or is_held_by(trial, owners))
 
     def _settle(self, is_left: Callable[[FrozenTrial], bool]) -> None:
+        study = self.study
         with self.folder.asking():
-            settle(self.study, lambda: self.experiment, is_left)
+            settle(study, lambda: self.experiment, is_left)
 
     @property
     def config(self) -> StudyConfig:
@@ -145,7 +173,7 @@ class Session:
 
     @cached_property
     def study(self) -> optuna.Study:
-        return open_study(self.folder, self.config)
+        return begin(self.definition, self.folder)
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -157,7 +185,7 @@ class Session:
         """Worker processes, started when something is to be trained and kept until the end."""
         room = places(self.config.launch, len(self.config.domains))
         self.progress.start_workers(room.workers)
-        return self._stack.enter_context(Pool(self.folder, room))
+        return self._stack.enter_context(Pool(self.folder, room, self.config))
 
     def run(self) -> Outcome:
         """Everything that is not done yet."""
@@ -166,16 +194,22 @@ class Session:
 
     def search(self) -> None:
         """Trials until as many are finished as the definition asks for."""
-        wanted = self.config.search.n_trials
-        if self.study.user_attrs.get(WANTED_ATTR) != wanted:
-            self.study.set_user_attr(WANTED_ATTR, wanted)
         self._settle(is_abandoned)
-        if num_finished(self.study) < wanted:
+        if num_finished(self.study) < self.config.search.n_trials:
             self._search()
         else:
+            self._keep()
             changed = changed_text(self.definition, self.folder, self.study)
             if changed:
                 self.progress.line(changed)
+
+    def _keep(self) -> None:
+        """Writes down what this start has changed, once nothing can be refused any more."""
+        write_definition(self.folder, self.config)
+        agreement.publish(self.study, self.config)
+        wanted = self.config.search.n_trials
+        if self.study.user_attrs.get(WANTED_ATTR) != wanted:
+            self.study.set_user_attr(WANTED_ATTR, wanted)
 
     def conclude(self, n_seeds: int | None) -> Outcome:
         """The recommendation and its confirmation; what is there already is kept.
@@ -210,8 +244,7 @@ class Session:
         check_machine(self.definition)
         pool = self.pool  # they start while the corpus is made
         experiment = self.experiment
-        with self.folder.asking():
-            warm.start(experiment, self.study, self.progress.line)
+        self._keep()
         n_trials, done = self.config.search.n_trials, num_finished(self.study)
         self.progress.done = done
         self.progress.total = n_trials + 4 * self.config.confirm.seeds
@@ -226,7 +259,7 @@ class Session:
         if min(steps.values()) < full:
             told = ", ".join(f"{domain} {n}" for domain, n in steps.items())
             self.progress.line(f"steps of the experts, out of {full}: {told}")
-        self._show_best()
+        show_best(self.study, self.progress)
         pool.run(self._next_trial, self._on_search)
 
     def _next_trial(self) -> Order | None:
@@ -237,10 +270,12 @@ class Session:
         match event:
             case Exhausted():
                 self._is_searched = True
+            case Noted(text) if text != self._noted:  # every worker says it
+                self._noted = text
+                self.progress.line(text)
             case Told(number):
                 self._failures = 0
-                self.progress.done = num_finished(self.study)  # those of other machines, too
-                self._show(number)
+                show_trial(self.study, self.progress, number)
             case Failed(_, message):
                 self._failures += 1
                 if self._failures >= MAX_FAILURES:
@@ -248,36 +283,6 @@ class Session:
                         f"{self._failures} runs failed one after the other; the last: {message} "
                         f"(details in {self.folder.logs})"
                     )
-
-    def _show(self, number: int) -> None:
-        trial = self.study.get_trials(deepcopy=False)[number]
-        attrs = trial.user_attrs
-        mixture = attrs["spec"]["training"]["mixture"]
-        values = ", ".join(f"{value:.4f}" for value in trial.values or ())
-        predicted = ""
-        if attrs.get("predicted_mean") is not None:
-            predicted = (
-                f" (predicted {attrs['predicted_mean']:.4f}, sd {attrs['predicted_sd']:.4f})"
-            )
-        phase = attrs.get("phase", "")
-        self.progress.finished(
-            f"trial {number:<3} {phase:<10} {values or _shortened(trial)}{predicted}  "
-            f"{rates(mixture)}"
-        )
-        self._show_best()
-
-    def _show_best(self) -> None:
-        if len(self.study.directions) > 1:
-            return
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not done:
-            return
-        best = min(done, key=lambda trial: trial.value or 0.0)
-        text = f"{best.value:.4f} by trial {best.number}"
-        natural = [t for t in done if t.user_attrs.get("phase") == "natural"]
-        if natural:
-            text += f" (natural: {natural[0].value:.4f})"
-        self.progress.best = text
 
     # --- confirmation ---
 
@@ -329,8 +334,3 @@ class Session:
         if waiting:
             self.pool.run(lambda: waiting.popleft() if waiting else None, on_event)
         return [result for result in results.values() if result is not None]
-
-
-def _shortened(trial: FrozenTrial) -> str:
-    """What to say of an expert that has no value to compare with the others'."""
-    return f"expert at {share_of_a_run(trial.user_attrs['budget'])}"

@@ -56,9 +56,10 @@ def within(storage: optuna.storages.BaseStorage) -> Iterator[Found]:
 
 def _in_folder(folder: StudyFolder) -> Found:
     config = stored_config(folder)
+    folder = folder.placed(config)
     wanted = config.search.n_trials
     name, finished = None, 0
-    if folder.database.is_file():
+    if folder.url is not None or folder.database.is_file():
         import optuna
 
         storage = folder.storage()

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optuna_mde_studies.runner.folder import StudyError, StudyFolder, stored_config
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder
 from optuna_mde_studies.runner.messages import (
     Ended,
     Event,
     Lost,
+    Noted,
     OnEvent,
     Order,
     Ready,
@@ -32,15 +35,21 @@ from optuna_mde_studies.runner.messages import (
     Trained,
 )
 from optuna_mde_studies.runner.sharing.owners import Owner, owner
+from optuna_mde_studies.runner.signals import end_orderly
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess
+    from types import TracebackType
 
+    from optuna_mde_studies.definition.config import StudyConfig
     from optuna_mde_studies.runner.resources import Places
     from optuna_mde_studies.runner.worker import Worker
 
 MAX_LOST = 3
 """Workers that may die one after the other, with nothing finished between, before we give up."""
+
+GRACE_SECONDS = 10.0
+"""How long workers have for a checkpoint on SIGTERM: Slurm and Kubernetes kill after 30 s."""
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Two threads of one run beside another busy process can be 70 times slower than one."""
@@ -64,6 +73,7 @@ class Pool:
 
     folder: StudyFolder
     places: Places
+    config: StudyConfig
     owners: set[str] = field(default_factory=set)
     """Ids of its processes, the dead ones too, as they stand on leases."""
     _workers: list[_Worker] = field(default_factory=list)
@@ -73,7 +83,14 @@ class Pool:
         self._workers = [self._start(index) for index in range(self.size)]
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, SystemExit):  # a scheduler's, which gives some time
+            self._terminate()
         for worker in self._workers:
             # Not terminate(): Lightning answers SIGTERM with an orderly end that can take long,
             # and a run is safe against SIGKILL anyway.
@@ -87,6 +104,14 @@ class Pool:
     def size(self) -> int:
         """Workers in all."""
         return self.places.workers
+
+    def _terminate(self) -> None:
+        """Lets workers write checkpoints, for a while."""
+        for worker in self._workers:
+            worker.process.terminate()
+        end = time.monotonic() + GRACE_SECONDS
+        for worker in self._workers:
+            worker.process.join(max(0.0, end - time.monotonic()))
 
     @property
     def num_busy(self) -> int:
@@ -166,7 +191,10 @@ class Pool:
         context = get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=work, args=(theirs, self.folder, index), name=f"worker-{index}", daemon=True
+            target=work,
+            args=(theirs, replace(self.folder, say=None), self.config, index),
+            name=f"worker-{index}",
+            daemon=True,
         )
         with _variables(dict.fromkeys(ONE_THREAD, "1") | self.places.variables(index)):
             process.start()
@@ -190,8 +218,9 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def log_file(folder: StudyFolder, index: int) -> Path:
-    """Where a worker's output goes."""
-    return folder.logs / f"worker-{index}.log"
+    """Where a worker's output goes; more than one machine may have its workers' here."""
+    machine = f"{socket.gethostname()}-" if folder.url is not None else ""
+    return folder.logs / f"worker-{machine}{index}.log"
 
 
 def _killed_hint(exitcode: int | None) -> str:
@@ -211,14 +240,15 @@ def _last_line(path: Path) -> str:
 # --- the worker's side ---------------------------------------------------------------------------
 
 
-def work(connection: Connection, folder: StudyFolder, index: int) -> None:
+def work(connection: Connection, folder: StudyFolder, config: StudyConfig, index: int) -> None:
     """A worker process, from its start to the runner's end."""
     _end_with_runner()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
+    end_orderly()
     _write_to(log_file(folder, index))
     print(f"{datetime.now():%Y-%m-%d %H:%M:%S} worker process {os.getpid()}", flush=True)
     with owner() as me:
-        worker = _worker(connection, folder, me)
+        worker = _worker(connection, folder, config, me)
         while True:
             try:
                 order = connection.recv()
@@ -227,7 +257,7 @@ def work(connection: Connection, folder: StudyFolder, index: int) -> None:
             worker.perform(order)
 
 
-def _worker(connection: Connection, folder: StudyFolder, me: Owner) -> Worker:
+def _worker(connection: Connection, folder: StudyFolder, config: StudyConfig, me: Owner) -> Worker:
     import optuna
     from optuna_mde_studies.runner.experiment import Experiment
     from optuna_mde_studies.runner.launchers import launcher
@@ -243,10 +273,11 @@ def _worker(connection: Connection, folder: StudyFolder, me: Owner) -> Worker:
     # Its default lock is a semaphore between processes, which a killed one leaves behind.
     tqdm.set_lock(threading.RLock())
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    launcher(stored_config(folder).launch).warm_up()
+    launcher(config.launch).warm_up()
     say(Ready(me.id))
+    waits = replace(folder, say=lambda text: say(Noted(text)))
     # The corpus is made while the workers start.
-    return Worker(lambda: Experiment.open(folder), me, say, sys.stderr)
+    return Worker(lambda: Experiment.open(waits, config), me, say, sys.stderr)
 
 
 def _end_with_runner() -> None:

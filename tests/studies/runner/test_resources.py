@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from optuna_mde_studies.definition import reading
 from optuna_mde_studies.definition.config import WorkersConfig
 from optuna_mde_studies.runner import resources
 from optuna_mde_studies.runner.folder import StudyFolder
@@ -162,7 +163,8 @@ def environ(pid: int) -> str:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="/proc")
 def test_workers_start_with_their_variables(tmp_path, monkeypatch):
     monkeypatch.setenv(resources.VISIBLE, "3,5")
-    with Pool(StudyFolder(tmp_path), Places(2, (("3",), ("5",)))) as pool:
+    room = Places(2, (("3",), ("5",)))
+    with Pool(StudyFolder(tmp_path), room, reading.read("demo").config) as pool:
         pids = [worker.process.pid for worker in pool._workers]
         texts = [environ(pid) for pid in pids]
     for text, gpu in zip(texts, "35", strict=True):

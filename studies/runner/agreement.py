@@ -1,0 +1,156 @@
+"""What machines that share a study agree on before any of them trains: definition, files.
+
+The definition travels with the study, as an attribute of it. Whatever could run a program stays
+at home: of `launch` only fields that say how much of a machine a run takes are written, and read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
+from optuna_mde_studies.definition.config import StudyConfig
+from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.runner.folder import (
+    StudyError,
+    StudyFolder,
+    check_definition,
+    create,
+    refuse_changes,
+    write_definition,
+)
+from optuna_mde_studies.runner.identity import kept_mark, present_name
+from optuna_mde_studies.runner.sharing.storages import StorageError, kind, shown
+from optuna_mde_trainers.spec import explain
+from pydantic import ValidationError
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna_mde_studies.definition.reading import Definition
+
+DEFINITION_ATTR = "definition"
+"""Study attribute: {"config": the definition without what stays at home, "command": whether runs
+are made by a command of the user's}."""
+FOLDER_ATTR = "mde_folder"
+"""Study attribute: folder that the paths on trials start from."""
+TRAVELLING = (
+    *("accelerator", "devices", "num_nodes", "strategy", "compile", "activation_checkpointing"),
+    *("checkpoint_every_n_steps", "checkpoint_every_n_minutes", "keep_weights"),
+    *("workers", "launcher", "time_limit"),
+)
+"""Fields of `launch` that travel."""
+
+
+def check(folder: StudyFolder, definition: Definition) -> None:
+    """Checks a definition against the one that began the study; nothing is written.
+
+    Raises:
+        DefinitionError: if a field differs that runs depend on.
+        StudyError: if the storage cannot be opened.
+    """
+    if folder.url is None:
+        check_definition(folder, definition)
+        return
+    _check_url(folder.url, definition)
+    kept = _kept(folder, definition.config.name)
+    if kept is None:
+        return
+    refuse_changes(_read(kept, folder.url), definition, f"in {shown(folder.url)}")
+    if kept.get("command") and definition.config.launch.command is None:
+        raise DefinitionError(
+            f"{definition.place(('launch', 'command'))}: the runs of this study are made by a "
+            "command, and a command is never taken from a storage; write it into the definition, "
+            "or say --set launch.command='python my_train.py --spec {spec} --out {out}'"
+        )
+
+
+def publish(study: optuna.Study, config: StudyConfig) -> None:
+    """Writes the definition on its study, for other machines."""
+    text = config.model_dump(mode="json", exclude={"storage", "runs"})
+    text["launch"] = {name: text["launch"][name] for name in TRAVELLING}
+    kept = {"config": text, "command": config.launch.command is not None}
+    if study.user_attrs.get(DEFINITION_ATTR) != kept:
+        study.set_user_attr(DEFINITION_ATTR, kept)
+
+
+def join(folder: StudyFolder, name: str) -> None:
+    """Brings the definition of a study from its storage into a folder that has none.
+
+    Args:
+        folder: the study's, with the storage's URL.
+        name: of the study.
+
+    Raises:
+        StudyError: if the storage has no such study.
+    """
+    assert folder.url is not None
+    kept = _kept(folder, name)
+    if kept is None:
+        raise StudyError(
+            f"there is no definition {name!r} here, and no study of this name with a definition "
+            f"in {shown(folder.url)}"
+        )
+    create(folder)
+    config = _read(kept, folder.url).model_copy(update={"storage": folder.url})
+    write_definition(folder, config)
+
+
+def agree_on_files(folder: StudyFolder, study: optuna.Study) -> None:
+    """Keeps where the study's files lie, or sees that they are the same for all machines.
+
+    Raises:
+        StudyError: if they are others: runs of one machine would be gone for the next.
+    """
+    here = str(folder.files.resolve())
+    known = study.user_attrs.get(FOLDER_ATTR)
+    mark = folder.files / folder.mark.name
+    if known == here:
+        return
+    is_same = folder.url is None or known is None
+    if not is_same and mark.is_file() and mark.read_text("utf-8").strip() == kept_mark(folder):
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        is_same = not running  # else it is mounted elsewhere on the machine that runs them
+    if not is_same:
+        raise StudyError(
+            f"the runs of this study lie in {known}, and here they would lie in {here}; share one "
+            "folder, under the same path on every machine: `--set runs=/shared/folder`, or `--out`"
+        )
+    study.set_user_attr(FOLDER_ATTR, here)
+    if folder.shared is not None:
+        folder.files.mkdir(parents=True, exist_ok=True)
+        mark.write_text(kept_mark(folder) + "\n", encoding="utf-8")
+
+
+def _check_url(url: str, definition: Definition) -> None:
+    try:
+        kind(url)
+    except StorageError as error:
+        raise DefinitionError(f"{definition.place(('storage',))}: {error}") from None
+
+
+def _kept(folder: StudyFolder, name: str) -> Mapping[str, Any] | None:
+    storage = folder.storage()
+    found = present_name(folder, storage, name)
+    if found is None:
+        return None
+    study_id = storage.get_study_id_from_name(found)
+    kept = storage.get_study_user_attrs(study_id).get(DEFINITION_ATTR)
+    return kept if isinstance(kept, Mapping) else None
+
+
+def _read(kept: Mapping[str, Any], url: str) -> StudyConfig:
+    try:
+        found = dict(kept["config"])
+        found["launch"] = {
+            name: value for name, value in found["launch"].items() if name in TRAVELLING
+        }
+        return StudyConfig.model_validate({**found, "storage": None, "runs": None})
+    except ValidationError as error:
+        reason = explain(error)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error)
+    raise StudyError(
+        f"{shown(url)}: the study's definition cannot be read ({reason}); it may be of another "
+        "version of optuna-mde"
+    )

@@ -1,0 +1,176 @@
+"""Storages by their URLs, as Optuna has them, and the lock that the workers of a study share.
+
+| URL | storage | the lock |
+|---|---|---|
+| `sqlite:///study.db` | a file, for one machine | a file beside it |
+| `postgresql+psycopg://…`, `mysql+pymysql://…` | a database | the database's own |
+| `journal:study.log` | a file on a disk that machines share | a file beside it |
+| `grpc://host:port` | Optuna's proxy before one of these | a file among the shared runs |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+from optuna_mde_studies.runner.sharing.patience import reason
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+    from sqlalchemy import Engine
+
+WAIT_SECONDS = 120.0
+"""How long a writer waits for the others. SQLite's default of 5 is short on a loaded machine."""
+
+
+class StorageError(ValueError):
+    """A storage that cannot be opened; the message says why."""
+
+
+def kind(url: str) -> str:
+    """`sqlite`, `postgresql`, `mysql`, `journal` or `grpc`.
+
+    Raises:
+        StorageError: if it is none of these.
+    """
+    scheme, colon, _ = url.partition(":")
+    name = scheme.partition("+")[0]
+    if colon and name in ("sqlite", "postgresql", "mysql", "journal", "grpc"):
+        return name
+    raise StorageError(
+        f"{shown(url)!r} is no storage; write sqlite:///study.db, "
+        "postgresql+psycopg://user:password@host/database, mysql+pymysql://…, journal:study.log "
+        "or grpc://host:port"
+    )
+
+
+def shown(url: str) -> str:
+    """The URL without its password."""
+    before, at, after = url.rpartition("@")
+    scheme, _, user = before.partition("://")
+    return f"{scheme}://{user.partition(':')[0]}:***@{after}" if at and ":" in user else url
+
+
+def open_storage(url: str, shared: Path) -> BaseStorage:
+    """The storage, ready for several writing processes; its tables are made by one of them.
+
+    Raises:
+        StorageError: if it cannot be opened.
+    """
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        # Optuna looks for its tables and then makes them: of eight processes that begin at once
+        # on an empty SQLite file, one lives.
+        with lock(url, shared, "tables"):
+            return _opened(url)
+    except (SQLAlchemyError, StorageInternalError, RuntimeError, ImportError, OSError) as error:
+        raise StorageError(reason(error)) from error
+
+
+def lock(url: str, shared: Path, name: str) -> AbstractContextManager[Any]:
+    """What one process at a time holds, of all that share the storage; given up with its process.
+
+    Args:
+        url: the storage's.
+        shared: folder of what machines share, where the storage has no lock of its own.
+        name: of the lock.
+    """
+    match kind(url):
+        case "postgresql":
+            return _postgresql(url, name)
+        case "mysql":
+            return _mysql(url, name)
+        case "grpc":
+            beside = shared / f".{name}.lock"
+        case _:
+            path = file_of(url)
+            beside = path.with_name(f".{path.name}.{name}.lock")
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(beside, timeout=WAIT_SECONDS)
+
+
+def file_of(url: str) -> Path:
+    """The file of a `sqlite` or `journal` storage."""
+    if kind(url) == "journal":
+        return Path(url.partition(":")[2].removeprefix("//")).absolute()
+    from sqlalchemy.engine import make_url
+
+    return Path(make_url(url).database or "study.db").absolute()
+
+
+def _opened(url: str) -> BaseStorage:
+    import optuna
+    from optuna.storages import RDBStorage, get_storage
+
+    match kind(url):
+        case "journal":
+            from optuna_mde_studies.runner.sharing.journal import MendedJournal
+
+            file_of(url).parent.mkdir(parents=True, exist_ok=True)
+            return optuna.storages.JournalStorage(MendedJournal(str(file_of(url))))
+        case "grpc":
+            host, _, port = url.partition("://")[2].rstrip("/").rpartition(":")
+            if not host or not port.isdecimal():
+                raise StorageError(f"{url}: write grpc://host:port")
+            proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+            proxy.wait_server_ready(timeout=10)
+            return proxy
+        case "sqlite":
+            engine: dict[str, Any] = {"connect_args": {"timeout": WAIT_SECONDS}}
+        case _:
+            engine = {"pool_pre_ping": True}  # connections outlive a server that restarts
+    # Optuna formats the URL (for `{SCHEMA_VERSION}`), so braces of a path are doubled.
+    text = url.replace("{", "{{").replace("}", "}}")
+    return get_storage(RDBStorage(text, engine_kwargs=engine))
+
+
+# --- locks of databases --------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=4)
+def _engine(url: str) -> Engine:
+    from sqlalchemy import NullPool, create_engine
+
+    return create_engine(url, poolclass=NullPool)  # a fork would share pooled connections
+
+
+@contextmanager
+def _postgresql(url: str, name: str) -> Iterator[None]:
+    from sqlalchemy import text
+
+    key = int.from_bytes(
+        hashlib.blake2b(f"optuna-mde {name}".encode(), digest_size=8).digest(), signed=True
+    )
+    with _engine(url).connect() as connection:
+        # A machine that is cut off holds it no longer than this.
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 120000"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+        try:
+            yield
+        finally:
+            with suppress(Exception):  # what was done is done
+                connection.rollback()
+
+
+@contextmanager
+def _mysql(url: str, name: str) -> Iterator[None]:
+    from sqlalchemy import text
+    from sqlalchemy.exc import TimeoutError as NoLock
+
+    key = "optuna-mde " + hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+    with _engine(url).connect() as connection:
+        asked = text("SELECT GET_LOCK(:key, :seconds)")
+        if connection.execute(asked, {"key": key, "seconds": WAIT_SECONDS}).scalar() != 1:
+            raise NoLock(f"no lock within {WAIT_SECONDS:g} s")
+        try:
+            yield
+        finally:
+            with suppress(Exception):
+                connection.execute(text("SELECT RELEASE_LOCK(:key)"), {"key": key})

@@ -1,0 +1,51 @@
+"""What a display is told of a study whose trials are finished, here or on other machines."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from optuna.trial import TrialState
+from optuna_mde_studies.runner.trials import num_finished
+from optuna_mde_studies.wording import rates, share_of_a_run
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+    from optuna_mde_studies.runner.display import Display
+
+
+def show_trial(study: optuna.Study, progress: Display, number: int) -> None:
+    """A trial has been told, and some of other machines perhaps."""
+    progress.done = num_finished(study)
+    trial = study.get_trials(deepcopy=False)[number]
+    attrs = trial.user_attrs
+    mixture = attrs["spec"]["training"]["mixture"]
+    values = ", ".join(f"{value:.4f}" for value in trial.values or ())
+    predicted = ""
+    if attrs.get("predicted_mean") is not None:
+        predicted = f" (predicted {attrs['predicted_mean']:.4f}, sd {attrs['predicted_sd']:.4f})"
+    phase = attrs.get("phase", "")
+    progress.finished(
+        f"trial {number:<3} {phase:<10} {values or _shortened(trial)}{predicted}  {rates(mixture)}"
+    )
+    show_best(study, progress)
+
+
+def show_best(study: optuna.Study, progress: Display) -> None:
+    """The best trial so far, of a study with one objective."""
+    if len(study.directions) > 1:
+        return
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not done:
+        return
+    best = min(done, key=lambda trial: trial.value or 0.0)
+    text = f"{best.value:.4f} by trial {best.number}"
+    natural = [t for t in done if t.user_attrs.get("phase") == "natural"]
+    if natural:
+        text += f" (natural: {natural[0].value:.4f})"
+    progress.best = text
+
+
+def _shortened(trial: FrozenTrial) -> str:
+    """What to say of an expert that has no value to compare with the others'."""
+    return f"expert at {share_of_a_run(trial.user_attrs['budget'])}"
