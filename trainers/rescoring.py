@@ -99,7 +99,7 @@ def _end_and_length(path: Path) -> tuple[str, int]:
         ends, block_size = config.get("eos_token", END_OF_TEXT), config["model_max_length"]
         if not isinstance(ends, str) or type(block_size) is not int or block_size < 1:
             raise ValueError("no end of text and length of a block")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{path} is damaged ({error}): put a copy of it back") from error
     return ends, block_size
 

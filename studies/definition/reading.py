@@ -82,7 +82,8 @@ def examine(name: str, overrides: Sequence[str] = ()) -> tuple[Definition, list[
         config = StudyConfig.model_validate(data)
     except ValidationError as error:
         raise DefinitionError("\n".join(_problems(error, data, places, label))) from None
-    problems = [f"{_place(path, places, label)}: {text}" for path, text in inconsistencies(config)]
+    found = inconsistencies(config)
+    problems = [f"{_place(path, places, label)}: {_cut(text)}" for path, text in found]
     return Definition(config, label, places), problems
 
 
@@ -157,10 +158,10 @@ def _lines(
         key: Any = loader.construct_object(key_node)
         line = key_node.start_mark.line + 1
         if not isinstance(key, str) and path[:1] != ("model",):  # transformers has numbers there
-            written = " ".join(key_node.value.split())
+            written = _cut(" ".join(key_node.value.split()), LONGEST // 4)
             raise DefinitionError(
-                f"{label}:{line}: {dotted((*path, written))}: YAML reads this name as {key!r}; "
-                f"put it in quotes, '{written}'"
+                f"{label}:{line}: {dotted((*path, written))}: YAML reads this name as "
+                f"{key!r:.80}; put it in quotes, '{written}'"
             )
         if key in seen:
             raise DefinitionError(
@@ -198,8 +199,16 @@ def _override(data: dict[str, Any], places: dict[FieldPath, str], override: str)
 # --- pydantic's errors in the user's words -------------------------------------------------------
 
 
+LONGEST = 400
+"""Characters of a message: a field's name or value may be a whole file."""
+
+
 def dotted(path: FieldPath) -> str:
-    return ".".join(map(str, path))
+    return _cut(".".join(map(str, path)), LONGEST // 4)
+
+
+def _cut(text: str, length: int = LONGEST) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _place(path: FieldPath, places: dict[FieldPath, str], label: str) -> str:
@@ -236,7 +245,7 @@ def _problems(
         if by_field.get(field) == ["missing; add it"]:
             del by_field[field]
     return [
-        f"{_place(path, places, label)}: {', or '.join(messages)}{received.get(path, '')}"
+        f"{_place(path, places, label)}: {_cut(', or '.join(messages))}{received.get(path, '')}"
         for path, messages in by_field.items()
     ]
 
@@ -251,8 +260,10 @@ def _said(kind: str, path: FieldPath) -> str:
         return "names with values are needed, `{name: value}`"
     if kind in ("tuple_type", "too_long"):
         return "a list of two is needed, `[first, second]`"
-    if kind in ("int_parsing", "int_from_float"):
+    if kind in ("int_parsing", "int_from_float", "int_type"):
         return "a whole number is needed (1000 or 1_000, not 1e3)"
+    if kind in ("finite_number", "int_parsing_size"):
+        return "a number of finite size is needed"
     return ""
 
 

@@ -129,7 +129,9 @@ def _figures(table: Table, rows: Sequence[Row], remarks: list[str]) -> tuple[str
             remarks.append(f"{table.path}: the column {name!r} holds no numbers and is left out")
         else:
             row = texts[0]
-            raise ExchangeError(f"{table.place(row)}: {name} = {row.cells[name]!r} is no number")
+            raise ExchangeError(
+                f"{table.place(row)}: {name} = {row.cells[name]!r:.80} is no number"
+            )
     return tuple(kept)
 
 
@@ -179,8 +181,8 @@ def _rate(table: Table, row: Row, name: str) -> float:
     value = number(row.cells[name])
     if value is None or not math.isfinite(value) or value < 0:
         raise ExchangeError(
-            f"{table.place(row)}: {name} = {row.cells[name]!r} is no rate; a domain that was not "
-            "trained has the rate 0"
+            f"{table.place(row)}: {name} = {row.cells[name]!r:.80} is no rate; a domain that was "
+            "not trained has the rate 0"
         )
     return value
 
@@ -243,4 +245,4 @@ def _details(table: Table | None, row: Row) -> dict[str, Any]:
 
 
 def _wrong(table: Table, row: Row, name: str, what: str) -> ExchangeError:
-    return ExchangeError(f"{table.place(row)}: {name} = {row.cells[name]!r} is not {what}")
+    return ExchangeError(f"{table.place(row)}: {name} = {row.cells[name]!r:.80} is not {what}")

@@ -16,7 +16,13 @@ from optuna_mde_studies.runner.experiment import accuracies, same_mixture
 from optuna_mde_studies.runner.folder import StudyError
 from optuna_mde_studies.runner.messages import RunOrder
 from optuna_mde_studies.wording import listed
-from optuna_mde_trainers.spec import RunResult, ScoreSpec, explain, write_atomic
+from optuna_mde_trainers.spec import (
+    SUM_TOLERANCE,
+    RunResult,
+    ScoreSpec,
+    explain,
+    write_atomic,
+)
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.special import stdtrit  # not scipy.stats, whose import takes as long as all others
 
@@ -120,7 +126,7 @@ def fresh_run(values: Mapping[str, Sequence[float]], level: float = 0.9) -> Fres
 class Confirmation(BaseModel):
     """Runs with fresh seeds, as they are kept beside the study."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     version: int = 1
     told: int
@@ -149,12 +155,36 @@ class Confirmation(BaseModel):
         if not path.is_file():
             return None
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
+            found = cls.model_validate_json(path.read_bytes())
+            found._check_whole()
+        except (OSError, ValueError) as error:
+            reason = explain(error) if isinstance(error, ValidationError) else str(error)
             raise StudyError(
-                f"{path} holds no confirmation ({explain(error)}); delete it and confirm again: "
+                f"{path} holds no confirmation ({reason}); delete it and confirm again: "
                 "the runs are kept, and nothing is trained twice"
             ) from None
+        return found
+
+    def _check_whole(self) -> None:
+        """Whether every mixture has a run of every seed, and all runs the same sets.
+
+        Raises:
+            ValueError: if not.
+        """
+        if len(self.seeds) < 2 or not self.mixtures:
+            raise ValueError("it needs two seeds and a mixture")
+        for name, rates in self.mixtures.items():
+            if min(rates.values(), default=-1) < 0 or abs(sum(rates.values()) - 1) > SUM_TOLERANCE:
+                raise ValueError(f"mixtures.{name}: no rates that sum to 1")
+        sets = {frozenset(run) for runs in self.losses.values() for run in runs}
+        if self.losses.keys() != self.mixtures.keys() or len(sets) != 1 or not all(sets):
+            raise ValueError("losses: all sets of all mixtures are needed")
+        for field in ("losses", "accuracy"):
+            for name, runs in getattr(self, field).items():
+                if len(runs) != len(self.seeds):
+                    raise ValueError(
+                        f"{field}.{name}: {len(runs)} runs of {len(self.seeds)} seeds"
+                    )
 
     def write(self, path: Path) -> None:
         """Keeps it, atomically."""

@@ -126,7 +126,10 @@ class Corpus:
             raise CorpusError(f"{folder / CORPUS_FILE} cannot be read ({error})") from error
         version = content.pop("format", None) if isinstance(content, dict) else None
         if version not in (1, FORMAT):
-            raise CorpusError(f"{folder} was written by another version; delete it to rebuild it")
+            raise CorpusError(
+                f"{folder / CORPUS_FILE} was written by another version, or is damaged; delete "
+                f"{folder} to rebuild it"
+            )
         try:
             if version == 1:
                 _split_description(content)

@@ -45,11 +45,10 @@ class DivergedError(RuntimeError):
 def explain(error: ValidationError) -> str:
     """One line for the first fault that pydantic found: field, fault, and what it got."""
     fault = error.errors(include_url=False, include_context=False)[0]
-    field = ".".join(str(part) for part in fault["loc"])
+    field = f"{'.'.join(map(str, fault['loc'])):.200}"
     message = fault["msg"].removeprefix("Value error, ")
-    got = (
-        "" if isinstance(fault["input"], (dict, list, BaseModel)) else f" (got {fault['input']!r})"
-    )
+    silent = fault["type"] == "json_invalid" or isinstance(fault["input"], (dict, list, BaseModel))
+    got = "" if silent else f" (got {fault['input']!r:.80})"
     return f"{field}: {message}{got}" if field else f"{message}{got}"
 
 

@@ -148,7 +148,7 @@ class RunSpec(Group):
         """
         try:
             content = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError(f"{path}: no JSON ({error})") from error
         if not isinstance(content, dict):
             raise SpecError(f"{path}: holds no spec, which is a JSON object")

@@ -113,7 +113,7 @@ class ModelConfig(DecoderConfig):
                 return source
             try:
                 content = json.loads(path.read_bytes())
-            except ValueError as error:
+            except (OSError, ValueError, RecursionError) as error:
                 raise ValueError(f"{path} holds no configuration ({error})") from error
         if content is None:
             return None

@@ -66,6 +66,23 @@ def test_every_mutated_definition_is_read_or_refused_in_sentences(tmp_path, monk
             said += str(error).split("\n")
     assert len(said) > 200
     assert [line for line in said if not line.startswith("m.yaml")] == []
+    assert [line for line in said if "pattern" in line or len(line) > 1000] == []
+
+
+def test_a_mutated_definition_starts_and_writes_nothing(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = yaml.safe_load((files("optuna_mde_studies") / "demo.yaml").read_text("utf-8"))
+    rng, refused = random.Random(3), 0
+    while refused < 25:
+        Path("m.yaml").write_text(mutated(rng, base), encoding="utf-8")
+        try:
+            reading.read("m.yaml")
+            continue
+        except reading.DefinitionError as error:
+            said = str(error)
+        refused += 1
+        assert cli("run", "m.yaml") == (2, "", f"{said}\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +99,16 @@ def test_every_mutated_definition_is_read_or_refused_in_sentences(tmp_path, monk
             "12: corpus.domains.1: YAML reads this name as 1; put it in",
         ),
         ("n_trials: 22", "n_trials: 1e3", "search.n_trials: a whole number is needed (1000 or"),
+        ("name: demo", "name: a b", "7: name: a name has letters a to z, digits"),
+        ("    python:", "    on:", "corpus.domains.on: YAML reads this name as True; put it in"),
+        ("    python:", "    ~:", "corpus.domains.~: YAML reads this name as None; put it in"),
+        ("    python:", "    cpp:", "corpus.domains.cpp: written twice; keep one"),
+        ("  n_trials: 22", "\tn_trials: 22", "not valid YAML: found character '\\t'"),
+        ("name: demo", "name: demo\0", "not valid YAML: unacceptable character #x0000"),
+        ("seed: 0", "seed: " + "9" * 5000, "a value cannot be read (Exceeds the limit"),
+        ("n_trials: 22", "n_trials: .inf", "search.n_trials: a number of finite size is"),
+        ("max_steps: 180", "max_steps: 1e400", "training.max_steps: "),
+        ("name: demo", "name: demo\nname: demo", "name: written twice; keep one"),
         ("name: demo", "name: 2020-99-99", "a value cannot be read (month must be in 1..12)"),
         ("name: demo", "? [a]\n: 3\nname: demo", "not valid YAML: found unhashable key"),
         ("name: demo", 'name: "a\x07"', "not valid YAML: unacceptable character #x0007"),

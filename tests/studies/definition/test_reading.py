@@ -105,7 +105,7 @@ MISTAKES = {
     "infinite": (
         "lr: 3e-3",
         "lr: .inf",
-        "study.yaml:15: optimizer.lr: input should be a finite number (got inf)",
+        "study.yaml:15: optimizer.lr: a number of finite size is needed (got inf)",
     ),
     "expert longer than a run": (
         "model:",
@@ -150,8 +150,8 @@ MISTAKES = {
     "name that is no folder": (
         "name: tiny",
         "name: a/b",
-        "study.yaml:1: name: string should match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$' "
-        "(got 'a/b')",
+        "study.yaml:1: name: a name has letters a to z, digits, `_`, `.` and `-`, the first one a "
+        "letter or digit; 'a/b' has others",
     ),
     "domain of nothing": (
         "web: {path: text, data_files: web.txt}",
