@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from optuna_mde.visualization.palette import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from optuna_mde.objective import Objective
 
@@ -37,6 +37,13 @@ def rates(mixture: Mapping[str, float]) -> str:
         (item for item in mixture.items() if item[1] >= SHOWN_RATE), key=lambda i: -i[1]
     )
     return " ".join(f"{name} {rate:.2f}" for name, rate in shown)
+
+
+def named(values: Sequence[float], names: Sequence[str]) -> str:
+    """Objective values, each with its name where there are several: `code 3.2104, text 2.9713`."""
+    if len(values) < 2:
+        return "".join(f"{value:.4f}" for value in values)
+    return ", ".join(f"{name} {value:.4f}" for name, value in zip(names, values, strict=True))
 
 
 def copyable(mixture: Mapping[str, float], decimals: int = 4) -> dict[str, float]:

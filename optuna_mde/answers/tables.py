@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optuna_mde.answers.bounds import Bound
 from optuna_mde.answers.rows import Row
@@ -26,6 +26,19 @@ def comparison(rows: Sequence[Row], goals: Sequence[str] = ()) -> Table:
     if goals:
         columns = tuple(column for goal in goals for column in (goal, "observed"))
     return Table(("mixture", *columns, "trial"), tuple(map(_cells, rows)))
+
+
+def by_goal(rows: Sequence[Row], goals: Sequence[str] = ()) -> dict[str, Table]:
+    """Goal -> a line a row, predicted and observed: tables that are narrow however many goals
+    there are. Of a single goal the name is empty."""
+    if not goals:
+        return {"": comparison(rows)}
+    ones = {
+        goal: [replace(row, objective=row.goals[g], observed=row.observed_goals[g], goals=())
+               for row in rows]
+        for g, goal in enumerate(goals)
+    }  # fmt: skip
+    return {goal: comparison(each) for goal, each in ones.items()}
 
 
 def rates(rows: Sequence[Row]) -> Table:

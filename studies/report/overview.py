@@ -10,6 +10,7 @@ from optuna_mde_studies.exchange.origin import is_own
 from optuna_mde_studies.runner.experiment import RUN_ATTR
 from optuna_mde_studies.runner.recovery import INTERRUPTED
 from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR
+from optuna_mde_studies.runner.trials import is_forbidden
 
 from optuna_mde.objective import Objective
 from optuna_mde.trials import notes, records
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from optuna_mde.answers.answer import Recommendation
-
-
-ALLOWED = 1e-6
-"""By which recorded rates may miss a bound: they are often rounded."""
 
 
 @dataclass(frozen=True)
@@ -151,11 +148,6 @@ def _bounds(group: Group) -> dict[str, tuple[float, float]]:
     return {d: (float(a), float(b)) for d, a, b in ends if a > 0.0 or b < 1.0}
 
 
-def _is_forbidden(record: records.Record, group: Group | None) -> bool:
-    rates = None if group is None else record.rates(group)
-    return group is not None and rates is not None and not group.region().contains(rates, ALLOWED)
-
-
 def answered(
     study: Study, recommendation: Recommendation | None = None
 ) -> tuple[Answered | None, str]:
@@ -205,7 +197,7 @@ def _run(
         flops=_number(attrs.get("flops")),
         device_seconds=_number(attrs.get("device_seconds")),
         taken_over=not is_own(trial),
-        forbidden=_is_forbidden(record, group),
+        forbidden=is_forbidden(record, group),
     )
 
 

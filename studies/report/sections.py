@@ -135,17 +135,21 @@ def _snippet(rates: Mapping[str, float], beside: Mapping[str, Any]) -> str:
 
 def comparison(recommendation: Recommendation) -> str:
     """Recommended, natural, uniform, best expert, best seen: predicted and observed."""
-    rows = recommendation.rows
-    table = tables.comparison(rows, recommendation.goals)
-    head, lines = [*table.head], [[*line] for line in table.lines]
-    if not recommendation.goals:
-        head.append("minus recommended")
-        gains = [signed(row.objective.mean - rows[0].objective.mean, 4) for row in rows]
-        lines = [[*line, gain] for line, gain in zip(lines, ["", *gains[1:]], strict=True)]
-    cells = [list(map(escape, line)) for line in lines]
-    return "<h2>Beside the alternatives</h2>" + _table(
-        list(map(escape, head)), cells, text=1, first=True
-    )
+    rows, title = recommendation.rows, "<h2>Beside the alternatives</h2>"
+    found = tables.by_goal(rows, recommendation.goals)
+    if recommendation.goals:
+        return title + "".join(
+            f"<h3>{escape(goal)}</h3>{_compared(table)}" for goal, table in found.items()
+        )
+    (table,) = found.values()
+    gains = [signed(row.objective.mean - rows[0].objective.mean, 4) for row in rows]
+    lines = [(*line, gain) for line, gain in zip(table.lines, ["", *gains[1:]], strict=True)]
+    return title + _compared(tables.Table((*table.head, "minus recommended"), tuple(lines)))
+
+
+def _compared(table: tables.Table) -> str:
+    head, *lines = ([escape(cell) for cell in line] for line in (table.head, *table.lines))
+    return _table(head, lines, text=1, first=True)
 
 
 def _marked(front: Sequence[Row], recommended: Row) -> list[tuple[Row, Row | None]]:

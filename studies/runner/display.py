@@ -17,6 +17,9 @@ class Display(Protocol):
     best: str
     """What has been found so far, one line."""
 
+    def counting(self, what: str, done: int, total: int) -> None:
+        """From now on runs of this kind are counted, of which so many are done already."""
+
     def stage(self, text: str) -> None:
         """A new stage begins: `training the experts`."""
 

@@ -228,6 +228,19 @@ def refuse_changes(old: StudyConfig, definition: Definition, where: str) -> None
         raise DefinitionError("\n".join(_refusal(where, definition, *c) for c in changes))
 
 
+def changed_fields(folder: StudyFolder, config: StudyConfig) -> list[str]:
+    """What differs from the definition that is kept in the folder, a line a field.
+
+    Raises:
+        StudyError: if that is damaged.
+    """
+    if not folder.definition.exists():
+        return []
+    old, new = stored_config(folder).model_dump(mode="json"), config.model_dump(mode="json")
+    found = _differences(old, new)
+    return [f"{dotted(p)}: {_short(a)} before, {_short(b)} now" for p, a, b in found]
+
+
 def write_definition(folder: StudyFolder, config: StudyConfig) -> None:
     """Keeps a definition in the folder."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -22,6 +22,7 @@ from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import (
     StudyError,
     StudyFolder,
+    changed_fields,
     create,
     discard_empty,
     write_definition,
@@ -44,7 +45,7 @@ from optuna_mde_studies.runner.sharing.leases import is_held_by
 from optuna_mde_studies.runner.showing import show_best, show_trial
 from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished
 from optuna_mde_studies.runner.workers import Pool
-from optuna_mde_studies.wording import goals
+from optuna_mde_studies.wording import goals, named
 
 from optuna_mde.answers.tables import label
 
@@ -118,9 +119,12 @@ def run(definition: Definition, folder: StudyFolder, progress: Display) -> Outco
     with folder.owned():
         discard_empty(folder)
         agreement.check(folder, definition)
+        changed = changed_fields(folder, definition.config)
         if not folder.definition.exists():
             write_definition(folder, definition.config)
         with Session(definition, folder, progress) as session:
+            for line in changed:
+                progress.line(f"changed since the last start: {line}")
             return session.run()
 
 
@@ -248,6 +252,7 @@ class Session:
         n_trials, done = self.config.search.n_trials, num_finished(self.study)
         self.progress.done = done
         self.progress.total = n_trials + 4 * self.config.confirm.seeds
+        self.progress.counting("search", done, n_trials)
         if done:
             self.progress.line(f"going on: {done} trials are finished already")
         self.progress.line(f"to minimise, nats per token: {goals(self.config.goals)}")
@@ -315,6 +320,7 @@ class Session:
         waiting = deque(run for run in orders if results[run.name] is None)
         self.progress.done += len(orders) - len(waiting)
         self.progress.total = self.progress.done + len(waiting)
+        self.progress.counting("confirmation", len(orders) - len(waiting), len(orders))
         if waiting:
             self.progress.stage(stage)
 
@@ -324,7 +330,7 @@ class Session:
                 case Trained(order, result):
                     results[order.name] = result
                     values = self.config.goals.values(result.losses)
-                    shown = ", ".join(f"{value:.4f}" for value in values)
+                    shown = named(values, self.config.goals.names)
                     self.progress.finished(f"{order.name}: {shown}")
                 case Failed(order, message):
                     raise StudyError(f"a confirming run failed: {message}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
-from optuna_mde_studies.runner.trials import num_finished
-from optuna_mde_studies.wording import rates, share_of_a_run
+from optuna_mde_studies.runner.trials import best_trials, num_finished
+from optuna_mde_studies.wording import named, rates, share_of_a_run
 
 if TYPE_CHECKING:
     import optuna
@@ -20,7 +20,8 @@ def show_trial(study: optuna.Study, progress: Display, number: int) -> None:
     trial = study.get_trials(deepcopy=False)[number]
     attrs = trial.user_attrs
     mixture = attrs["spec"]["training"]["mixture"]
-    values = ", ".join(f"{value:.4f}" for value in trial.values or ())
+    names = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
+    values = named(trial.values or (), names)
     predicted = ""
     if attrs.get("predicted_mean") is not None:
         predicted = f" (predicted {attrs['predicted_mean']:.4f}, sd {attrs['predicted_sd']:.4f})"
@@ -32,13 +33,11 @@ def show_trial(study: optuna.Study, progress: Display, number: int) -> None:
 
 
 def show_best(study: optuna.Study, progress: Display) -> None:
-    """The best trial so far, of a study with one objective."""
-    if len(study.directions) > 1:
+    """The best allowed trial so far, of a study with one objective."""
+    if len(study.directions) > 1 or not (found := best_trials(study)):
         return
+    (best,) = found
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if not done:
-        return
-    best = min(done, key=lambda trial: trial.value or 0.0)
     text = f"{best.value:.4f} by trial {best.number}"
     natural = [t for t in done if t.user_attrs.get("phase") == "natural"]
     if natural:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from optuna_mde_studies.exchange.origin import is_own
 from optuna_mde_studies.runner.recovery import INTERRUPTED, is_ours
 
+from optuna_mde.trials.layout import study_space
+from optuna_mde.trials.records import read_trial
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import optuna
+    from optuna.trial import FrozenTrial
+
+    from optuna_mde.trials.groups import Group
+    from optuna_mde.trials.records import Record
+
+ALLOWED = 1e-6
+"""By which recorded rates may miss a bound: they are often rounded."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 """What counts as a trial of `search.n_trials`; a shortened expert ends PRUNED."""
@@ -42,3 +55,26 @@ def counts(study: optuna.Study) -> dict[str, int]:
             state = "taken over"
         found[state] = found.get(state, 0) + 1
     return found
+
+
+def is_forbidden(record: Record, group: Group | None) -> bool:
+    """Whether the bounds and constraints in force forbid a trial's mixture."""
+    rates = None if group is None else record.rates(group)
+    return group is not None and rates is not None and not group.region().contains(rates, ALLOWED)
+
+
+def allowed(study: optuna.Study) -> Callable[[FrozenTrial], bool]:
+    """Tells trials whose mixtures the bounds and constraints in force allow, by those of now."""
+    groups = study_space(study).groups
+    return lambda trial: not any(is_forbidden(read_trial(trial), group) for group in groups)
+
+
+def best_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The best allowed trial, or the allowed ones of the Pareto front of several objectives."""
+    keeps = allowed(study)
+    if len(study.directions) > 1:
+        return [trial for trial in study.best_trials if keeps(trial)]
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+    found = [(sign * t.value, t.number, t) for t in done if t.value is not None and keeps(t)]
+    return [min(found, key=lambda one: one[:2])[2]] if found else []

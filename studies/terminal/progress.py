@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 110
 """Columns where the output is no terminal: rich would take 80 and break our lines."""
 
+WIDE_BAR, NARROW_BAR = 24, 12
+"""Columns of a bar: at 80 of them the mixture beside it must be readable."""
+
 
 def console() -> Console:
     """The console of the command: as wide as the terminal, or wide enough for a log."""
@@ -71,6 +74,8 @@ class Progress:
     best: str = ""
     clock: Callable[[], float] = time.monotonic
     _stage: str = "starting"
+    _counted: tuple[str, int, int] | None = None
+    """What is counted, how many were done before all of these, how many these are."""
     _n_workers: int = 1
     _jobs: dict[int, _Job] = field(default_factory=dict)
     _seconds: list[float] = field(default_factory=list)
@@ -96,6 +101,10 @@ class Progress:
             self._live.stop()
             self._live = None
 
+    def counting(self, what: str, done: int, total: int) -> None:
+        """From now on runs of this kind are counted, of which so many are done already."""
+        self._counted = what, self.done - done, total
+
     def stage(self, text: str) -> None:
         """A new stage begins: `training the experts`."""
         self._stage = text
@@ -110,7 +119,8 @@ class Progress:
         """A run has been told: one line with what came of it, and the time that is left."""
         left = self.left()
         rest = f"; {left}" if left and self._live is None else ""
-        self.line(f"[{self.done}/{self.total}] {text}{rest}")
+        what, before, total = self._counted or ("runs", 0, self.total)
+        self.line(f"[{self.done - before}/{total} {what}] {text}{rest}")
 
     def event(self, worker: int, event: Event) -> None:
         """Follows what a worker does."""
@@ -178,13 +188,14 @@ class Progress:
         status = " · ".join(filter(None, [self.title, self._stage, elapsed, self.left()]))
         grid = Table.grid(padding=(0, 1))
         grid.add_column(no_wrap=True)
-        grid.add_column(width=24)
+        width = WIDE_BAR if self.out.width >= PLAIN_WIDTH else NARROW_BAR
+        grid.add_column(width=width)
         grid.add_column(no_wrap=True, overflow="ellipsis")
         if self.total:
-            bar = ProgressBar(total=self.total, completed=self.done, width=24)
+            bar = ProgressBar(total=self.total, completed=self.done, width=width)
             grid.add_row("runs", bar, f"{self.done}/{self.total}")
         for worker, job in sorted(self._jobs.items()):
-            bar = ProgressBar(total=job.total or 1, completed=job.step, width=24)
+            bar = ProgressBar(total=job.total or 1, completed=job.step, width=width)
             grid.add_row(f"worker {worker + 1}", bar, Text(job.text))
         if self.best:
             grid.add_row("best", "", Text(self.best))

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 from optuna_mde_studies.report import costs, epochs, evaluations, overview, statements, tasks
 from optuna_mde_studies.report.judgement import judge
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
-from optuna_mde_studies.wording import amount, count, share_of_a_run
+from optuna_mde_studies.runner.trials import best_trials
+from optuna_mde_studies.wording import amount, count, named, share_of_a_run
 from optuna_mde_studies.wording import rates as one_line
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from optuna_mde.answers.front import spread
 from optuna_mde.answers.tables import Table as Cells
-from optuna_mde.answers.tables import comparison, rates
+from optuna_mde.answers.tables import by_goal, rates
 
 if TYPE_CHECKING:
     import optuna
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from optuna_mde.answers.answer import Recommendation
     from optuna_mde.objective import Objective
 
+LABEL_WIDTH = 14
+"""Columns that a row's name keeps, however many figures stand beside it."""
 MAX_BEST = 5
 """Trials of a Pareto front that are listed."""
 
@@ -45,7 +49,8 @@ def headline(
 
 def outcome(recommendation: Recommendation, objective: Objective) -> Iterator[RenderableType]:
     """The recommended mixture beside the ones that everybody asks for, and how far to trust it."""
-    yield _shown(comparison(recommendation.rows, recommendation.goals), "nats per token")
+    for goal, cells in by_goal(recommendation.rows, recommendation.goals).items():
+        yield _shown(cells, f"{goal}, predicted" if goal else "nats per token")
     yield Text(recommendation.on_seeds)
     yield _shown(rates(recommendation.rows), "% of the tokens")
     if recommendation.pareto:
@@ -138,10 +143,9 @@ def status(study: optuna.Study, counts: Mapping[str, int], n_trials: int | None)
     yield f"{study.study_name}: {finished}{asked} trials finished" + "".join(
         f", {other}" for other in others
     )
-    best = study.best_trials if counts.get("complete") else []
-    for trial in best[:MAX_BEST]:
-        values = ", ".join(f"{value:.4f}" for value in trial.values)
-        yield f"best: {values} by trial {trial.number}"
+    names = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
+    for trial in best_trials(study)[:MAX_BEST] if counts.get("complete") else ():
+        yield f"best: {named(trial.values, names)} by trial {trial.number}"
 
 
 def studies(found: Sequence[Found]) -> Table:
@@ -166,15 +170,16 @@ def _front(recommendation: Recommendation, objective: Objective) -> Table:
     """Mixtures of which none is predicted to be better in every goal."""
     table = _table("no goal better without another worse", *objective.names)
     # Neighbours on the front differ by less than a line can show.
-    distinct = {one_line(row.mixture): row for row in reversed(recommendation.pareto)}
+    distinct = {one_line(row.mixture): row for row in reversed(spread(recommendation.pareto))}
     for mixture, row in reversed(distinct.items()):
-        table.add_row(Text(mixture), *(f"{goal.mean:.4f}" for goal in row.goals))
+        mark = " (recommended)" if row.mixture == recommendation.mixture else ""
+        table.add_row(Text(mixture + mark), *(f"{goal.mean:.4f}" for goal in row.goals))
     return table
 
 
 def _table(label: str, *columns: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
-    table.add_column(Text(label))
+    table.add_column(Text(label), min_width=LABEL_WIDTH, overflow="fold")
     for column in columns:
-        table.add_column(Text(column), justify="right")
+        table.add_column(Text(column), justify="right", overflow="fold")
     return table

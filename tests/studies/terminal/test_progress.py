@@ -72,8 +72,26 @@ def test_without_a_terminal_there_are_lines_only(clock):
         progress.event(1, Lost(SearchOrder(), -9))
     lines = out.getvalue().splitlines()
     assert lines[0].split(maxsplit=2) == ["0", "s", "searching"]
-    assert "[1/3] trial 0 [bold]words[/bold] " in lines[1]  # not markup, and not broken
+    assert "[1/3 runs] trial 0 [bold]words[/bold] " in lines[1]  # not markup, and not broken
     assert lines[1].strip().startswith("1:05")
     assert "a run failed and is left out: DivergedError: the loss is nan" in lines[2]
     assert "a worker died (exit code -9)" in lines[3]
     assert len(lines) == 4
+
+
+def test_counts_say_what_they_count(clock):
+    out = StringIO()
+    with Progress("study", Console(file=out, width=80), total=7, clock=clock) as progress:
+        progress.done = 1
+        progress.counting("search", 1, 3)
+        for number in (1, 2):
+            progress.event(0, Asked(number))
+            progress.event(0, Told(number))
+            progress.finished(f"trial {number}")
+        progress.counting("confirmation", 0, 4)
+        progress.event(0, Told(3))
+        progress.finished("natural, seed 1")
+    lines = out.getvalue().splitlines()
+    assert "[2/3 search] trial 1" in lines[0]
+    assert "[3/3 search] trial 2" in lines[1]
+    assert "[1/4 confirmation] natural, seed 1" in lines[2]

@@ -10,7 +10,7 @@ from optuna_mde_studies.terminal.progress import PLAIN_WIDTH
 from rich.console import Console
 
 from optuna_mde import recommend
-from optuna_mde.answers.tables import comparison, rates
+from optuna_mde.answers.tables import by_goal, comparison, rates
 from optuna_mde.objective import Objective
 
 
@@ -37,17 +37,27 @@ def test_every_place_shows_the_same_cells(objective, invent, tmp_path):
     terminal = printed(recommendation, Objective.parse(objective), 200)
     for line in comparison(recommendation.rows, recommendation.goals).lines:
         for cell in line:
-            assert cell in terminal
             assert cell in text
-            assert f">{cell}</td>" in written
             assert f"| {dashboard._plain(cell)} |" in note
+    tables = by_goal(recommendation.rows, recommendation.goals)
+    assert [*tables] == [*(recommendation.goals or [""])]
+    for table in tables.values():
+        for cell in (cell for line in table.lines for cell in line):
+            assert cell in terminal
+            assert f">{cell}</td>" in written
     for line in rates(recommendation.rows).lines:
         assert f"| {' | '.join(map(dashboard._plain, line))} |" in note
         assert line in [tuple(found.split()) for found in terminal.splitlines()]
 
 
-def test_labels_fit_eighty_columns(finished):
-    _, recommendation = finished
-    text = printed(recommendation, Objective.parse("mean"), 80)
-    for row in recommendation.rows:
-        assert any(line.startswith(f"{row.name} ") for line in text.splitlines())
+@pytest.mark.parametrize("objective", [ONE, TWO])
+def test_labels_and_figures_fit_eighty_columns(objective, invent):
+    world = invent()
+    world.objective = objective
+    recommendation = recommend(world.study())
+    text = printed(recommendation, Objective.parse(objective), 80)
+    for goal, table in by_goal(recommendation.rows, recommendation.goals).items():
+        assert goal in text
+        for name, predicted, interval, *_ in table.lines:
+            found = [line.split("  ") for line in text.splitlines() if line.startswith(name)]
+            assert any({predicted, interval} <= set(map(str.strip, cells)) for cells in found)

@@ -1,0 +1,70 @@
+"""What is said of a study's trials while it runs."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+from optuna_mde_studies.definition import reading
+from optuna_mde_studies.report import overview, page
+from optuna_mde_studies.report.search_figures import history
+from optuna_mde_studies.runner import trials
+from optuna_mde_studies.runner.folder import StudyFolder, changed_fields, create, write_definition
+from optuna_mde_studies.terminal import summary
+
+from optuna_mde import report_losses, suggest_mixture
+
+RATES = (0.9, 0.1, 0.5, 0.3)
+
+
+@pytest.fixture
+def study() -> optuna.Study:
+    """Trial 0 is the best, and the bounds of the last forbid it; trial 1 is the next."""
+    study = optuna.create_study(study_name="bounded")
+    for number, web in enumerate(RATES):
+        study.enqueue_trial({"mix/web": web, "mix/code": 1 - web})
+        trial = study.ask()
+        bounds = {"web": (0, 0.6)} if number == len(RATES) - 1 else {}
+        suggest_mixture(trial, ["web", "code"], bounds=bounds)
+        study.tell(trial, report_losses(trial, {"docs": 1.0 + number}))
+    return study
+
+
+def test_the_best_trial_is_an_allowed_one(study):
+    assert study.best_trial.number == 0
+    assert [trial.number for trial in trials.best_trials(study)] == [1]
+    assert "best: 2.0000 by trial 1" in list(summary.status(study, trials.counts(study), 4))
+
+
+def test_of_a_maximised_value_the_best_is_the_highest():
+    study = optuna.create_study(direction="maximize")
+    study.optimize(lambda trial: trial.number, 3)
+    assert [trial.number for trial in trials.best_trials(study)] == [2]
+
+
+def test_forbidden_runs_are_marked_wherever_they_stand(study, tmp_path):
+    found = overview.read(study)
+    assert [run.number for run in found.runs if run.forbidden] == [0]
+    assert found.bounds == {"web": (0.0, 0.6)}
+    best = next(trace for trace in history(found).data if trace.name == "best so far")
+    assert min(best.y) == pytest.approx(2.0)
+    page.write(study, tmp_path)
+
+
+def test_values_of_several_objectives_have_their_names():
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        study.set_metric_names(["code", "text"])
+    study.optimize(lambda trial: (1.25, 2.5), 1)
+    (_, line) = summary.status(study, trials.counts(study), 1)
+    assert line == "best: code 1.2500, text 2.5000 by trial 0"
+
+
+def test_what_changed_since_the_last_start_is_said(workplace):
+    folder = StudyFolder(workplace / "runs/tiny")
+    create(folder)
+    config = reading.read("tiny.yaml").config
+    assert changed_fields(folder, config) == []
+    write_definition(folder, config)
+    assert changed_fields(folder, config) == []
+    (said,) = changed_fields(folder, reading.read("tiny.yaml", ["search.n_trials=9"]).config)
+    assert said == f"search.n_trials: {config.search.n_trials} before, 9 now"
