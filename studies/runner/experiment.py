@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -159,8 +160,22 @@ class Experiment:
         """As the definition says: one thread, next to other workers."""
         asked = dict(self.config.launch)
         launch = {name: asked[name] for name in LaunchConfig.model_fields}
+        launch["logger"] = self._grouped(self.config.launch.logger)
         folder = str(self.folder.corpus.resolve())
         return LaunchSpec(corpus_folder=folder, num_threads=1, **launch)
+
+    def _grouped(self, loggers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Loggers that show the study's runs as one group, unless the definition says another.
+
+        Those of csv and tensorboard need nothing: the group is the folder of runs.
+        """
+        group: dict[str, dict[str, Any]] = {
+            "wandb": {"group": self.config.name},
+            "mlflow": {"experiment_name": self.config.name},
+        }
+        if "MLFLOW_TRACKING_URI" not in os.environ:  # a server's counts before a folder
+            group["mlflow"]["tracking_uri"] = f"file:{self.folder.path.resolve() / 'mlruns'}"
+        return {name: {**group.get(name, {}), **options} for name, options in loggers.items()}
 
     def launched(self, training: TrainingSpec, score: ScoreSpec) -> RunSpec:
         """The whole spec."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +105,9 @@ def _logger(name: str, options: dict[str, Any], folder: Path) -> Logger:
             return known.TensorBoardLogger(folder, **{"name": "log", **options})
         if name == "wandb":
             return known.WandbLogger(**{"save_dir": folder, "name": folder.name, **options})
-        uri = {"tracking_uri": f"file:{folder / 'log'}", "run_name": folder.name}
-        return known.MLFlowLogger(**{**uri, **options})
+        uri = os.environ.get("MLFLOW_TRACKING_URI", f"file:{folder / 'log'}")
+        defaults = {"tracking_uri": uri, "run_name": folder.name}
+        return known.MLFlowLogger(**{**defaults, **options})
     except (TypeError, ModuleNotFoundError) as error:
         raise LaunchError(f"launch.logger.{name}: {error}") from error
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
 import optuna
+from lightning.pytorch.loggers import MLFlowLogger
 from optuna.trial import TrialState
 
 from tests.studies.tiny import experiment
@@ -36,3 +39,22 @@ def test_a_retried_trial_keeps_its_spec(workplace):
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     trial = study.ask()
     assert found.propose(trial, study) == found.propose(trial, study)
+
+
+def test_loggers_show_a_study_as_one_group(workplace, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    found = experiment("launch.logger=[csv, tensorboard, wandb, mlflow]").launch.logger
+    store = f"file:{workplace.resolve()}/runs/tiny/mlruns"
+    assert found == {
+        "csv": {},
+        "tensorboard": {},
+        "wandb": {"group": "tiny"},
+        "mlflow": {"experiment_name": "tiny", "tracking_uri": store},
+    }
+    known = inspect.signature(MLFlowLogger).parameters
+    assert found["mlflow"].keys() <= known.keys()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    own = {"wandb": {"group": "mine", "project": "mix"}, "mlflow": {}}
+    found = experiment(f"launch.logger={own}").launch.logger
+    assert found["wandb"] == {"group": "mine", "project": "mix"}
+    assert found["mlflow"] == {"experiment_name": "tiny"}
