@@ -5,6 +5,9 @@ Everything heavy is imported inside the commands: `--help` has to answer at once
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -63,12 +66,24 @@ def optuna_mde(
 def main() -> None:
     """Entry point: a user's mistake is one sentence and exit code 2, never a traceback."""
     try:
-        app()
+        with _plain_warnings():
+            app()
     except _mistakes() as error:
         fail(str(error))
     except _storage_faults() as error:
         reason = " ".join(str(error.__cause__ or error).split())[:300]
         fail(f"the study's storage cannot be read or written ({reason}); is it there, and whole?")
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings as sentences, without the line of code that gave them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _mistakes() -> tuple[type[Exception], ...]:

@@ -7,6 +7,7 @@ with what lies in the folder, and followed nowhere else.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,10 +149,13 @@ def _trial(folder: StudyFolder, trial: FrozenTrial, whole: bool) -> Iterator[Fin
     who = f"trial {trial.number}"
     if not isinstance(trial.user_attrs.get("losses"), Mapping):
         yield Finding(who, "no losses", "the model learns nothing from it")
-    if RUN_ATTR not in trial.user_attrs:
+    expert = trial.user_attrs.get("logprobs")
+    if RUN_ATTR not in trial.user_attrs:  # taken over from elsewhere
+        file = _below(folder.files, expert)
+        if file is not None:
+            yield from _logprobs(file, who, UNKNOWN_EXPERT)
         return
     path = _folder_of(folder, trial)
-    expert = trial.user_attrs.get("logprobs") is not None
     if path is None:
         yield Finding(
             who,
@@ -159,10 +163,10 @@ def _trial(folder: StudyFolder, trial: FrozenTrial, whole: bool) -> Iterator[Fin
             f"it is not opened; {NOT_SCORED}",
         )
     elif not path.is_dir():
-        cost = f"{UNKNOWN_EXPERT}, {NOT_SCORED}" if expert else NOT_SCORED
+        cost = NOT_SCORED if expert is None else f"{UNKNOWN_EXPERT}, {NOT_SCORED}"
         yield Finding(f"{path} ({who})", "missing", f"{cost}; its trial counts all the same")
     else:
-        yield from _run(path, who, whole, expert, trial.user_attrs)
+        yield from _run(path, who, whole, expert is not None, trial.user_attrs)
 
 
 def _others(folder: StudyFolder, named: set[str], whole: bool) -> Iterator[Finding]:
@@ -307,6 +311,15 @@ def _tensors(path: Path, who: str, cost: str) -> Iterator[Finding]:
                 raise ValueError("its end is missing")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         yield Finding(f"{path} ({who})", f"damaged ({error})", cost)
+
+
+def _below(folder: Path, name: object) -> Path | None:
+    """A file that is named from a folder on; None if it lies elsewhere."""
+    if not isinstance(name, str) or "\0" in name or "://" in name:
+        return None
+    path = folder / name
+    inside = os.path.abspath(path).startswith(os.path.abspath(folder) + os.sep)
+    return path if inside else None
 
 
 def _folder_of(folder: StudyFolder, trial: FrozenTrial) -> Path | None:

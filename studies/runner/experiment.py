@@ -160,11 +160,12 @@ class Experiment:
         """As the definition says: one thread, next to other workers."""
         asked = dict(self.config.launch)
         launch = {name: asked[name] for name in LaunchConfig.model_fields}
-        launch["logger"] = self._grouped(self.config.launch.logger)
+        launch["logger"] = self._loggers
         folder = str(self.folder.corpus.resolve())
         return LaunchSpec(corpus_folder=folder, num_threads=1, **launch)
 
-    def _grouped(self, loggers: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    @property
+    def _loggers(self) -> dict[str, dict[str, Any]]:
         """Loggers that show the study's runs as one group, unless the definition says another.
 
         Those of csv and tensorboard need nothing: the group is the folder of runs.
@@ -175,7 +176,8 @@ class Experiment:
         }
         if "MLFLOW_TRACKING_URI" not in os.environ:  # a server's counts before a folder
             group["mlflow"]["tracking_uri"] = f"file:{self.folder.path.resolve() / 'mlruns'}"
-        return {name: {**group.get(name, {}), **options} for name, options in loggers.items()}
+        asked = self.config.launch.logger
+        return {name: {**group.get(name, {}), **options} for name, options in asked.items()}
 
     def launched(self, training: TrainingSpec, score: ScoreSpec) -> RunSpec:
         """The whole spec."""

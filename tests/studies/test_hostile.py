@@ -23,9 +23,9 @@ import torch
 import yaml
 from optuna_mde_studies.commands import reading as commands
 from optuna_mde_studies.report import dashboard, overview, packing, page
-from optuna_mde_studies.runner import session
+from optuna_mde_studies.runner import agreement, session
 from optuna_mde_studies.runner.experiment import SPEC_ATTR, Experiment, ForeignSpecError
-from optuna_mde_studies.runner.folder import StudyFolder, stored_config
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder, stored_config
 from optuna_mde_studies.runner.recovery import settle
 
 from optuna_mde import exclude_trials, recommend, report_losses, suggest_mixture
@@ -253,6 +253,31 @@ def test_a_running_trial_of_another_hand_stops_nobody(study):
     assert len(settled) == 3
     assert [t.state.name for t in study.trials[6:9]] == ["FAIL"] * 3
     assert len(study.trials) == 10  # none is queued again
+
+
+def test_a_definition_that_is_joined_brings_no_command(cli, study, tmp_path, monkeypatch):
+    """The definition that travels in a storage names no program, whatever the storage says."""
+    kept = stored_config(FOLDER).model_dump(mode="json", exclude={"storage", "runs"})
+    kept["name"] = "theirs"
+    kept["launch"] |= {
+        "command": f"{ATTACK} {{out}}",
+        "callbacks": [["os.system", {"command": ATTACK}]],
+        "logger": {"wandb": {}},
+        "trainer": {"profiler": "os.system"},
+    }
+    storage = "sqlite:///theirs.db"
+    theirs = optuna.create_study(storage=storage, study_name="theirs")
+    theirs.set_user_attr("definition", {"config": kept, "command": False})
+    folder = StudyFolder(Path("runs/theirs"), storage)
+    agreement.join(folder, "theirs")
+    launch = stored_config(folder).launch
+    assert (launch.command, launch.callbacks, launch.logger, launch.trainer) == (None, [], {}, {})
+    for value in (5, {}, {"config": []}, {"config": {**kept, "name": "../../out"}}):
+        theirs.set_user_attr("definition", value)
+        with pytest.raises(StudyError):
+            agreement.join(StudyFolder(Path("runs/other"), storage), "theirs")
+    assert not Path("runs/other").exists() or not list(Path("runs/other").iterdir())
+    assert not Path("out").exists()
 
 
 # --- the report and the dashboard ----------------------------------------------------------------

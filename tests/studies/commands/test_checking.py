@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -176,6 +177,20 @@ def test_a_run_outside_the_folder_is_not_opened(value, cli, study):
     (line,) = out.strip().split("\n")
     assert line.startswith("trial 6: its run ")
     assert "it is not opened" in line
+
+
+def test_a_run_of_elsewhere_has_its_file_looked_for_in_the_folder_alone(cli, study):
+    opened = optuna.load_study(study_name="tiny", storage=FOLDER.storage_url)
+    for url in ("runs/gone.safetensors", "../../etc/passwd", "/etc/passwd", "http://x/y", 5):
+        other = copy.deepcopy(opened.trials[0])
+        other.user_attrs = {"losses": other.user_attrs["losses"], "logprobs": url}
+        opened.add_trial(other)
+    code, out, _ = cli("check", "tiny")
+    assert code == 1
+    named = [line for line in out.split("\n") if ": missing: " in line]
+    assert named == [
+        "runs/tiny/runs/gone.safetensors (trial 6): missing: this expert is unknown to MDE"
+    ]
 
 
 def test_what_mends_itself_is_no_loss(cli, study):
