@@ -14,6 +14,9 @@
 # The study is created first, because jobs that make the tables of an empty database at the same
 # moment get into each other's way. A job that Slurm ends loses its run; another one notices by the
 # study's heartbeat, and tries the mixture again.
+#
+# For a study of a definition, put `exec optuna-mde work my.yaml --storage "$STORAGE"` in the place of the
+# last line, and run `optuna-mde run` with the same arguments once more at the end, which confirms.
 set -euo pipefail
 
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}

@@ -10,13 +10,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+import yaml
 from optuna.trial import TrialState
 from optuna_mde_trainers.corpus.blocks import Corpus
 
 from optuna_mde.mde.logprobs import load_logprobs
+from tests.studies import their_trainer
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -98,6 +101,74 @@ def test_jobs_of_an_array_share_one_study(tmp_path):
     assert 8 <= len(found) <= 9  # a job may have begun one more while the other ended
     assert set(found) == {TrialState.COMPLETE, TrialState.PRUNED}
     assert found.count(TrialState.PRUNED) == 3  # each expert once
+
+
+def kubernetes() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The claim and the Job of the example."""
+    claim, job = yaml.safe_load_all((EXAMPLES / "kubernetes.yaml").read_text("utf-8"))
+    return claim, job
+
+
+def test_the_job_of_kubernetes_hangs_together():
+    claim, job = kubernetes()
+    assert [claim["kind"], job["kind"]] == ["PersistentVolumeClaim", "Job"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]  # pods on several nodes write
+    spec, pod = job["spec"], job["spec"]["template"]["spec"]
+    assert spec["completionMode"] == "Indexed"
+    assert spec["completions"] == spec["parallelism"]  # one worker a pod, none waits for others
+    assert pod["restartPolicy"] == "Never"  # as podFailurePolicy demands
+    assert pod["terminationGracePeriodSeconds"] > 10  # a worker's time to hand its trial back
+    (container,) = pod["containers"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts.keys() == volumes.keys()
+    claimed = volumes["shared"]["persistentVolumeClaim"]["claimName"]
+    assert claimed == claim["metadata"]["name"]
+    assert mounts["shared"] == container["workingDir"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    (script,) = container["args"]
+    named = set(re.findall(r"\$([A-Z_]+)", script))
+    given = {variable["name"] for variable in container["env"]}
+    assert named == given | {"JOB_COMPLETION_INDEX"}  # which an indexed Job gives
+
+
+@pytest.mark.slow
+def test_pods_of_the_job_make_one_study(workplace):
+    _, job = kubernetes()
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    (script,) = container["args"]
+    (workplace / "tiny.yaml").rename(workplace / "my.yaml")
+    theirs = (
+        f"{shlex.quote(sys.executable)} {shlex.quote(their_trainer.__file__)} {{spec}} {{out}}"
+    )
+    options = ["confirm.seeds=0", f"launch.command={json.dumps(theirs)}"]
+    script = script.replace("runs=/shared/runs", f"runs={workplace}/shared")
+    script = script.rstrip() + "".join(f" --set {shlex.quote(option)}" for option in options)
+    storage = f"sqlite:///{workplace}/study.db"
+    pods = [
+        subprocess.Popen(
+            [*container["command"], script],
+            cwd=workplace,
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "STORAGE": storage,
+                "JOB_COMPLETION_INDEX": str(index),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    printed = [pod.communicate(timeout=240)[0] for pod in pods]
+    assert [pod.returncode for pod in pods] == [0, 0], printed
+    assert "recommended" in printed[0]
+    trials = optuna.load_study(study_name="tiny", storage=storage).trials
+    found = [trial.state for trial in trials]
+    assert (
+        found.count(TrialState.PRUNED) == found.count(TrialState.COMPLETE) == len(found) / 2 == 3
+    )
 
 
 @pytest.mark.slow
