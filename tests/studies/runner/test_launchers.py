@@ -18,6 +18,7 @@ from optuna_mde_studies.definition import reading
 from optuna_mde_studies.runner import checks, launchers
 from optuna_mde_studies.runner.launchers import RunFailedError
 from optuna_mde_studies.runner.launchers.local import (
+    OUR_TRAINER,
     CommandLauncher,
     InProcessLauncher,
     SubprocessLauncher,
@@ -42,7 +43,8 @@ def python(code: str, seconds: float | None = None) -> CommandLauncher:
 
 def test_a_process_of_its_own_trains_the_same(spec, tmp_path):
     here = InProcessLauncher().run(spec, tmp_path / "here", ignore)
-    there = SubprocessLauncher().run(spec, tmp_path / "there", ignore)
+    # our trainer as a command of the user's: under srun or torchrun, as they like
+    there = CommandLauncher(OUR_TRAINER).run(spec, tmp_path / "there", ignore)
     assert there.losses == here.losses
     assert there.logprobs == "logprobs.safetensors"
     folder = spec.folder(tmp_path / "there")
