@@ -69,6 +69,8 @@ def publish(study: optuna.Study, config: StudyConfig) -> None:
     """Writes the definition on its study, for other machines."""
     text = config.model_dump(mode="json", exclude={"storage", "runs"})
     text["launch"] = {name: text["launch"][name] for name in TRAVELLING}
+    if text["launch"]["launcher"] in ("slurm", "ray"):  # others may not reach the cluster
+        text["launch"]["launcher"] = "subprocess"
     kept = {"config": text, "command": config.launch.command is not None}
     if study.user_attrs.get(DEFINITION_ATTR) != kept:
         study.set_user_attr(DEFINITION_ATTR, kept)

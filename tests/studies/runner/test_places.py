@@ -19,7 +19,8 @@ from typing import Any
 import optuna
 import pytest
 from optuna_mde_studies.definition import reading
-from optuna_mde_studies.runner import checks, launchers, resources
+from optuna_mde_studies.runner import agreement, checks, launchers, resources
+from optuna_mde_studies.runner.folder import StudyFolder, stored_config
 from optuna_mde_studies.runner.launchers import RunFailedError
 from optuna_mde_studies.runner.launchers.local import (
     CommandLauncher,
@@ -271,6 +272,19 @@ def test_a_study_on_a_cluster(cluster, workplace, command):
     for trial in study.trials:
         mixture = trial.user_attrs["spec"]["training"]["mixture"]
         assert trial.user_attrs["losses"]["code"] == their_trainer.loss("code", mixture)
+
+
+@pytest.mark.parametrize("asked", ["ray=auto", "slurm={time: 5, setup: [rm]}"])
+def test_a_machine_that_joins_takes_no_cluster_from_the_storage(workplace, asked):
+    config = reading.read("tiny.yaml", [f"launch.{asked}", "launch.time_limit=3"]).config
+    url = f"sqlite:///{workplace}/study.db"
+    study = optuna.create_study(study_name="tiny", storage=url)
+    agreement.publish(study, config)
+    folder = StudyFolder(workplace / "other", url)
+    agreement.join(folder, "tiny")
+    launch = stored_config(folder).launch
+    assert (launch.launcher, launch.slurm, launch.ray) == ("subprocess", None, None)
+    assert launch.time_limit == 3
 
 
 # --- what a definition may ask for ---------------------------------------------------------------
