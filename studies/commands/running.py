@@ -103,8 +103,8 @@ def _orderly(folder: StudyFolder) -> Iterator[None]:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except SystemExit as error:
-        # Lightning has ended a run of this process: with 0 on SIGTERM, with 1 on Ctrl-C.
-        ends = {0: TERMINATED, 1: INTERRUPTED, TERMINATED: TERMINATED}
+        # Lightning has ended a run of this process: with no code on SIGTERM, with 1 on Ctrl-C.
+        ends = {None: TERMINATED, 0: TERMINATED, 1: INTERRUPTED, TERMINATED: TERMINATED}
         if error.code not in ends:
             raise
         code = ends[error.code]
