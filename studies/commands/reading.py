@@ -89,5 +89,5 @@ def status(study: KeptStudyArgument, name: NameOption = None, out: OutOption = N
     for line in summary.status(kept.study, trials.counts(kept.study), kept.n_trials):
         print(line)
     if kept.config is not None:
-        running = "running now" if kept.folder.is_running() else "not running"
+        running = trials.activity(kept.study, has_runner=kept.folder.is_running())
         print(f"{kept.folder.path}: {running}")

@@ -22,6 +22,7 @@ from optuna_mde_trainers.spec import (
     RunResult,
     RunSpec,
     ScoreSpec,
+    SpecError,
     TrainingSpec,
     explain,
 )
@@ -213,6 +214,7 @@ class Experiment:
         Raises:
             RunFailedError: if the run has not scored what the study needs.
         """
+        self._set_damaged_aside(spec)
         result = self.launcher.run(spec, self.folder.runs, on_step)
         missing = sorted(self._wanted(spec) - result.losses.keys())
         if missing:
@@ -223,11 +225,24 @@ class Experiment:
 
     def finished(self, spec: RunSpec) -> RunResult | None:
         """The result of a run that has been trained and scored as its spec asks."""
-        result = self.launcher.finished(spec, self.folder.runs)
+        try:
+            result = self.launcher.finished(spec, self.folder.runs)
+        except SpecError:  # damaged: whoever takes the run up sets it aside
+            result = None
         if result is None:
             return None
         scored = self._wanted(spec) <= result.losses.keys()
         return result if scored and (result.logprobs or not spec.score.logprobs) else None
+
+    def _set_damaged_aside(self, spec: RunSpec) -> None:
+        """A result that cannot be read makes way for the run, which is performed again."""
+        try:
+            self.launcher.finished(spec, self.folder.runs)
+        except SpecError as error:
+            path = spec.folder(self.folder.runs) / RESULT_FILE
+            path.replace(path.with_suffix(".damaged"))
+            if self.folder.say is not None:
+                self.folder.say(f"{error}: set aside, and the run performed again")
 
     def _wanted(self, spec: RunSpec) -> set[str]:
         return set(self.corpus.sets if spec.score.sets is None else spec.score.sets)

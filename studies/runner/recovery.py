@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from optuna_mde_studies.runner.experiment import SPEC_ATTR, ForeignSpecError
 from optuna_mde_studies.runner.sharing.leases import lease
 from optuna_mde_studies.runner.sharing.owners import has_died
+from optuna_mde_trainers.spec import SpecError
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -119,7 +120,10 @@ def fail(study: optuna.Study, trial: optuna.Trial, reason: str, *, is_final: boo
 
 
 def _tell(study: optuna.Study, frozen: FrozenTrial, experiment: Experiment) -> bool:
-    spec = experiment.spec(frozen.user_attrs)
+    try:
+        spec = experiment.spec(frozen.user_attrs)
+    except SpecError:  # of another version: it fails with its reason where it is taken up
+        return False
     result = experiment.finished(spec)
     if result is None:
         return False

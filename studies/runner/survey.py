@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder, stored_config
 from optuna_mde_studies.runner.identity import present_name
-from optuna_mde_studies.runner.trials import num_finished
+from optuna_mde_studies.runner.trials import holders, num_finished
 
 if TYPE_CHECKING:
     import optuna
@@ -58,15 +58,16 @@ def _in_folder(folder: StudyFolder) -> Found:
     config = stored_config(folder)
     folder = folder.placed(config)
     wanted = config.search.n_trials
-    name, finished = None, 0
+    name, finished, working = None, 0, False
     if folder.url is not None or folder.database.is_file():
         import optuna
 
         storage = folder.storage()
         name = present_name(folder, storage, config.name)
         if name is not None:
-            finished = num_finished(optuna.load_study(study_name=name, storage=storage))
-    if folder.is_running():
+            study = optuna.load_study(study_name=name, storage=storage)
+            finished, working = num_finished(study), bool(holders(study))
+    if working or folder.is_running():
         state = "running now"
     else:
         state = "finished" if finished >= wanted else "not finished"

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from optuna_mde_studies.exchange.origin import is_own
-from optuna_mde_studies.runner.recovery import INTERRUPTED, is_ours
+from optuna_mde_studies.runner.recovery import INTERRUPTED, is_abandoned, is_ours
+from optuna_mde_studies.runner.sharing.leases import lease
+from optuna_mde_studies.wording import listed
 
 from optuna_mde.trials.layout import study_space
 from optuna_mde.trials.records import read_trial
@@ -43,14 +45,37 @@ def num_held(study: optuna.Study) -> int:
     return sum(is_ours(trial) for trial in running)
 
 
+def holders(study: optuna.Study) -> list[str]:
+    """`host:pid` of the processes that work on the study, as far as is known here."""
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    held = [lease(trial) for trial in running if not is_abandoned(trial)]
+    return sorted({str(found.get("place", "")) for found in held if found is not None})
+
+
+def activity(study: optuna.Study, *, has_runner: bool) -> str:
+    """Whether anything is going on: `running now, on node3 and node7`.
+
+    Args:
+        study: the study.
+        has_runner: whether a process of this machine runs the study.
+    """
+    machines = list(dict.fromkeys(place.rpartition(":")[0] for place in holders(study)))
+    if machines:
+        return f"running now, on {listed(machines)}"
+    return "running now" if has_runner else "not running"
+
+
 def counts(study: optuna.Study) -> dict[str, int]:
-    """Trials by state; those that were interrupted and queued again are not failures,
-    and those that were taken over from elsewhere are not the study's."""
+    """Trials by state; those that were interrupted and queued again are not failures, those of
+    dead processes wait for whoever takes them up, and those that were taken over from elsewhere
+    are not the study's."""
     found: dict[str, int] = {}
     for trial in study.get_trials(deepcopy=False):
         state = trial.state.name.lower()
         if trial.state == TrialState.FAIL and trial.user_attrs.get(INTERRUPTED):
             state = "interrupted"
+        elif trial.state == TrialState.RUNNING and is_abandoned(trial):
+            state = "left by a process that is gone"
         elif trial.state in FINISHED and not is_own(trial):
             state = "taken over"
         found[state] = found.get(state, 0) + 1

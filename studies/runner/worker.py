@@ -23,6 +23,7 @@ from optuna_mde_studies.runner.messages import (
     Event,
     Exhausted,
     Failed,
+    Noted,
     Order,
     RunOrder,
     SearchOrder,
@@ -36,6 +37,7 @@ from optuna_mde_studies.runner.messages import (
 )
 from optuna_mde_studies.runner.sharing.leases import Heart, ask, is_held_by, lease
 from optuna_mde_studies.runner.sharing.owners import Owner, forget
+from optuna_mde_studies.runner.sharing.patience import is_full, patiently
 from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished, num_held
 from optuna_mde_trainers.spec import DivergedError
 
@@ -43,6 +45,7 @@ from optuna_mde import MDESampler
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
+    from optuna_mde_trainers.spec import RunResult, RunSpec
 
 STEP_SECONDS = 0.25
 """At most one report of a run's step in this time."""
@@ -117,7 +120,7 @@ class Worker:
         try:
             if isinstance(order, RunOrder):
                 self._say(Training(order.name, dict(order.spec.training.mixture)))
-                result = self.experiment.train(order.spec, self._on_step)
+                result = self._train(order.spec)
                 self._say(Trained(order, result))
             else:
                 self._search(order)
@@ -141,7 +144,7 @@ class Worker:
         try:
             spec = self.experiment.propose(trial, self.study)
             self._say(Training(_name(trial), dict(spec.training.mixture)))
-            result = self.experiment.train(spec, self._on_step)
+            result = self._train(spec)
             with self._own(trial):
                 try:
                     values = self.experiment.report(trial, spec, result)
@@ -158,6 +161,15 @@ class Worker:
                 again = recovery.fail(self.study, trial, reason, is_final=final)
             return Failed(order, reason, again)
         return Told(trial.number)
+
+    def _train(self, spec: RunSpec) -> RunResult:
+        """The run; where the disk is full it waits for space, and goes on from its checkpoint."""
+        return patiently(
+            lambda: self.experiment.train(spec, self._on_step),
+            lambda text: self._say(Noted(text)),
+            is_full,
+            ("no space is left for a run", "there is space again"),
+        )
 
     def _next_trial(self) -> optuna.Trial | None:
         """A trial that is this process's now; None when enough are finished."""

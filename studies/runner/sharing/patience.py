@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -20,29 +22,37 @@ Answer = TypeVar("Answer")
 Say = Callable[[str], None]
 
 
-def patiently(act: Callable[[], Answer], say: Say) -> Answer:
-    """What `act` gives, tried again for as long as the storage is away.
+def patiently(
+    act: Callable[[], Answer],
+    say: Say,
+    passes: Callable[[BaseException], bool] | None = None,
+    what: tuple[str, str] = ("the storage does not answer", "the storage answers again"),
+) -> Answer:
+    """What `act` gives, tried again for as long as something is in its way that passes.
 
     Args:
         act: asks the storage; it may be done in part before it fails.
-        say: hears that it is waited for, and that the storage is back.
+        say: hears that it is waited for, and when that is over.
+        passes: whether an error is of that kind. None: that the storage is away.
+        what: what is said of it, before its reason and in the end.
     """
+    passes = passes or is_away
     began, pause = time.monotonic(), FIRST_PAUSE
     said = False
     while True:
         try:
             answer = act()
         except Exception as error:
-            if not is_away(error) or time.monotonic() - began > PATIENCE_SECONDS:
+            if not passes(error) or time.monotonic() - began > PATIENCE_SECONDS:
                 raise
             if not said and pause > FIRST_PAUSE:  # one failure is no news
-                say(f"the storage does not answer ({reason(error)}); waiting for it")
+                say(f"{what[0]} ({reason(error)}); waiting")
                 said = True
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         else:
             if said:
-                say("the storage answers again")
+                say(what[1])
             return answer
 
 
@@ -61,6 +71,18 @@ def is_away(error: BaseException | None) -> bool:
         if type(error).__module__.startswith("grpc") and hasattr(error, "code"):
             return error.code().name in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
         error = error.__cause__
+    return False
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full; libraries say it in words of their own."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if getattr(chain, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if os.strerror(errno.ENOSPC).lower() in str(chain).lower():
+            return True
+        chain = chain.__cause__ or chain.__context__
     return False
 
 

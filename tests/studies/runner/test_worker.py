@@ -1,0 +1,157 @@
+"""The worker's loop, with a trainer of the test's: how many trials, and what disks do to them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from optuna_mde_studies.definition import reading
+from optuna_mde_studies.runner import session, trials
+from optuna_mde_studies.runner.folder import StudyFolder, create
+from optuna_mde_studies.runner.launchers.contract import OnStep
+from optuna_mde_studies.runner.messages import Event, Exhausted, Failed, Noted, SearchOrder, Told
+from optuna_mde_studies.runner.sharing import leases, owners, patience
+from optuna_mde_studies.runner.sharing.owners import Owner, owner
+from optuna_mde_studies.runner.trials import WANTED_ATTR
+from optuna_mde_studies.runner.worker import Worker
+from optuna_mde_trainers.spec import RunResult, RunSpec
+
+from benchmarks import workers
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> tuple[reading.Definition, StudyFolder]:
+    """A study of six trials, begun."""
+    (tmp_path / "killed.yaml").write_text(workers.DEFINITION)
+    definition = reading.read(str(tmp_path / "killed.yaml"), ["search.n_trials=6"])
+    folder = StudyFolder(tmp_path / "study").placed(definition.config)
+    create(folder)
+    session.begin(definition, folder).set_user_attr(WANTED_ATTR, 6)
+    return definition, folder
+
+
+def work(
+    begun: tuple[reading.Definition, StudyFolder],
+    around: Callable[[workers.Toy, RunSpec, Path], None] = lambda toy, spec, runs: None,
+) -> list[Event]:
+    """What a worker says until the study's end; `around` is called before every run."""
+    definition, folder = begun
+    said: list[Event] = []
+
+    class Trainer(workers.Toy):
+        def run(self, spec: RunSpec, runs: Path, on_step: OnStep) -> RunResult:
+            around(self, spec, runs)
+            return super().run(spec, runs, on_step)
+
+    waits = dataclasses.replace(folder, say=lambda text: said.append(Noted(text)))
+    experiment = workers.experiment(waits, definition.config)
+    experiment.__dict__["launcher"] = Trainer()
+    with owner() as me:
+        worker = Worker(lambda: experiment, me, said.append, sys.stderr)
+        for _ in range(16):
+            worker.perform(SearchOrder())
+            if isinstance(said[-1], Exhausted):
+                return said
+    raise AssertionError(said)
+
+
+def finished(begun: tuple[reading.Definition, StudyFolder]) -> int:
+    definition, folder = begun
+    return trials.num_finished(session.open_study(folder, definition.config))
+
+
+def test_a_worker_ends_when_as_many_are_finished_as_are_wanted(begun):
+    said = work(begun)
+    assert [event.number for event in said if isinstance(event, Told)] == list(range(6))
+    assert [type(event) for event in work(begun)] == [Exhausted]
+    workers.check(begun[1], begun[0].config)
+
+
+def test_a_full_disk_is_waited_for(begun, monkeypatch):
+    monkeypatch.setattr(patience, "FIRST_PAUSE", 0.01)
+    full = iter([True] * 3)
+
+    def fill(*_: object) -> None:
+        if next(full, False):
+            with open("/dev/full", "wb", buffering=0) as file:
+                file.write(b"checkpoint")
+
+    said = work(begun, fill)
+    assert [event.text for event in said if isinstance(event, Noted)] == [
+        "no space is left for a run ([Errno 28] No space left on device); waiting",
+        "there is space again",
+    ]
+    assert not any(isinstance(event, Failed) for event in said)
+    assert finished(begun) == 6
+
+
+def test_a_damaged_result_makes_way_for_its_run(begun):
+    damaged: list[Path] = []
+
+    def spoil(toy: workers.Toy, spec: RunSpec, runs: Path) -> None:
+        if not damaged:  # as if an earlier attempt had left it; the run fails, and is taken up
+            path = spec.folder(runs) / "result.json"
+            path.parent.mkdir(parents=True)
+            path.write_text('{"losses": ')
+            damaged.append(path)
+            raise OSError(5, "Input/output error")
+
+    said = work(begun, spoil)
+    assert finished(begun) == 6
+    assert [event.again for event in said if isinstance(event, Failed)] == [True]
+    (noted,) = (event.text for event in said if isinstance(event, Noted))
+    assert noted.startswith(str(damaged[0])), noted
+    assert noted.endswith("set aside, and the run performed again")
+    assert damaged[0].with_suffix(".damaged").read_text() == '{"losses": '
+    assert RunResult.read(damaged[0]).losses
+
+
+def test_a_run_that_fails_twice_is_left_and_the_study_goes_on(begun):
+    specs: list[RunSpec] = []
+
+    def fail(toy: workers.Toy, spec: RunSpec, runs: Path) -> None:
+        specs.append(spec)
+        if spec == specs[0]:
+            raise RuntimeError("this mixture cannot be trained")
+
+    said = work(begun, fail)
+    failures = [event for event in said if isinstance(event, Failed)]
+    assert [event.again for event in failures] == [True, False]
+    assert failures[0].message == "RuntimeError: this mixture cannot be trained"
+    assert finished(begun) == 6
+
+
+def test_status_tells_held_trials_from_those_that_were_left(begun):
+    definition, folder = begun
+    study = session.open_study(folder, definition.config)
+    assert trials.activity(study, has_runner=False) == "not running"
+    leases.ask(study, Owner("0" * 32, "node3:17"))
+    assert trials.counts(study) == {"running": 1}
+    assert trials.activity(study, has_runner=False) == "running now, on node3"
+    place = owners._folder()
+    assert place is not None
+    dead = place / ("0" * 32)
+    dead.touch()  # as a process of this machine leaves it that was killed
+    assert trials.counts(study) == {"left by a process that is gone": 1}
+    assert trials.activity(study, has_runner=False) == "not running"
+    work(begun)
+    assert not dead.exists()
+    assert trials.counts(study) == {"interrupted": 1, "complete": 6}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sqlite", "journal", "postgresql"])
+def test_killed_workers_lose_and_repeat_nothing(kind, tmp_path):
+    """A small form of `python -m benchmarks.workers`, which has the figures."""
+    with workers.storage(kind) as url:
+        (tmp_path / "killed.yaml").write_text(workers.DEFINITION)
+        overrides = ["search.n_trials=9", *([] if url is None else [f"storage='{url}'"])]
+        definition = reading.read(str(tmp_path / "killed.yaml"), overrides)
+        folder = StudyFolder(tmp_path / "study")
+        create(folder)
+        workers.warm_up()
+        workers.storm(folder, definition, workers=3, every=4.0, seed=1)
+        workers.check(folder, definition.config)
