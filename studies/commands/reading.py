@@ -29,12 +29,14 @@ def dashboard(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
 ) -> None:
-    """Opens Optuna Dashboard on a study, with this package's figures among its graphs."""
+    """Opens Optuna Dashboard on a study, with this package's figures, renewed as trials finish."""
     from optuna_mde_studies.report import dashboard as server
 
     kept = opened(study, name, out)
-    server.publish(kept.study, confirmation=kept.confirmation)
-    server.serve(kept.storage, host, port)
+    runs = kept.folder.runs if kept.config is not None else None
+    follower = server.Follower(kept.study, lambda: kept.confirmation, runs)
+    follower.follow()
+    server.serve(kept.storage, host, port, runs=runs, follower=follower)
 
 
 def report(study: KeptStudyArgument, name: NameOption = None, out: OutOption = None) -> None:

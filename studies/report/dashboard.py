@@ -1,7 +1,8 @@
 """A study in Optuna Dashboard: our pictures among its graphs, and a note with the recommendation.
 
 What is published lies in the study's storage, so a dashboard that somebody else has opened on it
-shows it too. It is a picture of that moment: publish again after further runs.
+shows it too. It is a picture of that moment: while ours is open, it is published again whenever
+trials have finished.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import re
 import socketserver
 import warnings
+from contextlib import suppress
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna
 import plotly.graph_objects as go
-from optuna_mde_studies.report import epochs, figures, overview, statements, tasks
+from optuna.trial import TrialState
+from optuna_mde_studies.report import artifacts, epochs, figures, overview, statements, tasks
 from optuna_mde_studies.report.judgement import Judgement, judge
 from optuna_mde_studies.runner.folder import StudyError
 from optuna_mde_studies.wording import sentence
@@ -23,7 +27,7 @@ from optuna_mde.answers import tables
 from optuna_mde.visualization.palette import titled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from optuna_mde_studies.report.figures import Picture
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from optuna_mde.answers.answer import Recommendation
 
 END = "*Written by `optuna-mde dashboard`, which keeps what stands below this line.*"
+EVERY_SECONDS = 10.0
+"""Between two looks for trials that have finished."""
 CARD_HEIGHT = 450
 """Pixels that the dashboard gives to a figure, whatever the figure asks for."""
 
@@ -73,6 +79,45 @@ def publish(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(list(found.objectives))
+
+
+class Follower:
+    """Publishes a study, and again whenever trials have finished or it was confirmed.
+
+    Args:
+        study: the study.
+        confirmation: reads what fresh seeds have said so far.
+        runs: folder of its runs, whose files the trials are to show; None: there is none.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        confirmation: Callable[[], Confirmation | None] = lambda: None,
+        runs: Path | None = None,
+    ) -> None:
+        self._study, self._confirmation, self._runs = study, confirmation, runs
+        self._shown: object = None
+
+    def follow(self) -> bool:
+        """Publishes what is new; whether there was something."""
+        confirmation = self._confirmation()
+        done = (TrialState.COMPLETE, TrialState.PRUNED)
+        told = len(self._study.get_trials(deepcopy=False, states=done))
+        if (now := (told, confirmation)) == self._shown:
+            return False
+        publish(self._study, confirmation=confirmation)
+        if self._runs is not None:
+            artifacts.publish(self._study, self._runs)
+        self._shown = now
+        return True
+
+    def follow_on(self, ended: Event) -> None:
+        """Follows until the end, every few seconds."""
+        while not ended.wait(EVERY_SECONDS):
+            # a storage that is away for a moment, a fit that fails: the next look may do better
+            with suppress(Exception):
+                self.follow()
 
 
 def _card(picture: Picture) -> go.Figure:
@@ -136,7 +181,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     *,
-    artifact_folder: Path | None = None,
+    runs: Path | None = None,
+    follower: Follower | None = None,
 ) -> None:
     """Opens Optuna Dashboard and prints its address; returns on Ctrl-C.
 
@@ -144,17 +190,15 @@ def serve(
         storage: storage of the study, or its URL as Optuna takes it.
         host: address to listen on. Whoever reaches it may change the study.
         port: port to listen on; 0 takes a free one.
-        artifact_folder: folder of the study's artifacts, if it has any.
+        runs: folder of the study's runs, whose files it opens.
+        follower: publishes the study again while trials finish.
 
     Raises:
         StudyError: if nothing can listen there.
     """
     from optuna_dashboard import wsgi
 
-    store = (
-        optuna.artifacts.FileSystemArtifactStore(str(artifact_folder)) if artifact_folder else None
-    )
-    app = wsgi(storage, artifact_store=store)
+    app = wsgi(storage, artifact_store=artifacts.RunFiles(runs) if runs else None)
     try:
         server = make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
     except OSError as error:
@@ -166,7 +210,12 @@ def serve(
         print(
             f"Optuna Dashboard: http://{host}:{server.server_port}/  (Ctrl-C ends it)", flush=True
         )
+        ended = Event()
+        if follower is not None:
+            Thread(target=follower.follow_on, args=(ended,), daemon=True).start()
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             return
+        finally:
+            ended.set()
