@@ -77,6 +77,13 @@ class Objective:
         even = tuple((name, 1.0 / len(sets)) for name in sets)
         return replace(self, goals=tuple((name, w or even) for name, w in self.goals))
 
+    def weighs_as(self, other: Objective) -> bool:
+        """Whether the goals have the same weights, whatever they are called."""
+        if len(self.goals) != len(other.goals):
+            return False
+        pairs = zip(self.goals, other.goals, strict=True)
+        return all(_are_equal(dict(one), dict(two)) for (_, one), (_, two) in pairs)
+
     def limits_on(self, outputs: Sequence[str]) -> list[tuple[int, float]]:
         """(index of the output, limit in nats per token) of the limits that ``outputs`` have."""
         return [(outputs.index(name), v) for name, v in self.limits if name in outputs]
@@ -197,6 +204,12 @@ def _normalise(name: str, weights: Mapping[Any, Any]) -> tuple[tuple[str, float]
     if abs(sum(positive.values()) - 1.0) <= _NORMALISED:
         return tuple(positive.items())
     return tuple(zip(positive, shares(list(positive.values())), strict=True))
+
+
+def _are_equal(one: Mapping[str, float], two: Mapping[str, float]) -> bool:
+    return one.keys() == two.keys() and all(
+        math.isclose(weight, two[name], rel_tol=1e-9) for name, weight in one.items()
+    )
 
 
 def _parse_limits(limits: Mapping[str, float] | None) -> tuple[tuple[str, float], ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optuna_mde.answers.answer import Recommendation
+from optuna_mde.answers.asked import Bounds
 from optuna_mde.answers.bounds import holding
 from optuna_mde.answers.differences import against
 from optuna_mde.answers.fitted import Fitted, fit_study
@@ -20,10 +21,18 @@ from optuna_mde.gp.torch_state import gradients
 from optuna_mde.objective import ObjectiveLike
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import optuna
 
 
-def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommendation:
+def recommend(
+    study: optuna.Study,
+    objective: ObjectiveLike = None,
+    *,
+    limits: Mapping[str, float] | None = None,
+    bounds: Bounds | None = None,
+) -> Recommendation:
     """Recommend a mixture.
 
     The recommended mixture lies inside the bounds in force and has the lowest expected loss under
@@ -37,10 +46,15 @@ def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommend
         study: an Optuna study with at least one finished run.
         objective: another objective than that of the runs; needs no new run. The study's limits
             stay in force.
+        limits: ``{validation set: nats per token}`` that the mixture must not exceed, beside the
+            study's.
+        bounds: ``{domain: (lowest, highest rate)}`` in place of those that the domain has;
+            None: as it is.
 
     Raises:
-        ValueError: if no run has finished, or the objective names a set that no run reports, or
-            weighs values that are maximised with others that are minimised.
+        ValueError: if no run has finished, no mixture keeps the bounds, or the objective or a
+            limit names a set that no run reports, or the objective weighs values that are
+            maximised with others that are minimised.
 
     Example:
         >>> import optuna, optuna_mde
@@ -53,7 +67,7 @@ def recommend(study: optuna.Study, objective: ObjectiveLike = None) -> Recommend
         >>> abs(optuna_mde.recommend(study).mixture["code"] - 0.3) < 0.05
         True
     """
-    return recommend_by(fit_study(study, objective))
+    return recommend_by(fit_study(study, objective, limits=limits, bounds=bounds))
 
 
 @gradients()

@@ -19,6 +19,7 @@ from optuna_mde_studies.commands import (
     reading,
     running,
     runs,
+    scoring,
     validating,
 )
 from optuna_mde_studies.commands.shared import fail, say_version
@@ -45,7 +46,7 @@ for command in (
     checking.check,
     validating.validate,
     runs.train,
-    runs.score,
+    scoring.score,
     runs.evaluate,
     exchanging.export,
 ):

@@ -10,10 +10,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from optuna_mde.answers.asked import Bounds, Question
 from optuna_mde.gp.modeller import Modeller
 from optuna_mde.gp.torch_state import gradients
-from optuna_mde.objective import Objective, ObjectiveError, ObjectiveLike
-from optuna_mde.observations import Kind, Observations
+from optuna_mde.objective import ObjectiveError, ObjectiveLike
+from optuna_mde.observations import Observations
 from optuna_mde.scalars import real
 from optuna_mde.simplex.projection import Array, MixtureError
 from optuna_mde.simplex.region import Region
@@ -165,7 +166,12 @@ class Fitted:
 
 @gradients()
 def fit_study(
-    study: optuna.Study, objective: ObjectiveLike = None, mixtures: int | None = None
+    study: optuna.Study,
+    objective: ObjectiveLike = None,
+    mixtures: int | None = None,
+    *,
+    limits: Mapping[str, float] | None = None,
+    bounds: Bounds | None = None,
 ) -> Fitted:
     """Fit the surrogate to what a study knows now.
 
@@ -174,10 +180,11 @@ def fit_study(
         objective: another objective than the one the runs were told with: every validation set
             is modelled, so a new weighting needs no new run. The study's limits stay.
         mixtures: how many will be looked at; None: those of a recommendation.
+        limits, bounds: as in `recommend`.
 
     Raises:
         ValueError: if no run has finished, the runs have no parameter in common, or the objective
-            names a set that no run reports.
+            or a limit names a set that no run reports, or no mixture keeps the bounds.
     """
     from optuna_mde.gp.exact import on_every_token
     from optuna_mde.mde.loading import Reader
@@ -185,11 +192,8 @@ def fit_study(
     facts = read_facts(study)
     space = study_space(study, facts=facts)
     observations = history.read(study, space, facts=facts)
-    if objective is not None:
-        told = [t for t in observations.targets if not t.added and t.kind is not Kind.CONSTRAINT]
-        asked = Objective.parse(objective).averaging([output.name for output in told])
-        wanted = replace(asked, limits=observations.objective.limits)
-        observations = replace(observations, objective=wanted)
+    question = Question(objective, limits, bounds)
+    observations, space = question.goals(observations), question.space(space)
     if len(observations.X) == 0:
         raise ValueError(
             f"study {study.study_name!r} has no finished run to learn from; run at least one trial"

@@ -208,6 +208,11 @@ def set_natural(study: optuna.Study, shares: Mapping[str, float]) -> None:
         study._storage.set_study_user_attr(study._study_id, "natural", dict(shares))
 
 
+def has_objective(study: optuna.Study) -> bool:
+    """Whether the study was given an objective beside those that its trials carry."""
+    return _present(system_attrs(study)) is not None
+
+
 def set_present_objective(study: optuna.Study, text: str) -> None:
     """Keep the objective that counts from now on, as JSON text."""
     system = system_attrs(study)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -109,6 +110,44 @@ def _objective(told: Sequence[Record], notes: Notes) -> Objective:
             except ObjectiveError as error:
                 warnings.warn(f"the objective {origin} is left out: {error}", stacklevel=2)
     return Objective()
+
+
+def present_objective(trials: Sequence[Record], notes: Notes) -> Objective | None:
+    """What a study minimises now, as whoever shows its trials takes it; None where nobody says.
+
+    A goal without weights stays so where it is the mean of all sets that there are.
+    """
+    told = [trial for trial in trials if trial.objective is not None]
+    if not told and notes.present is None and notes.objective is None:
+        return None
+    found = _objective(told, notes)
+    averaged = list(dict.fromkeys(name for trial in trials for name in trial.reported))
+    added = any(trial.added for trial in trials)
+    return found.averaging(averaged) if added and averaged else found
+
+
+def is_told_for(trial: Record, objective: Objective | None) -> bool:
+    """Whether a trial's value, and its prediction, are those of an objective."""
+    if objective is None or trial.objective is None:
+        return True
+    try:
+        told = Objective.from_json(trial.objective)
+    except ObjectiveError:
+        return True
+    return told.averaging(trial.reported).weighs_as(objective.averaging(trial.reported))
+
+
+def present_values(trial: Record, objective: Objective | None) -> tuple[float, ...]:
+    """The objective's values of a trial: what it was told where that was of this objective, else
+    from its losses; NaN where it lacks one that is weighed, nothing where it has no value."""
+    if trial.values is None:
+        return ()
+    if objective is None or not trial.losses or is_told_for(trial, objective):
+        return trial.values
+    goals = objective.averaging(trial.reported)
+    if any(name not in trial.losses for _, weights in goals.goals for name, _ in weights):
+        return (math.nan,) * len(goals.goals)
+    return goals.values(trial.losses)
 
 
 def reported_goals(

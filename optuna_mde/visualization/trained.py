@@ -10,6 +10,7 @@ from optuna_mde.answers.rows import full_runs, observed
 from optuna_mde.gp import calibration
 from optuna_mde.gp.torch_state import gradients
 from optuna_mde.trials.attributes import number
+from optuna_mde.trials.targets import is_told_for
 from optuna_mde.visualization.predicted import Panel
 from optuna_mde.visualization.runs import Run, hover
 
@@ -21,6 +22,7 @@ def runs_of(answered: Answered) -> list[Run]:
     """Finished full runs that have every goal, by number; `Run.values` are the goals asked for."""
     study, fitted = answered.study, answered.fitted
     attrs = {trial.number: trial.user_attrs for trial in study.get_trials(deepcopy=False)}
+    is_own, asked = answered.objective is None, fitted.observations.objective
     found = []
     for trial in full_runs(fitted):
         goals = [observed(fitted, trial, w) for w in fitted.weights]
@@ -36,7 +38,7 @@ def runs_of(answered: Answered) -> list[Run]:
                     phase=str(told.get("phase") or ""),
                     mixture=trial.mixture(answered.group.prefix) or {},
                     values=tuple(map(float, values)),
-                    predicted=foreseen if answered.objective is None else None,
+                    predicted=foreseen if is_own and is_told_for(trial, asked) else None,
                 )
             )
     return found

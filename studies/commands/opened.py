@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from optuna_mde_studies.commands.shared import fail, open_kept, quiet, resolve_existing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import optuna
     from optuna_mde_studies.definition.config import StudyConfig
     from optuna_mde_studies.runner.confirm import Confirmation
@@ -58,8 +60,6 @@ class Opened:
 
         from optuna_mde.objective import Objective
 
-        if self.config is not None:
-            return self.config.goals
         return overview.read(self.study).goals or Objective.parse(None)
 
     @property
@@ -74,8 +74,11 @@ class Opened:
 
         return Confirmation.read(self.folder.confirmation) if self.config is not None else None
 
-    def recommend(self) -> Recommendation:
+    def recommend(self, question: Mapping[str, Any]) -> Recommendation:
         """The recommendation; the one that was kept, where a definition's study has a folder.
+
+        Args:
+            question: arguments of `optuna_mde.recommend` that differ from the study's own.
 
         Raises:
             SystemExit: if nothing is known yet, after a sentence.
@@ -85,9 +88,9 @@ class Opened:
         import optuna_mde
 
         try:
-            if self.config is not None:
+            if self.config is not None and not question:
                 return findings.recommend(self.study, self.folder.recommendation)
-            return optuna_mde.recommend(self.study)
+            return optuna_mde.recommend(self.study, **question)
         except ValueError as error:  # nothing to learn from yet
             what = self.folder.path if self.config is not None else self.study.study_name
             fail(f"{what}: {error}")

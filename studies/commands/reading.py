@@ -7,6 +7,13 @@ from typing import Annotated
 
 import typer
 from optuna_mde_studies.commands.opened import KeptStudyArgument, NameOption, opened
+from optuna_mde_studies.commands.questions import (
+    CapOption,
+    FloorOption,
+    LimitOption,
+    ObjectiveOption,
+    asked,
+)
 from optuna_mde_studies.commands.shared import OutOption, fail, print_parts
 
 
@@ -60,21 +67,27 @@ def recommend(
             "rates as that trainer's configuration has them."
         ),
     ] = Format.text,
+    objective: ObjectiveOption = None,
+    cap: CapOption = None,
+    floor: FloorOption = None,
+    limit: LimitOption = None,
 ) -> None:
-    """Prints the best mixture by what is known now."""
+    """Prints the best mixture by what is known now, for the study's goal or another one."""
     from optuna_mde_studies.exchange import trainers
     from optuna_mde_studies.report import overview
     from optuna_mde_studies.terminal import answers, progress, summary
 
     kept = opened(study, name, out)
-    found = kept.recommend()
+    question = asked(kept.study, kept.config, objective, cap, floor, limit)
+    found = kept.recommend(question)
+    confirmation = None if question else kept.confirmation
     if format is Format.text:
-        parts = [*summary.headline(kept.study, found, kept.confirmation)]
+        parts = [*summary.headline(kept.study, found, confirmation)]
         parts += summary.outcome(found, kept.goals)
-        parts += summary.beside(kept.study, kept.folder, found, kept.confirmation)
+        parts += summary.beside(kept.study, kept.folder, found, confirmation)
         print_parts(progress.console(), parts)
     elif format is Format.json:
-        print(answers.as_json(overview.read(kept.study), found, kept.confirmation), end="")
+        print(answers.as_json(overview.read(kept.study), found, confirmation), end="")
     else:
         try:
             print(trainers.rendered(format.value, found.mixture), end="")

@@ -95,6 +95,8 @@ def judge(
     """The confirmation as far as it concerns a recommendation; None if there is none."""
     if confirmation is None or overview.goals is None:
         return None
+    if not confirmation.covers(overview.goals):
+        return None
     differences = confirmation.differences(overview.goals)
     fresh_runs = confirmation.fresh_runs(overview.goals)
     found = Judgement(confirmation, differences, fresh_runs, is_current=True)

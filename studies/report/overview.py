@@ -13,9 +13,11 @@ from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR
 from optuna_mde_studies.runner.trials import is_forbidden
 
 from optuna_mde.objective import Objective
-from optuna_mde.trials import notes, records
+from optuna_mde.trials import records
+from optuna_mde.trials.facts import Facts, read_facts
 from optuna_mde.trials.groups import DEFAULT_PREFIX, Group
 from optuna_mde.trials.layout import study_space
+from optuna_mde.trials.targets import is_told_for, present_objective, present_values
 from optuna_mde.visualization import runs as shown
 from optuna_mde.visualization.answered import Answered, ask
 
@@ -107,18 +109,22 @@ def read(study: Study) -> Overview:
     Of several mixtures in one study the first is the mixture, the parts of the others are
     parameters.
     """
-    trials = [t for t in study.get_trials(deepcopy=False) if t.state != TrialState.WAITING]
-    parsed = [records.read_trial(trial) for trial in trials]
+    facts = read_facts(study)
+    known = {record.number: record for record in facts.trials}
+    trials = [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.WAITING and trial.number in known
+    ]
+    parsed = [known[trial.number] for trial in trials]
     groups = [group.prefix for record in parsed for group in record.groups]
     prefix = groups[0] if groups else DEFAULT_PREFIX
-    excluded = notes.excluded(study)
-    group = _group(study, prefix)
+    excluded, group = facts.notes.excluded, _group(study, facts, prefix)
+    goals = present_objective(parsed, facts.notes)
     runs = tuple(
-        _run(trial, record, prefix, group, left_out=trial.number in excluded)
+        _run(trial, record, prefix, group, goals, left_out=trial.number in excluded)
         for trial, record in zip(trials, parsed, strict=True)
     )
-    texts = [record.objective for record in parsed if record.objective]
-    goals = Objective.from_json(texts[-1]) if texts else None
     return Overview(
         study=study.study_name,
         domains=tuple(dict.fromkeys(domain for run in runs for domain in run.mixture)),
@@ -126,7 +132,7 @@ def read(study: Study) -> Overview:
         objectives=_objective_names(study, goals),
         maximise=records.is_maximised(study),
         goals=goals,
-        natural=notes.natural(study),
+        natural=facts.notes.natural,
         runs=runs,
         target_tokens=_number(study.user_attrs.get(TOKENS_ATTR)),
         source_tokens={
@@ -137,9 +143,9 @@ def read(study: Study) -> Overview:
     )
 
 
-def _group(study: Study, prefix: str) -> Group | None:
+def _group(study: Study, facts: Facts, prefix: str) -> Group | None:
     """The mixture as it is in force now; None where no trial has one."""
-    groups = study_space(study).groups
+    groups = study_space(study, facts=facts).groups
     return next((group for group in groups if group.prefix == prefix), None)
 
 
@@ -173,11 +179,13 @@ def _run(
     record: records.Record,
     prefix: str,
     group: Group | None,
+    goals: Objective | None,
     *,
     left_out: bool,
 ) -> Run:
     attrs = trial.user_attrs
     mean, sd = _number(attrs.get("predicted_mean")), _number(attrs.get("predicted_sd"))
+    told = is_told_for(record, goals)
     counts = trial.state == TrialState.COMPLETE and not left_out
     return Run(
         number=trial.number,
@@ -185,10 +193,10 @@ def _run(
         phase=str(attrs.get("phase") or ""),
         mixture=record.mixture(prefix) or {},
         parameters={k: v for k, v in trial.params.items() if not k.startswith(prefix)},
-        values=tuple(trial.values or ()) if counts else (),
+        values=present_values(record, goals) if counts else (),
         losses=record.losses,
         accuracy=_numbers(attrs.get("accuracy")),
-        predicted=None if mean is None or sd is None else (mean, sd),
+        predicted=None if mean is None or sd is None or not told else (mean, sd),
         budget=record.budget,
         tokens=_count(attrs.get("tokens")),
         weights=_count(attrs.get("parameters")),

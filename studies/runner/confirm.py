@@ -131,6 +131,8 @@ class Confirmation(BaseModel):
     version: int = 1
     told: int
     """Finished trials of the study when it was asked what to recommend."""
+    objective: str | None = None
+    """What it minimised then, as `Objective.to_json` writes it."""
     seeds: list[int]
     mixtures: dict[str, dict[str, float]]
     """What is compared, the recommended mixture first: name -> domain -> rate."""
@@ -189,6 +191,11 @@ class Confirmation(BaseModel):
     def write(self, path: Path) -> None:
         """Keeps it, atomically."""
         write_atomic(path, self.model_dump_json(indent=1) + "\n")
+
+    def covers(self, objective: Objective) -> bool:
+        """Whether its runs have a loss of every set that an objective weighs."""
+        runs = [losses for found in self.losses.values() for losses in found]
+        return all(name in losses for losses in runs for name in objective.sets)
 
     def values(self, objective: Objective) -> dict[str, dict[str, list[float]]]:
         """Goal -> name -> objective value of every seed."""

@@ -30,10 +30,13 @@ from pydantic import ValidationError
 
 from optuna_mde import report_losses, suggest_mixture
 from optuna_mde.trials.attributes import numbers
+from optuna_mde.trials.notes import has_objective
 
 if TYPE_CHECKING:
     import optuna
     from optuna_mde_trainers.corpus.blocks import Corpus
+
+    from optuna_mde.objective import Objective
 
 SPEC_ATTR = "spec"
 """Trial attribute: the training and score parts of the run's spec and its version, written before
@@ -84,6 +87,11 @@ class Experiment:
         if not total:
             return dict(self.corpus.natural)
         return {name: given[name] / total for name in self.domains}
+
+    @property
+    def goals(self) -> Objective:
+        """What is minimised; a mean is over the sets that the definition names."""
+        return objective_on(self.config, self.corpus)
 
     @property
     def bounds(self) -> dict[str, tuple[float, float]]:
@@ -268,7 +276,7 @@ class Experiment:
         return report_losses(
             trial,
             result.losses,
-            objective=self.config.objective,
+            objective=None if has_objective(trial.study) else self.config.objective,
             logprobs=logprobs,
             budget=spec.training.max_steps / self.config.training.max_steps,
             tokens=result.tokens,
@@ -278,6 +286,13 @@ class Experiment:
     def _relative(self, spec: RunSpec) -> str:
         """The run's folder, from the study's."""
         return f"{self.folder.runs.name}/{spec.folder(self.folder.runs).name}"
+
+
+def objective_on(config: StudyConfig, corpus: Corpus) -> Objective:
+    """The objective of a definition; a mean is over those of its sets that the corpus holds, which
+    may hold others that were scored later."""
+    held = [name for name in config.corpus.set_names if name in corpus.sets]
+    return config.goals.averaging(held)
 
 
 def same_mixture(

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 import optuna_mde
 from optuna_mde.answers.answer import Recommendation
+from optuna_mde.trials.notes import stored_objective
 
 if TYPE_CHECKING:
     import optuna
@@ -59,6 +60,7 @@ def _read(kept: Path) -> _Findings | None:
 def _digest(study: optuna.Study) -> str:
     # The place of a study changes nothing but where its files are looked for.
     attrs = {key: value for key, value in study.user_attrs.items() if key != "mde_folder"}
+    attrs["objective"] = stored_objective(study)
     trials = [
         [t.number, t.state.name, t.values, t.params, t.user_attrs]
         for t in study.get_trials(deepcopy=False)

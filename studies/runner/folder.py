@@ -16,6 +16,7 @@ from optuna_mde_studies.definition.consistency import FieldPath
 from optuna_mde_studies.definition.reading import Definition, DefinitionError, dotted
 from optuna_mde_studies.runner.sharing.patience import Say, held, patient
 from optuna_mde_studies.runner.sharing.storages import StorageError, lock, open_storage, shown
+from optuna_mde_studies.wording import count
 from optuna_mde_trainers.spec import explain, write_atomic
 from pydantic import ValidationError
 
@@ -30,6 +31,7 @@ RUNS = "runs"
 CHANGEABLE: tuple[FieldPath, ...] = (
     ("search", "n_trials"),
     ("search", "bounds"),
+    ("objective",),
     ("target",),
     ("launch",),
     ("confirm",),
@@ -37,6 +39,9 @@ CHANGEABLE: tuple[FieldPath, ...] = (
     ("runs",),
 )
 """Fields that may change while a study lives: no finished run would come out differently."""
+
+SETS: tuple[FieldPath, ...] = (("corpus", "validation"), ("corpus", "tasks"))
+"""Sections of sets, which may be added and taken out: finished runs are scored on new ones."""
 
 
 class StudyError(RuntimeError):
@@ -223,9 +228,11 @@ def refuse_changes(old: StudyConfig, definition: Definition, where: str) -> None
         DefinitionError: if a field changed that runs depend on, with both values of each.
     """
     before, new = old.model_dump(mode="json"), definition.config.model_dump(mode="json")
-    changes = [change for change in _differences(before, new) if not _is_changeable(change[0])]
-    if changes:
-        raise DefinitionError("\n".join(_refusal(where, definition, *c) for c in changes))
+    changes = [change for change in _differences(before, new) if not _is_changeable(*change)]
+    lines = [_refusal(where, definition, *change) for change in changes]
+    lines += _goals_problem(old, where, definition)
+    if lines:
+        raise DefinitionError("\n".join(lines))
 
 
 def changed_fields(folder: StudyFolder, config: StudyConfig) -> list[str]:
@@ -279,11 +286,32 @@ def _differences(old: Any, new: Any, path: FieldPath = ()) -> Iterator[tuple[Fie
         yield path, old, new
 
 
-def _is_changeable(path: FieldPath) -> bool:
+def _is_changeable(path: FieldPath, old: Any, new: Any) -> bool:
+    if len(path) == 3 and path[:2] in SETS:
+        return old is None or new is None
     return any(path[: len(field)] == field for field in CHANGEABLE)
 
 
+def _goals_problem(old: StudyConfig, where: str, definition: Definition) -> list[str]:
+    """An Optuna study keeps its number of values."""
+    before, now = old.goals.names, definition.config.goals.names
+    if len(before) == len(now):
+        return []
+    return [
+        f"{definition.place(('objective',))}: the study {where} has "
+        f"{count(len(before), 'goal')} ({', '.join(before)}), and now there would be {len(now)}: "
+        "Optuna's trials keep the number of their values. Ask with `optuna-mde recommend "
+        f"--objective`, which needs no change, give {count(len(before), 'goal')}, or start afresh "
+        "with `--out OTHER_FOLDER`"
+    ]
+
+
 def _refusal(where: str, definition: Definition, path: FieldPath, old: Any, new: Any) -> str:
+    if path[:2] in SETS:
+        return (
+            f"{definition.place(path)}: {path[2]!r} is a set that the study {where} has losses "
+            f"on, and {dotted(path)} was {_short(old)}: give the other set another name"
+        )
     return (
         f"{definition.place(path)}: the study {where} was begun with "
         f"{dotted(path)} = {_short(old)}, and now it is {_short(new)}: runs under both cannot be "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import Definition
-from optuna_mde_studies.runner import agreement, confirm, findings, identity
+from optuna_mde_studies.runner import agreement, confirm, evidence, findings, identity
 from optuna_mde_studies.runner.checks import check_machine
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.corpus import changed_text, open_experiment
@@ -48,6 +48,7 @@ from optuna_mde_studies.runner.workers import Pool
 from optuna_mde_studies.wording import goals, named
 
 from optuna_mde.answers.tables import label
+from optuna_mde.trials.notes import has_objective, stored_objective
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -199,6 +200,9 @@ class Session:
     def search(self) -> None:
         """Trials until as many are finished as the definition asks for."""
         self._settle(is_abandoned)
+        evidence.take_up(
+            self.config, self.folder, self.study, lambda: self.experiment, self.progress
+        )
         if num_finished(self.study) < self.config.search.n_trials:
             self._search()
         else:
@@ -237,6 +241,8 @@ class Session:
 
     def _is_current(self, kept: Confirmation, n_seeds: int | None) -> bool:
         if kept.told != num_finished(self.study):
+            return False
+        if kept.objective != stored_objective(self.study) and has_objective(self.study):
             return False
         if n_seeds is None:
             return len(kept.seeds) >= self.config.confirm.seeds
@@ -302,6 +308,7 @@ class Session:
         }
         confirmation = Confirmation(
             told=num_finished(self.study),
+            objective=stored_objective(self.study),
             seeds=confirm.fresh_seeds(self.config.training.seed, n_seeds),
             mixtures=confirm.distinct(mixtures),
         )
@@ -329,7 +336,7 @@ class Session:
             match event:
                 case Trained(order, result):
                     results[order.name] = result
-                    values = self.config.goals.values(result.losses)
+                    values = experiment.goals.values(result.losses)
                     shown = named(values, self.config.goals.names)
                     self.progress.finished(f"{order.name}: {shown}")
                 case Failed(order, message):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optuna.trial import TrialState
-from optuna_mde_studies.runner.trials import best_trials, num_finished
+from optuna_mde_studies.runner.trials import best_trials, num_finished, values
 from optuna_mde_studies.wording import named, rates, share_of_a_run
 
 if TYPE_CHECKING:
@@ -21,14 +20,13 @@ def show_trial(study: optuna.Study, progress: Display, number: int) -> None:
     attrs = trial.user_attrs
     mixture = attrs["spec"]["training"]["mixture"]
     names = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
-    values = named(trial.values or (), names)
+    reached = named(values(study).get(number, ()), names)
     predicted = ""
     if attrs.get("predicted_mean") is not None:
         predicted = f" (predicted {attrs['predicted_mean']:.4f}, sd {attrs['predicted_sd']:.4f})"
     phase = attrs.get("phase", "")
-    progress.finished(
-        f"trial {number:<3} {phase:<10} {values or _shortened(trial)}{predicted}  {rates(mixture)}"
-    )
+    shown = reached or _shortened(trial)
+    progress.finished(f"trial {number:<3} {phase:<10} {shown}{predicted}  {rates(mixture)}")
     show_best(study, progress)
 
 
@@ -37,11 +35,11 @@ def show_best(study: optuna.Study, progress: Display) -> None:
     if len(study.directions) > 1 or not (found := best_trials(study)):
         return
     (best,) = found
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    text = f"{best.value:.4f} by trial {best.number}"
-    natural = [t for t in done if t.user_attrs.get("phase") == "natural"]
+    done, reached = study.get_trials(deepcopy=False), values(study)
+    text = f"{reached[best.number][0]:.4f} by trial {best.number}"
+    natural = [n for n in reached if done[n].user_attrs.get("phase") == "natural"]
     if natural:
-        text += f" (natural: {natural[0].value:.4f})"
+        text += f" (natural: {reached[natural[0]][0]:.4f})"
     progress.best = text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from optuna.study import StudyDirection
@@ -11,8 +12,10 @@ from optuna_mde_studies.runner.recovery import INTERRUPTED, is_abandoned, is_our
 from optuna_mde_studies.runner.sharing.leases import lease
 from optuna_mde_studies.wording import listed
 
+from optuna_mde.trials.facts import read_facts
 from optuna_mde.trials.layout import study_space
 from optuna_mde.trials.records import read_trial
+from optuna_mde.trials.targets import present_objective, present_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +91,14 @@ def is_forbidden(record: Record, group: Group | None) -> bool:
     return group is not None and rates is not None and not group.region().contains(rates, ALLOWED)
 
 
+def values(study: optuna.Study) -> dict[int, tuple[float, ...]]:
+    """Objective values of complete trials, by number, under the study's present objective."""
+    facts = read_facts(study)
+    goals = present_objective(facts.trials, facts.notes)
+    complete = [trial for trial in facts.trials if trial.state == TrialState.COMPLETE]
+    return {trial.number: present_values(trial, goals) for trial in complete}
+
+
 def allowed(study: optuna.Study) -> Callable[[FrozenTrial], bool]:
     """Tells trials whose mixtures the bounds and constraints in force allow, by those of now."""
     groups = study_space(study).groups
@@ -101,5 +112,8 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
         return [trial for trial in study.best_trials if keeps(trial)]
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
-    found = [(sign * t.value, t.number, t) for t in done if t.value is not None and keeps(t)]
+    reached = {n: value for n, (value,) in values(study).items() if not math.isnan(value)}
+    found = [
+        (sign * reached[t.number], t.number, t) for t in done if t.number in reached and keeps(t)
+    ]
     return [min(found, key=lambda one: one[:2])[2]] if found else []

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from optuna_mde_studies.report import costs, epochs, evaluations, overview, statements, tasks
 from optuna_mde_studies.report.judgement import judge
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
-from optuna_mde_studies.runner.trials import best_trials
+from optuna_mde_studies.runner.trials import best_trials, values
 from optuna_mde_studies.wording import amount, count, named, share_of_a_run
 from optuna_mde_studies.wording import rates as one_line
 from rich.console import RenderableType
@@ -144,8 +144,9 @@ def status(study: optuna.Study, counts: Mapping[str, int], n_trials: int | None)
         f", {other}" for other in others
     )
     names = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
-    for trial in best_trials(study)[:MAX_BEST] if counts.get("complete") else ():
-        yield f"best: {named(trial.values, names)} by trial {trial.number}"
+    reached = values(study)
+    for trial in best_trials(study)[:MAX_BEST] if reached else ():
+        yield f"best: {named(reached[trial.number], names)} by trial {trial.number}"
 
 
 def studies(found: Sequence[Found]) -> Table:

@@ -29,6 +29,7 @@ __all__ = [
     "CorpusError",
     "DomainSource",
     "TokenizerConfig",
+    "add_sets",
     "describe",
     "fingerprint",
     "inventory",
@@ -132,6 +133,35 @@ def prepare(
             raise CorpusError("files changed while they were read; prepare the corpus again")
         os.replace(partial, folder)
     return Corpus.load(folder)
+
+
+def add_sets(
+    config: CorpusConfig, folder: Path, *, progress: Callable[[str], None] = lambda _: None
+) -> Corpus:
+    """Adds sets to a finished corpus, whatever its training sources hold by now.
+
+    Args:
+        config: names the sets and their size; of its tokenizer only the end of text counts, unless
+            a set holds token ids.
+        folder: of the corpus.
+        progress: called with short lines.
+
+    Raises:
+        CorpusChangedError: the corpus holds another set of one of the names.
+        CorpusError: there is no corpus, or a source cannot be read or holds too little text.
+    """
+    from filelock import FileLock
+
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        corpus = Corpus.load(folder)
+        known = known_part(config, corpus).model_copy(update={"domains": {}})
+        was = {k: v for k, v in corpus.made_from.items() if _is_of_set(k)}
+        now = {k: v for k, v in describe(known).items() if _is_of_set(k)}
+        changes = _changes(_without_other_sets(was, known), now)
+        changes += _changed_sources(corpus, known)
+        if changes:
+            raise CorpusChangedError(folder, changes)
+        return _extended(corpus, config, progress, None)
 
 
 def _extended(

@@ -1,0 +1,158 @@
+"""A finished study that is asked something else: new sets, another objective, other bounds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna_mde_trainers.spec import RunResult
+
+from optuna_mde import get_losses
+from optuna_mde.mde.logprobs import load_logprobs
+from tests.conftest import DEFINITION
+
+Cli = Callable[..., tuple[int, str, str]]
+
+PROVERBS = "proverbs: {path: text, data_files: proverbs.txt}"
+
+
+@pytest.fixture
+def finished(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the tiny study finished and the text of a further set."""
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    lines = [f"A stitch in time saves {n}, and {n} birds of a feather flock." for n in range(99)]
+    Path("proverbs.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    return tmp_path
+
+
+def study() -> optuna.Study:
+    return optuna.load_study(study_name="tiny", storage="sqlite:///runs/tiny/study.db")
+
+
+def weights() -> dict[Path, int]:
+    found = Path("runs/tiny/runs").glob("*/model.safetensors")
+    return {path: path.stat().st_mtime_ns for path in found}
+
+
+def rewritten(**changes: str) -> None:
+    """Writes the definition anew, lines of it replaced."""
+    text = DEFINITION
+    for field, line in changes.items():
+        old = next(x for x in text.splitlines() if x.strip().startswith(f"{field}:"))
+        text = text.replace(old, old[: len(old) - len(old.lstrip())] + line)
+    Path("tiny.yaml").write_text(text, encoding="utf-8")
+
+
+def test_every_finished_run_is_scored_and_none_is_trained(finished: Path, cli: Cli) -> None:
+    trained = weights()
+    told = [(t.values, t.user_attrs["losses"]) for t in study().trials]
+    gone = study().trials[4].user_attrs["run"]
+    (Path("runs/tiny") / gone / "model.safetensors").unlink()
+    code, out, err = cli("score", "tiny", "--set", "proverbs=proverbs.txt")
+    assert (code, err) == (0, "")
+    assert "trial 4 was not scored: " in out
+    assert "model.safetensors is gone" in out
+    assert [(t.values, t.user_attrs["losses"]) for t in study().trials] == told
+    assert weights().items() <= trained.items()
+    losses = get_losses(study())
+    for trial in study().trials:
+        folder = Path("runs/tiny") / trial.user_attrs["run"]
+        result = RunResult.read(folder / "result.json")
+        assert losses[trial.number].get("proverbs") == result.losses.get("proverbs")
+        assert ("proverbs" in losses[trial.number]) == (trial.number != 4)
+        if trial.user_attrs["phase"] == "expert":
+            arrays, _ = load_logprobs(folder / "logprobs.safetensors")
+            assert -arrays["proverbs"].mean() == pytest.approx(
+                losses[trial.number]["proverbs"], abs=1e-4
+            )
+    fresh = json.loads(Path("runs/tiny/confirm.json").read_text())["losses"]
+    assert all("proverbs" in run for runs in fresh.values() for run in runs)
+    code, out, _ = cli("recommend", "tiny", "--objective", "proverbs", "--format", "json")
+    assert code == 0
+    assert "proverbs" in json.loads(out)["rows"][0]["losses"]
+
+
+@pytest.mark.slow
+def test_the_definition_may_gain_a_set_and_another_objective(finished: Path, cli: Cli) -> None:
+    trained = weights()
+    rewritten(
+        news=f"news: {{path: text, data_files: 'news/*.txt'}}\n    {PROVERBS}",
+        objective="objective: {proverbs: 3, news: 1}",
+        confirm="confirm: {seeds: 0}",
+    )
+    code, out, err = cli("run", "tiny.yaml")
+    assert (code, err) == (0, "")
+    assert "the objective has changed: what counts from now on is 0.75 proverbs + 0.25 news" in out
+    assert weights() == trained
+    losses = get_losses(study())
+    values = {n: 0.75 * x["proverbs"] + 0.25 * x["news"] for n, x in losses.items()}
+    complete = [t.number for t in study().trials if t.state.name == "COMPLETE"]
+    best = min(complete, key=values.__getitem__)
+    _, out, _ = cli("status", "tiny")
+    assert f"best: {values[best]:.4f} by trial {best}" in out
+    rewritten(
+        news=f"news: {{path: text, data_files: 'news/*.txt'}}\n    {PROVERBS}",
+        objective="objective: {proverbs: 3, news: 1}",
+        confirm="confirm: {seeds: 0}",
+        search="search: {n_trials: 7}",
+    )
+    code, out, err = cli("run", "tiny.yaml")
+    assert (code, err) == (0, "")
+    assert "the objective has changed" not in out
+    new = study().trials[6]
+    told = new.user_attrs["losses"]
+    assert new.value == pytest.approx(0.75 * told["proverbs"] + 0.25 * told["news"])
+    assert len(weights()) == len(trained) + 1
+
+
+def test_what_cannot_change_is_said_with_the_mend(finished: Path, cli: Cli) -> None:
+    kept = Path("runs/tiny/definition.yaml").read_bytes()
+    for changes, message in (
+        ({"objective": "objective: {a: [code], b: [news]}"}, "has 1 goal (objective), and now"),
+        ({"news": "news: {path: text, data_files: proverbs.txt}"}, "give the other set another"),
+        ({"validation_tokens": "validation_tokens: 256"}, "runs under both cannot be compared"),
+    ):
+        rewritten(**changes)
+        code, _, err = cli("run", "tiny.yaml")
+        assert code == 2
+        assert message in err
+    for given, message in (
+        (("--set", "news=proverbs.txt"), "another set of this name"),
+        (("--set", "code=proverbs.txt"), "this is a domain"),
+        (("--set", "few=few.txt"), "few.txt"),
+    ):
+        code, _, err = cli("score", "tiny", *given)
+        assert code == 2
+        assert message in err
+    assert Path("runs/tiny/definition.yaml").read_bytes() == kept
+
+
+def test_recommend_answers_another_question_and_changes_nothing(finished: Path, cli: Cli) -> None:
+    cli("status", "tiny")  # the folder was moved, which the study keeps
+    before = Path("runs/tiny/study.db").read_bytes()
+    kept = Path("runs/tiny/recommendation.json").read_bytes()
+    question = ("--objective", "prose=3,code=1", "--cap", "code=0.3", "--floor", "numbers=0.1")
+    code, out, err = cli("recommend", "tiny", *question, "--format", "yaml")
+    assert (code, err) == (0, "")
+    rates = {
+        k: float(v) for k, v in (line.split(": ") for line in out.splitlines() if ": " in line)
+    }
+    assert rates["code"] <= 0.3 + 1e-9
+    assert rates["numbers"] >= 0.1 - 1e-9
+    assert Path("runs/tiny/study.db").read_bytes() == before
+    assert Path("runs/tiny/recommendation.json").read_bytes() == kept
+    for wrong, message in (
+        (("--cap", "moon=0.1"), "no domain"),
+        (("--cap", "code"), "write NAME=NUMBER"),
+        (("--objective", "moon"), "weighs 'moon', which no run reports"),
+        (("--limit", "moon=2"), "limits names moon"),
+        (("--floor", "code=0.7", "--floor", "prose=0.7"), "lower bounds add up"),
+    ):
+        code, _, err = cli("recommend", "tiny", *wrong)
+        assert code == 2
+        assert message in err
