@@ -180,12 +180,14 @@ def _unscored(study: optuna.Study, sets: Iterable[str]) -> Iterator[tuple[int, l
 
 def _fresh_runs(experiment: Experiment, confirmation: Confirmation) -> list[_Run]:
     """All runs of a confirmation, if one of them lacks a set."""
-    sets = set(experiment.corpus.sets)
-    if all(sets <= losses.keys() for runs in confirmation.losses.values() for losses in runs):
+    found = [losses.keys() for runs in confirmation.losses.values() for losses in runs]
+    if not found:
+        return []
+    sets = frozenset(n for n in experiment.corpus.sets if not all(n in losses for losses in found))
+    if not sets:
         return []
     return [
-        _Run(order.name, order.spec, frozenset(sets))
-        for order in confirm.orders(experiment, confirmation)
+        _Run(order.name, order.spec, sets) for order in confirm.orders(experiment, confirmation)
     ]
 
 
