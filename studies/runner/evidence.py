@@ -10,6 +10,7 @@ from optuna_mde_studies.runner import confirm
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.experiment import SPEC_ATTR, Experiment, objective_on
 from optuna_mde_studies.runner.folder import StudyError
+from optuna_mde_studies.runner.launchers import RunFailedError
 from optuna_mde_studies.runner.launchers.local import InProcessLauncher
 from optuna_mde_studies.runner.trials import FINISHED
 from optuna_mde_studies.wording import count, goals, listed
@@ -145,20 +146,17 @@ def score_missing(experiment: Experiment, study: optuna.Study, display: Display)
         Names of the runs that could not be scored; they are said, with the reasons.
     """
     numbers = dict(_unscored(study, experiment.corpus.sets))
-    attrs = {trial.number: trial.user_attrs for trial in study.get_trials(deepcopy=False)}
-    runs = {
-        number: _Run(f"trial {number}", experiment.spec(attrs[number]), frozenset(sets))
-        for number, sets in numbers.items()
-    }
+    left: dict[str, str] = {}
+    runs = _searched_runs(experiment, study, numbers, left)
     confirmation = Confirmation.read(experiment.folder.confirmation)
     fresh = [] if confirmation is None else _fresh_runs(experiment, confirmation)
     total = len(runs) + len(fresh)
     if not total:
-        return []
+        _say(study, [], left, display)
+        return list(left)
     missing = sorted({name for run in (*runs.values(), *fresh) for name in run.sets})
     display.stage(f"scoring {count(total, 'finished run')} on {listed(missing)}; none is trained")
     display.done, display.total = 0, total
-    left: dict[str, str] = {}
     for number, run in runs.items():
         result = _scored(experiment, run, left)
         if result is not None:
@@ -176,6 +174,25 @@ def _unscored(study: optuna.Study, sets: Iterable[str]) -> Iterator[tuple[int, l
         lacking = [name for name in sets if name not in known.get(trial.number, {})]
         if lacking and SPEC_ATTR in trial.user_attrs:
             yield trial.number, lacking
+
+
+def _searched_runs(
+    experiment: Experiment,
+    study: optuna.Study,
+    numbers: Mapping[int, Iterable[str]],
+    left: dict[str, str],
+) -> dict[int, _Run]:
+    """The runs of trials, by number; of what is none of this study's, the reason in `left`."""
+    attrs = {trial.number: trial.user_attrs for trial in study.get_trials(deepcopy=False)}
+    runs: dict[int, _Run] = {}
+    for number, sets in numbers.items():
+        try:
+            spec = experiment.spec(attrs[number])
+        except RunFailedError as error:
+            left[f"trial {number}"] = str(error)
+        else:
+            runs[number] = _Run(f"trial {number}", spec, frozenset(sets))
+    return runs
 
 
 def _fresh_runs(experiment: Experiment, confirmation: Confirmation) -> list[_Run]:
