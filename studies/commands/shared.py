@@ -146,12 +146,11 @@ def _resolve(
 
 def resolve_folder(study: str, out: Path | None) -> StudyFolder:
     """The study's folder, whether or not what lies in it can be read."""
-    from optuna_mde_studies.runner.folder import RUNS, StudyError, StudyFolder, stored_config
+    from optuna_mde_studies.runner.folder import RUNS, at
 
-    for folder in (StudyFolder(Path(study)), StudyFolder(Path(RUNS) / study)):
+    for path in (Path(study), Path(RUNS) / study):
+        folder = at(path)
         if folder.definition.exists() or folder.database.exists():
-            with suppress(StudyError):
-                return folder.placed(stored_config(folder))
             return folder
     return resolve(study, out)[1]
 

@@ -24,7 +24,7 @@ from optuna_mde_studies.report import (
 )
 from optuna_mde_studies.report.judgement import Judgement, judge
 from optuna_mde_studies.runner.confirm import Confirmation
-from optuna_mde_studies.runner.folder import StudyFolder
+from optuna_mde_studies.runner.folder import StudyFolder, at
 from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.corpus.documents import CorpusError
 from optuna_mde_trainers.spec import write_atomic
@@ -79,12 +79,12 @@ def write(
         sections.mde(_mde(answered)),
         sections.target_epochs(found, recommendation) if recommendation else "",
         sections.costs(found, confirmed.confirmation if confirmed else None),
-        sections.evaluated(evaluations.table(found, StudyFolder(folder), confirmation)),
+        sections.evaluated(evaluations.table(found, at(folder), confirmation)),
         *(sections.placed(key, table) for key, table in tables.items()),
-        *_corpus(StudyFolder(folder).corpus),
+        *_corpus(at(folder).corpus),
         sections.versions(),
     ]
-    path = StudyFolder(folder).report
+    path = at(folder).report
     write_atomic(path, _page(study.study_name, parts, tables, [*drawn, *shown]))
     return path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,6 +170,15 @@ class StudyFolder:
                 return False
         except Timeout:
             return True
+
+
+def at(path: Path) -> StudyFolder:
+    """The study's folder, with storage and runs where the definition in it has them."""
+    folder = StudyFolder(path)
+    if folder.definition.is_file():
+        with suppress(StudyError):  # whoever needs the definition says what is wrong with it
+            return folder.placed(stored_config(folder))
+    return folder
 
 
 def create(folder: StudyFolder) -> None:

@@ -1,0 +1,112 @@
+"""What machines agree on through a storage, and what never comes from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna_mde_studies.definition import reading
+from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.runner import agreement, session
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create, stored_config
+
+from benchmarks.workers import DEFINITION
+
+COMMAND = "launch.command=python mine.py {spec} {out}"
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/shared.db"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, url: str):
+    """Opens the study as a machine of this name does, with a definition of its own."""
+
+    def machine(name: str, *overrides: str) -> tuple[reading.Definition, StudyFolder]:
+        (tmp_path / "killed.yaml").write_text(DEFINITION)
+        shared = [f"storage='{url}'", f"runs='{tmp_path}/runs'"]
+        definition = reading.read(str(tmp_path / "killed.yaml"), [*shared, *overrides])
+        folder = StudyFolder(tmp_path / name).placed(definition.config)
+        create(folder)
+        return definition, folder
+
+    return machine
+
+
+def joined(tmp_path: Path, url: str) -> StudyFolder:
+    folder = StudyFolder(tmp_path / "third", url)
+    agreement.join(folder, "killed")
+    return folder
+
+
+def test_the_definition_travels_without_what_runs_programs(machine, tmp_path, url):
+    callbacks = "launch.callbacks=[lightning.pytorch.callbacks.Timer]"
+    trainer = "launch.trainer={detect_anomaly: true}"
+    begun = machine("first", COMMAND, callbacks, trainer, "launch.workers=3")
+    session.begin(*begun)
+    kept = stored_config(joined(tmp_path, url))
+    sent = begun[0].config
+    assert kept.launch.workers == 3
+    assert (kept.launch.command, kept.launch.callbacks, kept.launch.trainer) == (None, [], {})
+    same = {"launch", "storage", "runs"}
+    assert kept.model_dump(exclude=same) == sent.model_dump(exclude=same)
+    assert (kept.storage, kept.runs) == (url, None)
+    text = str(optuna.load_study(study_name="killed", storage=url).user_attrs)
+    assert "mine.py" not in text
+    assert url not in text
+
+
+def test_a_command_in_a_storage_is_not_taken(machine, tmp_path, url):
+    study = session.begin(*machine("first"))
+    kept = study.user_attrs[agreement.DEFINITION_ATTR]
+    for hostile in (
+        {"command": "touch /tmp/owned {out}"},
+        {"callbacks": [["os.system", {}]]},
+        {"slurm": {"setup": ["touch /tmp/owned"]}},
+    ):
+        config = {**kept["config"], "launch": {**kept["config"]["launch"], **hostile}}
+        study.set_user_attr(agreement.DEFINITION_ATTR, {**kept, "config": config})
+        folder = StudyFolder(tmp_path / "third", url)
+        agreement.join(folder, "killed")
+        assert "owned" not in folder.definition.read_text()
+        assert "os.system" not in folder.definition.read_text()
+
+
+def test_a_study_of_a_command_is_joined_with_one(machine):
+    session.begin(*machine("first", COMMAND))
+    definition, folder = machine("second")
+    with pytest.raises(DefinitionError, match=r"a command is never taken from a storage.*--set"):
+        agreement.check(folder, definition)
+    definition, folder = machine("second", "launch.command=python other.py {spec}")
+    agreement.check(folder, definition)
+
+
+def test_another_definition_is_refused_and_nothing_is_written(machine, tmp_path, url):
+    session.begin(*machine("first"))
+    before = Path(tmp_path / "shared.db").read_bytes()
+    definition, folder = machine("second", "training.max_steps=21", "training.seed=4")
+    with pytest.raises(DefinitionError) as refused:
+        session.begin(definition, folder)
+    lines = str(refused.value).split("\n")
+    assert len(lines) == 2
+    assert "was begun with training.max_steps = 20, and now it is 21" in lines[0]
+    assert list(folder.path.iterdir()) == []
+    assert Path(tmp_path / "shared.db").read_bytes() == before
+
+
+def test_machines_that_do_not_share_the_runs_are_told(machine, tmp_path):
+    session.begin(*machine("first"))
+    with pytest.raises(StudyError, match="share one folder, under the same path on every machine"):
+        session.begin(*machine("second", f"runs='{tmp_path}/elsewhere'"))
+    session.begin(*machine("second"))
+
+
+@pytest.mark.parametrize("kept", ["{", 5, {"config": {"name": "killed"}}, {"config": None}])
+def test_a_definition_that_cannot_be_read_is_said(kept, machine, tmp_path, url):
+    study = session.begin(*machine("first"))
+    study.set_user_attr(agreement.DEFINITION_ATTR, kept)
+    with pytest.raises(StudyError, match=r"sqlite:///"):
+        joined(tmp_path, url)
