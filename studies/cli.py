@@ -69,6 +69,8 @@ def main() -> None:
     try:
         with _plain_warnings():
             app()
+    except SystemExit:  # the usual end; what follows would be imported to look at it
+        raise
     except _mistakes() as error:
         fail(str(error))
     except _storage_faults() as error:

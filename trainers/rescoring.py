@@ -76,6 +76,8 @@ class FinishedRun:
                 raise RunError(f"{folder} holds no finished run (no {name})")
         spec = RunSpec.read(folder / SPEC_FILE)
         result = RunResult.read(folder / RESULT_FILE)
+        if result.diverged is not None:
+            raise RunError(f"{folder} has diverged ({result.diverged}): there are no weights")
         path = folder / TOKENIZER_CONFIG_FILE
         if path.is_file():
             tokenizer = folder / TOKENIZER_FILE

@@ -15,7 +15,17 @@ import yaml
 from optuna_mde_studies.cli import app
 from typer.testing import CliRunner
 
-HEAVY = ("torch", "lightning", "optuna", "numpy", "pydantic", "rich.live", "plotly", "datasets")
+HEAVY = (
+    "torch",
+    "lightning",
+    "optuna",
+    "sqlalchemy",
+    "numpy",
+    "pydantic",
+    "rich.live",
+    "plotly",
+    "datasets",
+)
 
 
 @pytest.fixture
@@ -26,9 +36,10 @@ def run(cli):
 def test_help_imports_nothing_heavy():
     program = (
         "import sys\n"
-        "from optuna_mde_studies.cli import app\n"
-        "try: app(['--help'])\n"
-        "finally: print([name for name in sys.argv[1:] if name in sys.modules], file=sys.stderr)\n"
+        "from optuna_mde_studies.cli import main\n"
+        "names, sys.argv = sys.argv[1:], ['optuna-mde', '--help']\n"
+        "try: main()\n"
+        "finally: print([name for name in names if name in sys.modules], file=sys.stderr)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, *HEAVY], capture_output=True, text=True, check=True
