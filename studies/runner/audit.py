@@ -36,6 +36,8 @@ from optuna_mde_trainers.spec import (
 )
 
 from optuna_mde.mde.logprobs import LogprobFile, UnusableFileError
+from optuna_mde.mde.urls import ALLOW, is_local, is_trusted, local_path
+from optuna_mde.trials import notes
 
 if TYPE_CHECKING:
     import optuna
@@ -103,6 +105,21 @@ def audit(
                 is_loss=False,
             )
     yield from _others(folder, named, whole)
+
+
+def of_program(study: optuna.Study) -> Iterator[Finding]:
+    """The same of a study that another program has run: losses, and the experts' files."""
+    kept = notes.read_notes(study)
+    for trial in study.get_trials(deepcopy=False, states=FINISHED):
+        who, said = f"trial {trial.number}", trial.user_attrs.get("logprobs")
+        if not isinstance(said, str) or "\0" in said:
+            continue
+        url = kept.resolve(said)
+        if not is_trusted(url, kept.roots):
+            cost = f"it is not opened, unless {ALLOW} names a folder or URL above it"
+            yield Finding(f"{url:.200} ({who})", "outside", cost, is_loss=False)
+        elif is_local(url):
+            yield from _logprobs(local_path(url), who, UNKNOWN_EXPERT)
 
 
 def _kept(folder: StudyFolder) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ import optuna
 import pytest
 from optuna_mde_studies.runner.folder import StudyFolder
 
+from optuna_mde import report_losses, save_logprobs, suggest_mixture
+
 FOLDER = StudyFolder(Path("runs/tiny"))
 
 
@@ -202,3 +204,24 @@ def test_what_mends_itself_is_no_loss(cli, study):
     running, left, _ = out.strip().split("\n")
     assert running.startswith("trial 6: running by the storage")
     assert left.startswith("runs/tiny/runs/0123456789abcdef: of no trial")
+
+
+def test_a_study_of_another_program(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = optuna.create_study(storage="sqlite:///own.db", study_name="mix")
+    for number, corner in enumerate(("a", "b", "b")):
+        study.enqueue_trial({f"mix/{name}": float(name == corner) for name in "ab"})
+        trial = study.ask()
+        suggest_mixture(trial, ["a", "b"])
+        url = save_logprobs(f"{number}.safetensors", {"a": [-1.0, -2.0]})
+        study.tell(trial, report_losses(trial, {"a": 1.5}, logprobs=url))
+    code, out, _ = cli("check", "sqlite:///own.db")
+    assert code == 0
+    assert out == "mix: 3 finished trials, and the files that they name are there\n"
+    Path("0.safetensors").unlink()
+    cut(Path("1.safetensors"))
+    code, out, _ = cli("check", "sqlite:///own.db", "--study", "mix")
+    assert code == 1
+    missing, damaged = out.strip().split("\n")
+    assert missing == "0.safetensors (trial 0): missing: this expert is unknown to MDE"
+    assert damaged.startswith("1.safetensors (trial 1): damaged")
