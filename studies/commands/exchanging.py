@@ -18,7 +18,6 @@ from optuna_mde_studies.commands.opened import (
 )
 from optuna_mde_studies.commands.shared import (
     OutOption,
-    open_kept,
     quiet,
     resolve,
     resolve_existing,
@@ -130,7 +129,7 @@ def _into_storage(
     study = begin(None if holds(url, name) else optuna.storages.InMemoryStorage())
     known = overview.read(study)
     check_sets(study, goals or known.goals or told, known.sets, found)
-    target = Target(study, mixture_of(study, found), goals, ratios.name, written(ratios))
+    target = Target(study, mixture_of(study, found), goals, written(ratios))
     return target, begin, None, f"{shown(url)}, study {name}"
 
 
@@ -142,33 +141,32 @@ def _into_folder(
     from optuna.study import StudyDirection
     from optuna_mde_studies.exchange.files import written
     from optuna_mde_studies.exchange.recorded import Target, check_sets, mixture_of
+    from optuna_mde_studies.runner import session
     from optuna_mde_studies.runner.folder import StudyError, create, keep_definition
 
     if objective is not None:
         raise StudyError("--objective: a definition says what its study is judged by; change it")
     definition, folder = resolve(name, out)
-    begun = folder.database.exists()
-    if begun:
+    begun = folder.url is not None or folder.database.exists()
+    if begun and folder.definition.exists():
         definition, folder = resolve_existing(name, out)
     config = definition.config
 
     def begin() -> optuna.Study:
-        if not begun:
-            create(folder)
-            with folder.owned():
-                keep_definition(folder, definition)
-        return open_kept(definition, folder)
+        create(folder)
+        with folder.owned():
+            keep_definition(folder, definition)
+            return session.begin(definition, folder)
 
     quiet()
     directions = [StudyDirection.MINIMIZE] * len(config.goals.names)
     study = (
         begin() if begun else optuna.create_study(study_name=config.name, directions=directions)
     )
-    sets = list(dict.fromkeys([*config.domains, *config.corpus.validation]))
-    check_sets(study, config.goals, sets, found)
+    check_sets(study, config.goals, list(config.corpus.set_names), found)
     group = mixture_of(study, found, config.domains, config.search.bounds, config.search.natural)
-    target = Target(study, group, config.goals, ratios.name, written(ratios))
-    return target, begin, folder.path / "imported", str(folder.path)
+    target = Target(study, group, config.goals, written(ratios))
+    return target, begin, folder.imported, str(folder.path)
 
 
 def _objective(text: str | None) -> Objective | None:

@@ -235,6 +235,8 @@ class StudyConfig(_Section):
     target: TargetConfig | None = None
     launch: WorkersConfig = WorkersConfig()
     confirm: ConfirmConfig = ConfirmConfig()
+    warm_start: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Other studies, by folder or by name, whose runs the search learns from as from its own."""
 
     @model_validator(mode="before")
     @classmethod

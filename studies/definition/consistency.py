@@ -23,7 +23,7 @@ def inconsistencies(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
     yield from bounds_problems(config, domains)
     yield from _natural_problems(config)
     yield from _target_problems(config)
-    if domains and config.search.n_trials <= len(domains):
+    if domains and not config.warm_start and config.search.n_trials <= len(domains):
         yield (
             ("search", "n_trials"),
             f"{config.search.n_trials} trials leave nothing to search, because {len(domains)} "

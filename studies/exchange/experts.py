@@ -41,7 +41,7 @@ def domain_of(run: TableRun) -> str | None:
 
 def _candidates(run: TableRun, folder: Path) -> Iterator[Path]:
     if run.logprobs is not None:
-        path = _inside(folder, run.logprobs)
+        path = inside(folder, run.logprobs)
         if path is None:
             raise ExchangeError(
                 f"run {run.name}: logprobs = {run.logprobs!r} leads out of {folder}; files are "
@@ -55,12 +55,12 @@ def _candidates(run: TableRun, folder: Path) -> Iterator[Path]:
     if domain is None:
         return
     for name in (run.name, domain):
-        path = _inside(folder, name + SUFFIX)
+        path = inside(folder, name + SUFFIX)
         if path is not None and path.is_file():
             yield path
 
 
-def _inside(folder: Path, name: str) -> Path | None:
+def inside(folder: Path, name: str) -> Path | None:
     """A path below the folder, links followed; None of any other."""
     try:
         root = folder.resolve()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna_mde_studies.exchange import experts, recorded, tables
+from optuna_mde_studies.exchange.origin import of_table
 from optuna_mde_studies.exchange.runs import DETAILS, TableRun, TableRuns, joined
 from optuna_mde_studies.exchange.tables import KEYS, LABELS, ExchangeError
 
@@ -20,6 +21,7 @@ from optuna_mde.trials import notes
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import FrozenTrial
 
 RATIOS, METRICS, DETAILS_FILE, LOGPROBS = "ratios.csv", "metrics.csv", "runs.csv", "logprobs"
 
@@ -67,7 +69,7 @@ def examine(target: recorded.Target, found: TableRuns, source: Tables) -> list[P
             f"{source.details}: names files of log-probabilities; say with --logprobs in which "
             "folder they lie"
         )
-    drafts = [recorded.as_trial(run, found.sets, target, None) for run in found.runs]
+    drafts = [_trial(target, found, source, run, None) for run in found.runs]
     recorded.check(target.study, drafts)
     folder = source.logprobs
     return [experts.find(run, folder) if folder is not None else None for run in found.runs]
@@ -89,11 +91,18 @@ def take(target: recorded.Target, found: TableRuns, source: Tables, kept: Path |
     files = examine(target, found, source)
     for run, path in zip(found.runs, files, strict=True):
         url = None if path is None else _url(path, kept)
-        target.study.add_trial(recorded.as_trial(run, found.sets, target, url))
+        target.study.add_trial(_trial(target, found, source, run, url))
     natural = next((run.mixture for run in found.runs if run.phase == "natural"), None)
     if kept is None and natural is not None and not notes.natural(target.study):
         notes.set_natural(target.study, natural)  # a definition knows its own
     return sum(path is not None for path in files)
+
+
+def _trial(
+    target: recorded.Target, found: TableRuns, source: Tables, run: TableRun, url: str | None
+) -> FrozenTrial:
+    origin = of_table(source.ratios.name, run.name)
+    return recorded.as_trial(run, found.sets, target, url, origin)
 
 
 def _url(path: Path, kept: Path | None) -> str:

@@ -21,6 +21,6 @@ def of_table(table: str, run: str) -> dict[str, Any]:
     return {"table": table, "run": run}
 
 
-def of_study(study: str, number: int) -> dict[str, Any]:
-    """The origin of a trial of another study."""
-    return {"study": study, "trial": number}
+def of_study(study: str, mark: str, number: int) -> dict[str, Any]:
+    """The origin of a trial of another study, by its name and by the mark in its folder."""
+    return {"study": study, "mark": mark, "trial": number}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.distributions import FloatDistribution, distribution_to_json, json_to_distribution
 from optuna.trial import TrialState, create_trial
-from optuna_mde_studies.exchange.origin import ORIGIN, of_table
+from optuna_mde_studies.exchange.origin import ORIGIN, is_own
 from optuna_mde_studies.exchange.runs import TableRun, TableRuns
 from optuna_mde_studies.exchange.tables import ExchangeError
 from optuna_mde_studies.wording import listed
@@ -23,6 +22,7 @@ from optuna_mde.objective import Objective, ObjectiveError
 from optuna_mde.simplex.projection import MixtureError
 from optuna_mde.trials import notes, records
 from optuna_mde.trials.attributes import chunks
+from optuna_mde.trials.facts import read_facts
 from optuna_mde.trials.groups import Group, make_group
 from optuna_mde.trials.layout import study_space
 
@@ -46,10 +46,8 @@ class Target:
     """Its mixture, with the bounds in force."""
     objective: Objective | None
     """What all of its runs are judged by; None: what each of them says, else the mean."""
-    table: str
-    """Name of the table that the runs stand in."""
-    written: datetime
-    """When the table was written: its runs had ended by then."""
+    ended: datetime
+    """When the runs had ended."""
 
 
 def mixture_of(
@@ -87,7 +85,13 @@ def mixture_of(
     return group
 
 
-def as_trial(run: TableRun, sets: Sequence[str], target: Target, url: str | None) -> FrozenTrial:
+def as_trial(
+    run: TableRun,
+    sets: Sequence[str],
+    target: Target,
+    url: str | None,
+    origin: Mapping[str, Any],
+) -> FrozenTrial:
     """A finished trial that says what `suggest_mixture` and `report_losses` would have written.
 
     Args:
@@ -95,6 +99,7 @@ def as_trial(run: TableRun, sets: Sequence[str], target: Target, url: str | None
         sets: validation sets of all runs; one that the run lacks is absent in it.
         target: the study, its mixture and its objective.
         url: of its log-probabilities.
+        origin: where it comes from.
 
     Raises:
         ExchangeError: if the run has no value, or a parameter that is none.
@@ -109,7 +114,7 @@ def as_trial(run: TableRun, sets: Sequence[str], target: Target, url: str | None
         params[name], distributions[name] = _parameter(run, group, name, pair)
     state = TrialState.COMPLETE if run.budget >= 1.0 else TrialState.PRUNED
     draft = create_trial(params=params, distributions=distributions, state=TrialState.RUNNING)
-    draft.set_user_attr(ORIGIN, of_table(target.table, run.name))
+    draft.set_user_attr(ORIGIN, dict(origin))
     if run.phase in PHASES:
         draft.set_user_attr("phase", run.phase)
     values = _reported(draft, run, sets, target.objective, url)
@@ -121,7 +126,7 @@ def as_trial(run: TableRun, sets: Sequence[str], target: Target, url: str | None
         user_attrs=draft.user_attrs,
         system_attrs=dict(chunks("groups", [group.to_json()], {})),
     )
-    made.datetime_start = made.datetime_complete = target.written
+    made.datetime_start = made.datetime_complete = target.ended
     return made
 
 
@@ -156,6 +161,11 @@ def check_sets(
         )
 
 
+def origins(study: optuna.Study) -> list[Any]:
+    """Where the runs come from that a study has taken over."""
+    return [t.user_attrs[ORIGIN] for t in study.get_trials(deepcopy=False) if not is_own(t)]
+
+
 def check(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
     """Refuse runs that the study has already, or that its model cannot learn from as it is.
 
@@ -163,9 +173,9 @@ def check(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
         ExchangeError: if one is there already, is judged by another number of goals, or is of
             another size than the others.
     """
-    there = [json.dumps(t.user_attrs.get(ORIGIN)) for t in study.get_trials(deepcopy=False)]
+    there = origins(study)
     for trial in trials:
-        if json.dumps(trial.user_attrs[ORIGIN]) in there:
+        if trial.user_attrs[ORIGIN] in there:
             name = trial.user_attrs[ORIGIN].get("run", trial.user_attrs[ORIGIN].get("trial"))
             raise ExchangeError(f"{study.study_name}: run {name} is in the study already")
         if trial.values is not None and len(trial.values) != len(study.directions):
@@ -219,10 +229,11 @@ def runs_of(study: optuna.Study) -> tuple[tuple[str, ...], list[tuple[int, Table
     found: list[tuple[int, TableRun]] = []
     left_out: list[str] = []
     names: set[str] = set()
+    known = {record.number: record for record in read_facts(study).trials}
     for trial in study.get_trials(deepcopy=False):
         if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
             continue
-        record = records.read_trial(trial)
+        record = known[trial.number]
         rates = record.rates(group)
         if trial.number in excluded or rates is None or not record.losses:
             why = "excluded" if trial.number in excluded else "without mixture or losses"
@@ -237,6 +248,17 @@ def runs_of(study: optuna.Study) -> tuple[tuple[str, ...], list[tuple[int, Table
     if not found:
         raise ExchangeError(f"{study.study_name}: has no finished run that reports losses")
     return group.domains, found, left_out
+
+
+def _objective(record: records.Record) -> str | None:
+    """What a run was judged by; a mean over all sets names those that it reported itself, where
+    others were added later."""
+    if record.objective is None or not record.added:
+        return record.objective
+    goals = Objective.from_json(record.objective)
+    mean = dict.fromkeys(record.reported, 1 / len(record.reported))
+    named = tuple((name, weights or tuple(mean.items())) for name, weights in goals.goals)
+    return replace(goals, goals=named).to_json()
 
 
 def _another(name: str, names: set[str]) -> str:
@@ -257,7 +279,7 @@ def _run(
         budget=record.budget,
         phase=str(trial.user_attrs.get("phase") or "") or None,
         logprobs=record.logprobs,
-        objective=record.objective,
+        objective=_objective(record),
         limits=dict(record.limits),
         beside={
             name: [value, distribution_to_json(trial.distributions[name])]

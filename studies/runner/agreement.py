@@ -67,7 +67,7 @@ def check(folder: StudyFolder, definition: Definition) -> None:
 
 def publish(study: optuna.Study, config: StudyConfig) -> None:
     """Writes the definition on its study, for other machines."""
-    text = config.model_dump(mode="json", exclude={"storage", "runs"})
+    text = config.model_dump(mode="json", exclude={"storage", "runs", "warm_start"})
     text["launch"] = {name: text["launch"][name] for name in TRAVELLING}
     if text["launch"]["launcher"] in ("slurm", "ray"):  # others may not reach the cluster
         text["launch"]["launcher"] = "subprocess"
@@ -147,7 +147,9 @@ def _read(kept: Mapping[str, Any], url: str) -> StudyConfig:
         found["launch"] = {
             name: value for name, value in found["launch"].items() if name in TRAVELLING
         }
-        return StudyConfig.model_validate({**found, "storage": None, "runs": None})
+        return StudyConfig.model_validate(
+            {**found, "storage": None, "runs": None, "warm_start": ()}
+        )
     except ValidationError as error:
         reason = explain(error)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

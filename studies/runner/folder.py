@@ -37,6 +37,7 @@ CHANGEABLE: tuple[FieldPath, ...] = (
     ("confirm",),
     ("storage",),
     ("runs",),
+    ("warm_start",),
 )
 """Fields that may change while a study lives: no finished run would come out differently."""
 
@@ -89,6 +90,11 @@ class StudyFolder:
     @property
     def runs(self) -> Path:
         return self.files / "runs"
+
+    @property
+    def imported(self) -> Path:
+        """Files of experts that were trained elsewhere."""
+        return self.files / "imported"
 
     @property
     def report(self) -> Path:
@@ -237,7 +243,7 @@ def refuse_changes(old: StudyConfig, definition: Definition, where: str) -> None
         DefinitionError: if a field changed that runs depend on, with both values of each.
     """
     before, new = old.model_dump(mode="json"), definition.config.model_dump(mode="json")
-    changes = [change for change in _differences(before, new) if not _is_changeable(*change)]
+    changes = [change for change in differences(before, new) if not _is_changeable(*change)]
     lines = [_refusal(where, definition, *change) for change in changes]
     lines += _goals_problem(old, where, definition)
     if lines:
@@ -253,7 +259,7 @@ def changed_fields(folder: StudyFolder, config: StudyConfig) -> list[str]:
     if not folder.definition.exists():
         return []
     old, new = stored_config(folder).model_dump(mode="json"), config.model_dump(mode="json")
-    found = _differences(old, new)
+    found = differences(old, new)
     return [f"{dotted(p)}: {_short(a)} before, {_short(b)} now" for p, a, b in found]
 
 
@@ -287,10 +293,11 @@ def stored_config(folder: StudyFolder) -> StudyConfig:
         ) from None
 
 
-def _differences(old: Any, new: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Any, Any]]:
+def differences(old: Any, new: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Any, Any]]:
+    """Fields whose values differ in two definitions: where, and both values."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
-            yield from _differences(old.get(key), new.get(key), (*path, key))
+            yield from differences(old.get(key), new.get(key), (*path, key))
     elif old != new:
         yield path, old, new
 

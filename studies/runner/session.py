@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import Definition
-from optuna_mde_studies.runner import agreement, confirm, evidence, findings, identity
+from optuna_mde_studies.runner import agreement, confirm, evidence, findings, identity, warm
 from optuna_mde_studies.runner.checks import check_machine
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.corpus import changed_text, open_experiment
@@ -254,6 +254,8 @@ class Session:
         check_machine(self.definition)
         pool = self.pool  # they start while the corpus is made
         experiment = self.experiment
+        with self.folder.asking():
+            warm.start(experiment, self.study, self.progress.line)
         self._keep()
         n_trials, done = self.config.search.n_trials, num_finished(self.study)
         self.progress.done = done
