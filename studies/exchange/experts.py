@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from optuna_mde_studies.exchange.runs import TableRun
-from optuna_mde_studies.exchange.tables import ExchangeError
+from optuna_mde_studies.exchange.tables import ExchangeError, shown
 
-from optuna_mde.mde.logprobs import ExpertFileError, LogprobFile
+from optuna_mde.mde.logprobs import ExpertFileError, LogprobFile, load_logprobs
 from optuna_mde.simplex.projection import TOLERANCE
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SUFFIX = ".safetensors"
 
@@ -39,16 +44,48 @@ def domain_of(run: TableRun) -> str | None:
     return domain if rate >= 1.0 - TOLERANCE else None
 
 
+def merged(urls: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What several files of one run hold together, the first that has a set counts.
+
+    Returns:
+        Arrays `[T]` by validation set, and metadata of the first file with the sets of all.
+
+    Raises:
+        ExpertFileError: if one of them cannot be read.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    metadata: dict[str, Any] = {}
+    prints: dict[str, str] = {}
+    for url in urls:
+        found, about = load_logprobs(url)
+        arrays = {**found, **arrays}
+        prints = {**_prints(about), **prints}
+        metadata = {**about, **metadata}
+    metadata.pop("format", None)
+    return arrays, {**metadata, "sets": prints}
+
+
+def _prints(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprints of a file's sets."""
+    try:
+        found = json.loads(metadata.get("sets", "{}"))
+    except (TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _candidates(run: TableRun, folder: Path) -> Iterator[Path]:
     if run.logprobs is not None:
         path = inside(folder, run.logprobs)
         if path is None:
             raise ExchangeError(
-                f"run {run.name}: logprobs = {run.logprobs!r} leads out of {folder}; files are "
-                "named from that folder on"
+                f"run {run.name}: logprobs = {shown(run.logprobs)} leads out of {folder}; files "
+                "are named from that folder on"
             )
-        if not path.is_file():
-            raise ExchangeError(f"run {run.name}: there is no file {path}")
+        if not _is_file(path):
+            raise ExchangeError(
+                f"run {run.name}: there is no file {shown(run.logprobs)} in {folder}"
+            )
         yield path
         return
     domain = domain_of(run)
@@ -56,7 +93,7 @@ def _candidates(run: TableRun, folder: Path) -> Iterator[Path]:
         return
     for name in (run.name, domain):
         path = inside(folder, name + SUFFIX)
-        if path is not None and path.is_file():
+        if path is not None and _is_file(path):
             yield path
 
 
@@ -68,6 +105,13 @@ def inside(folder: Path, name: str) -> Path | None:
     except (OSError, ValueError):  # loops of links, NUL bytes
         return None
     return path if path.is_relative_to(root) else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file may have
+        return False
 
 
 def keep(path: Path, folder: Path) -> Path:

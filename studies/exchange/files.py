@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from optuna_mde_studies.exchange import experts, recorded, tables
 from optuna_mde_studies.exchange.origin import of_table
 from optuna_mde_studies.exchange.runs import DETAILS, TableRun, TableRuns, joined
-from optuna_mde_studies.exchange.tables import KEYS, LABELS, ExchangeError
+from optuna_mde_studies.exchange.tables import KEYS, LABELS, LONGEST_NAME, ExchangeError
 
-from optuna_mde.mde.logprobs import ExpertFileError, opened
+from optuna_mde.mde.logprobs import ExpertFileError, opened, save_logprobs
 from optuna_mde.mde.urls import ALLOW, is_trusted
 from optuna_mde.trials import notes
 
@@ -176,7 +176,7 @@ def export(study: optuna.Study, folder: Path) -> list[str]:
 
 def _check_names(what: str, names: Sequence[str]) -> None:
     for name in names:
-        if name in {*KEYS, *LABELS} or name != name.strip() or not name:
+        if name in {*KEYS, *LABELS} or name != name.strip() or not 0 < len(name) <= LONGEST_NAME:
             raise ExchangeError(f"the {what} {name!r} has a name that tables cannot hold")
 
 
@@ -198,22 +198,27 @@ def _details(number: int, run: TableRun, file: str) -> dict[str, Any]:
 
 def _copied(study: optuna.Study, run: TableRun, number: int, folder: Path, said: list[str]) -> str:
     """Copies the file of an expert; its name, or nothing where it cannot be had."""
-    if run.logprobs is None:
-        return ""
     kept = notes.read_notes(study)
-    url, name = kept.resolve(run.logprobs), f"{number}{experts.SUFFIX}"
-    if not is_trusted(url, kept.roots):
+    named = [run.logprobs, *run.more_logprobs] if run.logprobs else [*run.more_logprobs]
+    urls = [kept.resolve(url) for url in named]
+    foreign = [url for url in urls if not is_trusted(url, kept.roots)]
+    if foreign:
         said.append(
-            f"trial {number}: {url} lies outside the study's folder and is not opened; if it is "
-            f"yours, set {ALLOW} to a folder above it"
+            f"trial {number}: {foreign[0]} lies outside the study's folder and is not opened; if "
+            f"it is yours, set {ALLOW} to a folder above it"
         )
         return ""
-    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{number}{experts.SUFFIX}"
     try:
-        with opened(url) as stream, (folder / name).open("wb") as copy:
-            shutil.copyfileobj(stream, copy)
+        if len(urls) > 1:
+            arrays, metadata = experts.merged(urls)
+            save_logprobs(folder / name, arrays, **metadata)
+        elif urls:
+            folder.mkdir(parents=True, exist_ok=True)
+            with opened(urls[0]) as stream, (folder / name).open("wb") as copy:
+                shutil.copyfileobj(stream, copy)
     except (OSError, ExpertFileError) as error:
         (folder / name).unlink(missing_ok=True)
         said.append(f"trial {number}: its log-probabilities cannot be read ({error})")
         return ""
-    return name
+    return name if urls else ""

@@ -279,6 +279,7 @@ def _run(
         budget=record.budget,
         phase=str(trial.user_attrs.get("phase") or "") or None,
         logprobs=record.logprobs,
+        more_logprobs=record.more_logprobs,
         objective=_objective(record),
         limits=dict(record.limits),
         beside={

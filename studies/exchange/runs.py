@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optuna_mde_studies.exchange.tables import ExchangeError, Row, Table, number, several
+from optuna_mde_studies.exchange.tables import (
+    ExchangeError,
+    Row,
+    Table,
+    number,
+    several,
+    shown,
+)
 from optuna_mde_studies.wording import count, listed
 
 SUM_TOLERANCE = 0.02
@@ -39,6 +46,8 @@ class TableRun:
     phase: str | None = None
     logprobs: str | None = None
     """Path of its log-probabilities, below the folder that was named for them."""
+    more_logprobs: tuple[str, ...] = ()
+    """Of a study's run: URLs of files with sets that were scored later."""
     objective: str | None = None
     """JSON text of what it was judged by."""
     limits: dict[str, Any] = field(default_factory=dict)
@@ -130,7 +139,7 @@ def _figures(table: Table, rows: Sequence[Row], remarks: list[str]) -> tuple[str
         else:
             row = texts[0]
             raise ExchangeError(
-                f"{table.place(row)}: {name} = {row.cells[name]!r:.80} is no number"
+                f"{table.place(row)}: {name} = {shown(row.cells[name])} is no number"
             )
     return tuple(kept)
 
@@ -181,7 +190,7 @@ def _rate(table: Table, row: Row, name: str) -> float:
     value = number(row.cells[name])
     if value is None or not math.isfinite(value) or value < 0:
         raise ExchangeError(
-            f"{table.place(row)}: {name} = {row.cells[name]!r:.80} is no rate; a domain that was "
+            f"{table.place(row)}: {name} = {shown(row.cells[name])} is no rate; a domain that was "
             "not trained has the rate 0"
         )
     return value
@@ -245,4 +254,4 @@ def _details(table: Table | None, row: Row) -> dict[str, Any]:
 
 
 def _wrong(table: Table, row: Row, name: str, what: str) -> ExchangeError:
-    return ExchangeError(f"{table.place(row)}: {name} = {row.cells[name]!r:.80} is not {what}")
+    return ExchangeError(f"{table.place(row)}: {name} = {shown(row.cells[name])} is not {what}")

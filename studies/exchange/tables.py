@@ -20,6 +20,10 @@ SEPARATORS = (",", ";", "\t")
 _UNNAMED = re.compile(r"(Unnamed: \d+)?")  # pandas writes row numbers into a column without a name
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
+LONGEST = 60
+"""Characters of a cell that a message shows."""
+LONGEST_NAME = 200
+"""Of a run or a column; paths and storages have no room for much more."""
 MOST_NAMED = 3
 """Rows that a message names; the others are counted."""
 
@@ -70,12 +74,12 @@ def read(path: Path) -> Table:
     if len(lines) < 2:
         raise ExchangeError(f"{path}: holds no run; a header and a line a run are needed")
     (_, header), *body = lines
-    header = [name.strip() for name in header]
+    header = [_checked(path, 1, name) for name in header]
     key = next((name for name in KEYS if name in header), None)
     if key is None:
         raise ExchangeError(
             f"{path}: no column 'run' that names the runs; the header holds "
-            f"{_some([repr(name) for name in header])}"
+            f"{_some(map(repr, header))}"
         )
     twice = sorted({name for name in header if header.count(name) > 1 and name})
     if twice:
@@ -92,6 +96,7 @@ def read(path: Path) -> Table:
         row = dict(zip(header, (cell.strip() for cell in cells), strict=True))
         if not row[key]:
             raise ExchangeError(f"{path}, line {line}: the column {key!r} is empty")
+        _checked(path, line, row[key])
         rows.append(Row(line, row[key], {name: row[name] for name in columns}))
     _check_runs(path, rows)
     return Table(path, key, columns, tuple(rows))
@@ -120,6 +125,11 @@ def number(cell: str) -> float | None:
         return None
 
 
+def shown(text: str) -> str:
+    """A cell or a name as a message shows it."""
+    return repr(text if len(text) <= LONGEST else text[: LONGEST - 1] + "…")
+
+
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Lines that hold something, by number."""
     try:
@@ -141,6 +151,13 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, cells
     except csv.Error as error:
         raise ExchangeError(f"{path}, line {reader.line_num}: no CSV ({error})") from None
+
+
+def _checked(path: Path, line: int, name: str) -> str:
+    """The name of a run or a column."""
+    if len(name) > LONGEST_NAME:
+        raise ExchangeError(f"{path}, line {line}: {shown(name)} is too long for a name")
+    return name.strip()
 
 
 def _check_runs(path: Path, rows: Iterable[Row]) -> None:

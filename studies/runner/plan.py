@@ -144,8 +144,9 @@ def _stages(config: StudyConfig, per_step: int) -> Iterator[Stage]:
     def stage(what: str, runs: int, run_steps: int) -> Stage:
         return Stage(what, runs, runs * run_steps * per_step, runs * scored)
 
-    yield stage("experts", experts, max(1, round(config.experts.budget * steps)))
-    yield stage("search", config.search.n_trials - experts, steps)
+    trained = 0 if config.warm_start else experts  # else those of the other studies serve
+    yield stage("experts", trained, max(1, round(config.experts.budget * steps)))
+    yield stage("search", config.search.n_trials - trained, steps)
     if config.confirm.seeds:
         yield stage("confirmation", CONFIRMED * config.confirm.seeds, steps)
 

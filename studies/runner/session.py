@@ -252,6 +252,7 @@ class Session:
 
     def _search(self) -> None:
         check_machine(self.definition)
+        warm.check(self.folder, self.config.warm_start)
         pool = self.pool  # they start while the corpus is made
         experiment = self.experiment
         with self.folder.asking():

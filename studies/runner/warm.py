@@ -7,7 +7,7 @@ validation set, the model or the training differs, they do not, and the other st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -51,6 +51,16 @@ def start(experiment: Experiment, study: optuna.Study, say: Callable[[str], None
             raise StudyError(f"warm_start: {name}: {error}") from None
         for line in said:
             say(f"warm start from {name}: {line}")
+
+
+def check(own: StudyFolder, names: Iterable[str]) -> None:
+    """Refuse names of studies that are not there, before anything is begun.
+
+    Raises:
+        StudyError: with the first of them.
+    """
+    for name in names:
+        _folder(own, name)
 
 
 def _take(experiment: Experiment, study: optuna.Study, name: str) -> Iterator[str]:

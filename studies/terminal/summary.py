@@ -9,7 +9,7 @@ from optuna_mde_studies.report import costs, epochs, evaluations, overview, stat
 from optuna_mde_studies.report.judgement import judge
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
 from optuna_mde_studies.runner.trials import best_trials, values
-from optuna_mde_studies.wording import amount, count, named, share_of_a_run
+from optuna_mde_studies.wording import amount, count, listed, named, share_of_a_run
 from optuna_mde_studies.wording import rates as one_line
 from rich.console import RenderableType
 from rich.table import Table
@@ -85,10 +85,15 @@ def planned(config: StudyConfig, found: Plan) -> str:
     """What a study will run, in a line."""
     experts, budget = len(config.domains), config.experts.budget
     mixtures, steps = config.search.n_trials - experts, config.training.max_steps
+    first = (
+        f"after the runs of {listed(config.warm_start)}"
+        if config.warm_start
+        else f"{experts} experts, then {mixtures} mixtures, the natural and the uniform one among "
+        "them"
+    )
     shortened = f" (experts {share_of_a_run(budget)})" if budget < 1 else ""
     return (
-        f"{experts} domains, {config.search.n_trials} trials ({experts} experts, then "
-        f"{mixtures} mixtures, the natural and the uniform one among them) of {steps} steps"
+        f"{experts} domains, {config.search.n_trials} trials ({first}) of {steps} steps"
         f"{shortened} or {amount(found.run_tokens)} tokens, with "
         f"{amount(found.size.parameters)} parameters"
     )

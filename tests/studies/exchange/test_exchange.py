@@ -16,8 +16,16 @@ import pytest
 from optuna.trial import TrialState
 from optuna_mde_studies import cli
 
-from optuna_mde import MDESampler, recommend, report_losses, save_logprobs, suggest_mixture
+from optuna_mde import (
+    MDESampler,
+    add_losses,
+    recommend,
+    report_losses,
+    save_logprobs,
+    suggest_mixture,
+)
 from optuna_mde.answers.fitted import fit_study
+from optuna_mde.mde.logprobs import load_logprobs
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -175,6 +183,32 @@ def test_other_parameters_come_back_with_their_ranges(run: Run, here: Path) -> N
     assert code == 0
     back = optuna.load_study(study_name="two", storage="sqlite:///s.db")
     assert content(back) == content(study)
+
+
+def test_losses_and_files_that_came_later_go_along(run: Run, here: Path) -> None:
+    study = optuna.create_study(study_name="one", storage="sqlite:///s.db")
+    for number, rates in enumerate([(1.0, 0.0), (0.0, 1.0), (0.5, 0.5)]):
+        study.enqueue_trial(dict(zip(["mix/web", "mix/code"], rates, strict=True)))
+        trial = study.ask()
+        suggest_mixture(trial, ["web", "code"])
+        url = save_logprobs(f"files/{number}.safetensors", {"papers": np.full(9, -1.0 - number)})
+        study.tell(trial, report_losses(trial, {"papers": 1.0 + number}, logprobs=url))
+    later = save_logprobs("files/later.safetensors", {"faq": np.full(5, -3.0)})
+    add_losses(study, {n: {"faq": 3.0 + n} for n in range(3)}, logprobs={0: later})
+    run("export", "sqlite:///s.db", "out", "--study", "one")
+    tables = ("out/ratios.csv", "out/metrics.csv", "--runs", "out/runs.csv")
+    options = ("--logprobs", "out/logprobs", "--storage", "sqlite:///s.db", "--study", "two")
+    assert run("import", *tables, *options)[0] == 0
+    back = optuna.load_study(study_name="two", storage="sqlite:///s.db")
+    assert [t.user_attrs["losses"] for t in back.trials] == [
+        {"papers": 1.0 + n, "faq": 3.0 + n} for n in range(3)
+    ]
+    assert [t.values for t in back.trials] == [t.values for t in study.trials]
+    arrays, _ = load_logprobs(back.trials[0].user_attrs["logprobs"])
+    assert {name: array.tolist() for name, array in arrays.items()} == {
+        "papers": [-1.0] * 9,
+        "faq": [-3.0] * 5,
+    }
 
 
 @pytest.fixture

@@ -134,6 +134,8 @@ def test_a_study_that_is_not_there_is_named(begun):
     experiment, study = begun(warm_start="[gone]")
     with pytest.raises(StudyError, match="there is no study 'gone'"):
         warm.start(experiment, study, print)
+    with pytest.raises(StudyError, match="there is no study 'gone'"):
+        warm.check(experiment.folder, ("tiny", "gone"))
 
 
 @pytest.mark.slow
@@ -152,5 +154,7 @@ def test_a_warm_study_trains_no_expert(begun, tiny_run, tmp_path, command):
     assert all(max(trial.params.values()) < 1 for trial in own)
     status = command("status", "warm.yaml", folder=tmp_path).stdout
     assert status.startswith("warm: 2 of 2 trials finished, 6 taken over")
+    planned = command("validate", "warm.yaml", "--set", "search.n_trials=2", folder=tmp_path)
+    assert "3 domains, 2 trials (after the runs of tiny) of 20 steps" in planned.stdout
     checked = command("check", "warm.yaml", folder=tmp_path)
     assert checked.returncode == 0, checked.stdout
