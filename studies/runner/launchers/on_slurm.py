@@ -81,6 +81,11 @@ class OnSlurm:
                     f"{', '.join(sorted(known))}, and additional_parameters for what else sbatch "
                     "takes"
                 )
+        minutes = self.options.get("time", 1)
+        if isinstance(minutes, bool) or not isinstance(minutes, int) or minutes < 1:
+            return f"launch.slurm.time: a whole number of minutes (got {minutes!r})"
+        if self._cluster not in ("slurm", "local"):
+            return f"launch.slurm.cluster: slurm or local (got {self._cluster!r})"
         if self._cluster == "slurm" and shutil.which("srun") is None:
             return (
                 "launch.launcher: slurm, and there is no srun here; start on a machine of the "

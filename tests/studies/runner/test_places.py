@@ -176,31 +176,25 @@ def test_a_job_outlives_the_worker_that_waits_for_it(slurm, spec, tmp_path, numb
     assert len(list(slurm.glob("job-*"))) == 1
 
 
+# --- ranks ---------------------------------------------------------------------------------------
+
+
 @pytest.mark.slow
-def test_one_run_on_two_nodes(slurm, spec, tmp_path):
-    config = reading.read("tiny.yaml", ["launch.slurm={time: 5}", "launch.num_nodes=2"]).config
-    spread = on_devices(spec, num_nodes=2, accelerator="cpu")
-    there = launchers.launcher(config.launch).run(spread, tmp_path / "there", ignore)
+def test_ranks_by_srun_on_two_nodes_and_by_torchrun(slurm, spec, tmp_path):
     here = InProcessLauncher().run(spec, tmp_path / "here", ignore)
-    assert there.losses == pytest.approx(here.losses, abs=1e-4)
-    assert there.ledger.devices == 2
+    settings = {
+        "num_nodes": ["launch.slurm={time: 5}", "launch.num_nodes=2"],
+        "devices": ["launch.launcher=torchrun", "launch.devices=2"],
+    }
+    for field, asked in settings.items():
+        launcher = launchers.launcher(reading.read("tiny.yaml", asked).config.launch)
+        spread = on_devices(spec, accelerator="cpu", **{field: 2})
+        there = launcher.run(spread, tmp_path / field, ignore)
+        assert there.losses == pytest.approx(here.losses, abs=1e-4)
+        assert there.ledger.devices == 2
+    assert launcher == SubprocessLauncher(command=under_torchrun(2))
     (job,) = slurm.glob("job-*")
     assert "#SBATCH --nodes=2" in job.read_text("utf-8")
-
-
-# --- torchrun ------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_ranks_by_torchrun(spec, tmp_path):
-    launcher = launchers.launcher(
-        reading.read("tiny.yaml", ["launch.launcher=torchrun", "launch.devices=2"]).config.launch
-    )
-    assert launcher == SubprocessLauncher(command=under_torchrun(2))
-    there = launcher.run(on_devices(spec, devices=2, accelerator="cpu"), tmp_path, ignore)
-    here = InProcessLauncher().run(spec, tmp_path / "here", ignore)
-    assert there.losses == pytest.approx(here.losses, abs=1e-4)
-    assert there.ledger.devices == 2
 
 
 # --- Ray -----------------------------------------------------------------------------------------
@@ -227,7 +221,7 @@ LEAVES_PLACE = """
 import json, os, pathlib, sys, time
 out = pathlib.Path(sys.argv[1])
 began = time.time()
-time.sleep(3)
+time.sleep(2)
 place = [os.environ["CUDA_VISIBLE_DEVICES"], began, time.time()]
 (out / "place").write_text(json.dumps(place))
 (out / "result.json").write_text(json.dumps({"losses": {"code": 1.0}}))
@@ -314,6 +308,8 @@ def test_what_a_launcher_does_not_take_is_refused(workplace, settings, said):
             r"launch\.slurm\.partitoin: submitit has no such option",
         ),
         ("slurm={time: 5, nodes: 2}", r"launch\.slurm\.nodes: launch\.num_nodes says it"),
+        ("slurm={time: 2h}", r"launch\.slurm\.time: a whole number of minutes \(got '2h'\)"),
+        ("slurm={time: 5, cluster: pbs}", r"launch\.slurm\.cluster: slurm or local"),
         ("slurm={time: 5}", r"there is no srun here.*launch\.slurm\.cluster: local"),
         ("ray=127.0.0.1:1", r"launch\.ray: no cluster at 127\.0\.0\.1:1"),
     ],
