@@ -27,6 +27,11 @@ class _Findings(BaseModel):
     told: str
     """Digest of what the recommendation stands on."""
     recommendation: Recommendation
+    content: str = ""
+    """Digest of the recommendation: one that was changed or damaged is computed anew."""
+
+    def digest(self) -> str:
+        return _digest_of(self.model_dump_json(include={"recommendation"}))
 
 
 def recommend(
@@ -46,15 +51,17 @@ def recommend(
     fitting()
     recommendation = optuna_mde.recommend(study)
     findings = _Findings(told=told, recommendation=recommendation)
+    findings.content = findings.digest()
     write_atomic(kept, findings.model_dump_json(indent=1) + "\n")
     return recommendation
 
 
 def _read(kept: Path) -> _Findings | None:
     try:
-        return _Findings.model_validate_json(kept.read_bytes())
-    except (FileNotFoundError, ValidationError):  # written by another version
+        found = _Findings.model_validate_json(kept.read_bytes())
+    except (OSError, ValidationError):  # written by another version
         return None
+    return found if found.content == found.digest() else None
 
 
 def _digest(study: optuna.Study) -> str:
@@ -68,4 +75,8 @@ def _digest(study: optuna.Study) -> str:
     version = importlib.metadata.version("optuna-mde")
     known = [field.name for field in fields(Recommendation)]
     text = json.dumps([version, known, attrs, trials], sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return _digest_of(text)
+
+
+def _digest_of(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import optuna
@@ -47,3 +48,15 @@ def test_a_file_of_another_kind_is_replaced(
     kept.write_text(text)
     assert findings.recommend(study, kept) == recommend(study)
     assert findings.recommend(study, kept) == recommend(study)
+
+
+@pytest.mark.parametrize("change", [{"rows": []}, {"noise_sd": 7.0}, {"notes": ["<script>"]}])
+def test_a_recommendation_that_was_changed_is_computed_anew(
+    study: optuna.Study, tmp_path: Path, change: dict[str, object]
+) -> None:
+    kept = tmp_path / "recommendation.json"
+    first = findings.recommend(study, kept)
+    whole = json.loads(kept.read_text())
+    whole["recommendation"] |= change
+    kept.write_text(json.dumps(whole))
+    assert findings.recommend(study, kept) == first
