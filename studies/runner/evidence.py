@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from optuna_mde import add_losses, get_losses
 from optuna_mde.trials.facts import read_facts
-from optuna_mde.trials.notes import set_present_objective
+from optuna_mde.trials.notes import has_objective, set_present_objective
 from optuna_mde.trials.targets import present_objective
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def score_missing(experiment: Experiment, study: optuna.Study, display: Display)
     Returns:
         Names of the runs that could not be scored; they are said, with the reasons.
     """
+    _keep_mean(experiment, study)
     numbers = dict(_unscored(study, experiment.corpus.sets))
     left: dict[str, str] = {}
     runs = _searched_runs(experiment, study, numbers, left)
@@ -268,6 +269,14 @@ def _say(study: optuna.Study, sets: list[str], left: dict[str, str], display: Di
         display.line(f"{run} was not scored: {reason}")
     if len(left) > MOST_NAMED:
         display.line(f"{len(left) - MOST_NAMED} more runs were not scored, for such reasons")
+
+
+def _keep_mean(experiment: Experiment, study: optuna.Study) -> None:
+    """A mean stays that of the definition's sets, once runs report others beside them."""
+    config, corpus = experiment.config, experiment.corpus
+    is_mean = any(not weights for _, weights in config.goals.goals)
+    if is_mean and set(corpus.sets) - set(config.corpus.set_names) and not has_objective(study):
+        set_present_objective(study, experiment.goals.to_json())
 
 
 def _is_aimed_elsewhere(study: optuna.Study, wanted: Objective) -> bool:

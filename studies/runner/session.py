@@ -48,6 +48,7 @@ from optuna_mde_studies.runner.workers import Pool
 from optuna_mde_studies.wording import goals, named
 
 from optuna_mde.answers.tables import label
+from optuna_mde.objective import Objective
 from optuna_mde.trials.notes import has_objective, stored_objective
 
 if TYPE_CHECKING:
@@ -242,11 +243,19 @@ class Session:
     def _is_current(self, kept: Confirmation, n_seeds: int | None) -> bool:
         if kept.told != num_finished(self.study):
             return False
-        if kept.objective != stored_objective(self.study) and has_objective(self.study):
+        if has_objective(self.study) and not self._is_of_this_goal(kept):
             return False
         if n_seeds is None:
             return len(kept.seeds) >= self.config.confirm.seeds
         return len(kept.seeds) == n_seeds
+
+    def _is_of_this_goal(self, kept: Confirmation) -> bool:
+        present = stored_objective(self.study)
+        if kept.objective is None or present is None:
+            return kept.objective == present
+        sets = self.config.corpus.set_names
+        one, other = (Objective.from_json(text) for text in (kept.objective, present))
+        return one.averaging(sets).weighs_as(other.averaging(sets))
 
     # --- search ---
 

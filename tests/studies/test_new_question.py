@@ -9,6 +9,9 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna_mde_studies.definition.reading import read
+from optuna_mde_studies.runner.experiment import objective_on
+from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.spec import RunResult
 
 from optuna_mde import get_losses
@@ -72,6 +75,10 @@ def test_every_finished_run_is_scored_and_none_is_trained(finished: Path, cli: C
             )
     fresh = json.loads(Path("runs/tiny/confirm.json").read_text())["losses"]
     assert all("proverbs" in run for runs in fresh.values() for run in runs)
+    rewritten(objective="objective: mean")
+    config = read("tiny.yaml").config
+    own = objective_on(config, Corpus.load("runs/tiny/corpus"))
+    assert own.sets == ("code", "prose", "numbers", "news")
     code, out, _ = cli("recommend", "tiny", "--objective", "proverbs", "--format", "json")
     assert code == 0
     assert "proverbs" in json.loads(out)["rows"][0]["losses"]
