@@ -28,6 +28,7 @@ from optuna_mde_studies.runner.launchers.local import (
     SubprocessLauncher,
     under_torchrun,
 )
+from optuna_mde_studies.runner.launchers.on_ray import OnRay
 from optuna_mde_studies.runner.launchers.on_slurm import OnSlurm
 from optuna_mde_trainers.spec import RunSpec
 
@@ -202,13 +203,15 @@ def test_ranks_by_srun_on_two_nodes_and_by_torchrun(slurm, spec, tmp_path):
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A Ray cluster of two nodes on this machine, each of two CPUs and of two GPUs in name."""
+    """A Ray cluster on this machine: a head, and two nodes of two CPUs and two GPUs in name."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 2, "num_gpus": 2, "object_store_memory": 80_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    cluster.add_node(**node)
+    head = {**node, "num_cpus": 0, "num_gpus": 0, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(2):
+        cluster.add_node(**node)
     cluster.wait_for_nodes()
     yield cluster
     import ray
@@ -266,6 +269,48 @@ def test_a_study_on_a_cluster(cluster, workplace, command):
     for trial in study.trials:
         mixture = trial.user_attrs["spec"]["training"]["mixture"]
         assert trial.user_attrs["losses"]["code"] == their_trainer.loss("code", mixture)
+
+
+BEGINS = """
+import os, pathlib, runpy, sys, time
+out = pathlib.Path(sys.argv[2])
+(out / f"begun-{os.getpid()}").touch()
+while not (out / "go").exists():
+    time.sleep(0.05)
+runpy.run_path(sys.argv[3], run_name="__main__")
+"""
+
+
+def node_of(cluster: Any, pid: int) -> Any:
+    """The node among whose processes one is."""
+    raylets = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
+    while pid not in raylets:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return raylets[pid]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc")
+def test_a_run_whose_node_is_lost_begins_again_on_another(cluster, spec, tmp_path):
+    command = (sys.executable, "-c", BEGINS, "{spec}", "{out}", their_trainer.__file__)
+    launcher = CommandLauncher(command, OnRay(cluster.address))
+    folder = spec.folder(tmp_path)
+
+    def begun(number: int) -> list[Path]:
+        end = time.monotonic() + 60
+        while len(found := list(folder.glob("begun-*"))) < number:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        return found
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(launcher.run, on_devices(spec, accelerator="cpu"), tmp_path, ignore)
+        (first,) = begun(1)
+        pid = int(first.name.removeprefix("begun-"))
+        cluster.remove_node(node_of(cluster, pid), allow_graceful=False)
+        begun(2)
+        (folder / "go").touch()
+        assert running.result(60).losses
 
 
 @pytest.mark.parametrize("asked", ["ray=auto", "slurm={time: 5, setup: [rm]}"])
