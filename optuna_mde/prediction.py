@@ -68,15 +68,13 @@ def predict(
 @gradients()
 def predict_by(fitted: Fitted, mixtures: Sequence[Mapping[str, float]]) -> Prediction:
     """What `predict` says by a study that is fitted already."""
-    base = fitted.best_told()
-    X = np.array([place(fitted.space, base, m) for m in mixtures]).reshape(-1, fitted.space.dim)
+    X = _inputs(fitted, mixtures)
     mean, sd = fitted.outputs(X)
-    goal_mean, goal_sd = fitted.goals(X)
+    goal_mean, goal_sd = _goals(fitted, X)
     goal_noise = fitted.noise()
     sd = sd * widths(fitted, np.eye(sd.shape[1]))
-    goal_sd = goal_sd * widths(fitted, fitted.weights)
     observations, losses = fitted.observations, list(fitted.observations.losses)
-    mean, goal_mean = mean * observations.signs, goal_mean * observations.goal_signs
+    mean = mean * observations.signs
     one = goal_mean.shape[1] == 1
     return Prediction(
         sets=tuple(observations.outputs[j] for j in losses),
@@ -88,3 +86,20 @@ def predict_by(fitted: Fitted, mixtures: Sequence[Mapping[str, float]]) -> Predi
         objective_noise_sd=float(goal_noise[0]) if one else goal_noise,
         mde_error=fitted.mde_error,
     )
+
+
+@gradients()
+def predict_goals(fitted: Fitted, mixtures: Sequence[Mapping[str, float]]) -> tuple[Array, Array]:
+    """Mean and sd `[n, G]` of the goals, as `predict` has them, without the sets' losses."""
+    return _goals(fitted, _inputs(fitted, mixtures))
+
+
+def _inputs(fitted: Fitted, mixtures: Sequence[Mapping[str, float]]) -> Array:
+    base = fitted.best_told()
+    X = np.array([place(fitted.space, base, m) for m in mixtures])
+    return X.reshape(-1, fitted.space.dim)
+
+
+def _goals(fitted: Fitted, X: Array) -> tuple[Array, Array]:
+    mean, sd = fitted.goals(X)
+    return mean * fitted.observations.goal_signs, sd * widths(fitted, fitted.weights)

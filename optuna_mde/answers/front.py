@@ -51,6 +51,14 @@ def spread(rows: Sequence[Row], most: int = SHOWN) -> tuple[Row, ...]:
     return tuple(rows[i] for i in sorted(set(taken)))
 
 
+def marked(rows: Sequence[Row], recommended: Row) -> list[tuple[Row, bool]]:
+    """The rows that `spread` takes and the recommended one, by the first goal; and which it is."""
+    shown = spread(rows)
+    same = next((row for row in shown if row.mixture == recommended.mixture), recommended)
+    every = shown if same is not recommended else (*shown, recommended)
+    return [(row, row is same) for row in sorted(every, key=lambda row: row.goals[0].mean)]
+
+
 def _weightings(n_goals: int) -> Array:
     """Weightings `[m, G]` that cover all compromises evenly, each goal alone among them.
 

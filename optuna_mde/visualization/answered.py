@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optuna_mde.answers.fitted import Fitted, fit_study, place
-from optuna_mde.prediction import predict_by
+from optuna_mde.prediction import predict_goals
 from optuna_mde.recommendation import recommend_by
 from optuna_mde.simplex.projection import Array
 from optuna_mde.trials.facts import read_facts
@@ -94,9 +94,7 @@ class Answered:
             {**rest, **row.params, **dict(zip(self.group.names, point.tolist(), strict=True))}
             for point in rates
         ]
-        found = predict_by(self.fitted.looking_at(len(asked)), asked)
-        shape = (len(rates), len(self.names))
-        return found.objective_mean.reshape(shape), found.objective_sd.reshape(shape)
+        return predict_goals(self.fitted.looking_at(len(asked)), asked)
 
     def allowed(self, rates: Array) -> list[bool]:
         """Whether rates `[n, K]` of the shown mixture keep its bounds and constraints."""

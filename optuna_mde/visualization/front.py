@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from optuna_mde.answers.front import spread
@@ -30,15 +31,28 @@ def draw(
     import plotly.graph_objects as go
 
     figure = go.Figure()
+    frames = [_frame(runs, front, goal) for goal in (first, second)]
     for style, members in by_marker(runs).items():
+        across, up = (
+            _held([run.values[g] for run in members], f)
+            for g, f in zip((first, second), frames, strict=True)
+        )
+        off = [
+            run.values[first] != a or run.values[second] != b
+            for run, a, b in zip(members, across, up, strict=True)
+        ]
         figure.add_scatter(
-            x=short(run.values[first] for run in members),
-            y=short(run.values[second] for run in members),
+            x=short(across),
+            y=short(up),
             mode="markers",
-            marker={"symbol": style.symbol, "size": 9, "color": style.colour},
+            marker={
+                "symbol": [f"{style.symbol}-open" if out else style.symbol for out in off],
+                "size": 9,
+                "color": style.colour,
+            },
             name=style.title,
             hoverinfo="text",
-            hovertext=[hover(run, run.values[first]) for run in members],
+            hovertext=[_hover_run(run, names, first, second) for run in members],
         )
     ends = sorted((row.goals[first].mean, row.goals[second].mean) for row in front if row.goals)
     figure.add_scatter(
@@ -74,9 +88,43 @@ def draw(
     return quiet(
         figure,
         height=440,
-        xaxis={"title": {"text": label(names[first])}, "showgrid": True},
-        yaxis={"title": {"text": label(names[second])}, "showgrid": True},
+        xaxis={
+            "title": {"text": label(names[first])},
+            "showgrid": True,
+            "range": _wide(frames[0]),
+        },
+        yaxis={
+            "title": {"text": label(names[second])},
+            "showgrid": True,
+            "range": _wide(frames[1]),
+        },
     )
+
+
+def _frame(runs: Sequence[Run], front: Sequence[Row], goal: int) -> tuple[float, float]:
+    """The range of a goal to draw to scale: that of mixed runs and of the front. A far expert
+    would squeeze both into a corner; it stands at the edge, hollow."""
+    mixed = [run.values[goal] for run in runs if run.phase != "expert"]
+    values = [v for v in mixed or [run.values[goal] for run in runs] if math.isfinite(v)]
+    values += [row.goals[goal].mean for row in front if row.goals]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _held(values: Sequence[float], frame: tuple[float, float]) -> list[float]:
+    low, high = frame
+    near = 0.1 * (high - low)
+    return [min(max(v, low - near), high + near) for v in values]
+
+
+def _wide(frame: tuple[float, float]) -> list[float]:
+    low, high = frame
+    return short([low - 0.13 * (high - low), high + 0.13 * (high - low)])
+
+
+def _hover_run(run: Run, names: Sequence[str], first: int, second: int) -> str:
+    other = f"{label(names[second])} {run.values[second]:.4f}"
+    return f"{hover(run, run.values[first])}<br>{other}"
 
 
 def _hover(row: Row, names: Sequence[str], first: int, second: int) -> str:

@@ -33,7 +33,8 @@ class Picture:
     caption: str
     figure: go.Figure
     panels: tuple[go.Figure, ...] = ()
-    """The same in parts, which a page sets side by side as it has room; empty: it has none."""
+    """Its parts, which a page sets side by side as it has room; empty where it has none, or where
+    the whole was asked for."""
 
 
 def confirmation(judgement: Judgement | None) -> list[Picture]:
@@ -59,6 +60,8 @@ def pictures(
     overview: Overview,
     recommendation: Recommendation | None = None,
     answered: Answered | None = None,
+    *,
+    in_parts: bool = False,
 ) -> list[Picture]:
     """What the runs and the recommendation look like; only the pictures that the data allow.
 
@@ -66,25 +69,28 @@ def pictures(
         overview: the study's runs.
         recommendation: what it recommends.
         answered: the study with its surrogate, for pictures of what that predicts elsewhere.
+        in_parts: whether to draw pictures that have parts as these, `Picture.panels`.
     """
     return [
         *_of_recommendation(overview, recommendation),
-        *(_of_predictions(answered) if answered else ()),
+        *(_of_predictions(answered, in_parts=in_parts) if answered else ()),
         *_of_search(overview, recommendation, answered),
     ]
 
 
-def _of_predictions(answered: Answered) -> Iterator[Picture]:
+def _of_predictions(answered: Answered, *, in_parts: bool) -> Iterator[Picture]:
     domains = answered.group.domains
     row = answered.recommendation.rows[0]
     goals, lines = row.goals or (row.objective,), effects.lines(answered)
+    parts = [[line] for line in lines] if in_parts else [lines]
+    panels = tuple(effects.draw(p, answered.names, goals, among=lines) for p in parts)
     yield Picture(
         "effects",
         "What each domain does",
         "The predicted objective with its 90 % interval by the share of one domain, through the "
         "recommended mixture (star); the others keep their ratios. What bounds forbid is dotted.",
-        effects.draw(lines, answered.names, goals),
-        tuple(effects.draw([line], answered.names, goals, among=lines) for line in lines),
+        panels[0],
+        panels if in_parts else (),
     )
     if len(domains) >= ternary.CORNERS:
         corners = ternary.chosen(answered, None)

@@ -68,7 +68,7 @@ def write(
     found = overview.read(study)
     confirmed = judge(found, recommendation, confirmation)
     drawn = figures.confirmation(confirmed)
-    shown = figures.pictures(found, recommendation, answered)
+    shown = figures.pictures(found, recommendation, answered, in_parts=True)
     tables = {"trials": sections.runs(found), "losses": sections.losses(found)}
     parts = [
         sections.header(found),

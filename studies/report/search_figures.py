@@ -110,7 +110,9 @@ def _focus(
     if len(mixed) >= FEWEST_MIXED:
         best, bulk = min(mixed), sorted(mixed)[math.ceil(BULK * len(mixed)) - 1]
         reach = REACH * (bulk - best)
-        near = [min(max(v, best - reach), bulk + reach) for v in mixed]
+        every = [sign * v for v in values if math.isfinite(v)]
+        near = [min(v, bulk + reach) for v in mixed]
+        near += [max(v, best - reach) for v in every if v < best]
         if recommendation:
             near += [min(max(sign * v, best - reach), bulk + reach) for v in ends]
     low, high = min(near, default=0.0), max(near, default=0.0)

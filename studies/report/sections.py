@@ -29,7 +29,7 @@ from optuna_mde_studies.wording import (
 )
 
 from optuna_mde.answers import tables
-from optuna_mde.answers.front import spread
+from optuna_mde.answers.front import marked
 from optuna_mde.visualization.palette import domain_colours, shortened, signed
 
 if TYPE_CHECKING:
@@ -152,25 +152,16 @@ def _compared(table: tables.Table) -> str:
     return _table(head, lines, text=1, first=True)
 
 
-def _marked(front: Sequence[Row], recommended: Row) -> list[tuple[Row, Row | None]]:
-    """The front with the recommended row in its place, and which that is."""
-    same = next((row for row in front if row.mixture == recommended.mixture), None)
-    rows = list(front) if same else [*front, recommended]
-    rows.sort(key=lambda row: row.goals[0].mean)
-    return [(row, same or recommended) for row in rows]
-
-
 def trade_offs(overview: Overview, front: Sequence[Row], recommended: Row) -> str:
     """Mixtures for other weightings of several objectives."""
     colours = domain_colours(overview.domains)
-    shown = spread(front)
     lines = [
         [
             _bar(row.mixture, colours),
-            escape(in_words(row.mixture)) + (" <b>recommended</b>" if row is chosen else ""),
+            escape(in_words(row.mixture)) + (" <b>recommended</b>" if chosen else ""),
             *(f"{goal.mean:.3f}" for goal in row.goals),
         ]
-        for row, chosen in _marked(shown, recommended)
+        for row, chosen in marked(front, recommended)
     ]
     return (
         "<h2>Other trade-offs</h2><p>Mixtures that are predicted to be best for some weighting of "

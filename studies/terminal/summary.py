@@ -15,7 +15,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from optuna_mde.answers.front import spread
+from optuna_mde.answers.front import marked
 from optuna_mde.answers.tables import Table as Cells
 from optuna_mde.answers.tables import by_goal, rates
 
@@ -175,11 +175,9 @@ def _shown(cells: Cells, title: str) -> Table:
 def _front(recommendation: Recommendation, objective: Objective) -> Table:
     """Mixtures of which none is predicted to be better in every goal."""
     table = _table("no goal better without another worse", *objective.names)
-    # Neighbours on the front differ by less than a line can show.
-    distinct = {one_line(row.mixture): row for row in reversed(spread(recommendation.pareto))}
-    for mixture, row in reversed(distinct.items()):
-        mark = " (recommended)" if row.mixture == recommendation.mixture else ""
-        table.add_row(Text(mixture + mark), *(f"{goal.mean:.4f}" for goal in row.goals))
+    for row, chosen in marked(recommendation.pareto, recommendation.rows[0]):
+        name = one_line(row.mixture) + (" (recommended)" if chosen else "")
+        table.add_row(Text(name), *(f"{goal.mean:.4f}" for goal in row.goals))
     return table
 
 

@@ -29,7 +29,9 @@ def test_a_finished_study_has_every_picture(finished, invented):
     answered, _ = overview.answered(study, recommendation)
     shown = figures.pictures(found, recommendation, answered)
     assert keys(shown) == ["mixtures", "sets", "effects", "map", "search", "foresight", "tried"]
-    (effects,) = (picture for picture in shown if picture.key == "effects")
+    parts = figures.pictures(found, recommendation, answered, in_parts=True)
+    assert keys(parts) == keys(shown)
+    (effects,) = (picture for picture in parts if picture.key == "effects")
     titles = [panel.layout.annotations[0].text for panel in effects.panels]
     assert titles == [f"<b>{domain}</b>" for domain in found.domains]
     frames = {panel.layout.yaxis.range for panel in effects.panels}

@@ -10,6 +10,7 @@ from optuna_mde_studies.terminal.progress import PLAIN_WIDTH
 from rich.console import Console
 
 from optuna_mde import recommend
+from optuna_mde.answers.front import SHOWN, marked
 from optuna_mde.answers.tables import by_goal, comparison, rates
 from optuna_mde.objective import Objective
 
@@ -61,3 +62,22 @@ def test_labels_and_figures_fit_eighty_columns(objective, invent):
         for name, predicted, interval, *_ in table.lines:
             found = [line.split("  ") for line in text.splitlines() if line.startswith(name)]
             assert any({predicted, interval} <= set(map(str.strip, cells)) for cells in found)
+
+
+def test_a_front_is_told_by_a_few_mixtures_with_the_recommended_one_among_them(invent, tmp_path):
+    world = invent()
+    world.objective = TWO
+    study = world.study()
+    recommendation = recommend(study)
+    assert len(recommendation.pareto) > SHOWN
+    told = marked(recommendation.pareto, recommendation.rows[0])
+    assert 5 <= len(told) <= SHOWN + 1
+    assert [row.mixture for row, chosen in told if chosen] == [recommendation.mixture]
+    firsts = [row.goals[0].mean for row, _ in told]
+    assert firsts == sorted(firsts)
+    every = [row.goals[0].mean for row in recommendation.pareto]
+    assert {min(every), max(every)} <= set(firsts)
+    text = printed(recommendation, Objective.parse(TWO), 80)
+    assert text.count("(recommended)") == 1
+    written = page.write(study, tmp_path, recommendation=recommendation).read_text("utf-8")
+    assert written.count("<b>recommended</b>") == 1
