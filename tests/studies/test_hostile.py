@@ -133,6 +133,27 @@ def test_code_beside_a_model_is_not_imported(tmp_path, monkeypatch):
     assert not Path("PWNED").exists()
 
 
+@pytest.mark.slow
+def test_code_beside_weights_is_not_imported_for_an_evaluation(study):
+    from optuna_mde_trainers.scoring import harness
+    from optuna_mde_trainers.spec import RunError
+
+    run = next(FOLDER.runs.glob("*"))
+    (run / "modeling.py").write_text(f"import os\nos.system({ATTACK!r})\nclass Model: ...\n")
+    code = {"AutoConfig": "modeling.Model", "AutoModelForCausalLM": "modeling.Model"}
+    config = json.loads((run / "config.json").read_text())
+    for change in ({"model_type": "unheard-of", "auto_map": code}, 5):
+        (run / "config.json").write_text(
+            json.dumps(config | change if isinstance(change, dict) else change)
+        )
+        with pytest.raises(RunError, match="transformers cannot read this checkpoint"):
+            harness._model(run, 1, "cpu")
+    (run / "config.json").write_text(json.dumps(config | {"auto_map": code}))
+    (run / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(RunError, match="transformers cannot read this checkpoint"):
+        harness._model(run, 1, "cpu")
+
+
 # --- YAML ----------------------------------------------------------------------------------------
 
 
