@@ -14,7 +14,6 @@ from optuna_mde_studies.commands.opened import (
     holds,
     new_storage,
     opened,
-    shown,
 )
 from optuna_mde_studies.commands.shared import (
     OutOption,
@@ -111,6 +110,7 @@ def _into_storage(
     from optuna_mde_studies.exchange.files import written
     from optuna_mde_studies.exchange.recorded import Target, check_sets, mixture_of
     from optuna_mde_studies.report import overview
+    from optuna_mde_studies.runner.sharing.storages import shown
 
     quiet()
     goals = _objective(objective)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -122,12 +123,13 @@ def opened(study: str, name: str | None, out: Path | None) -> Opened:
 
 def is_storage(study: str) -> bool:
     """Whether an argument is the URL of a storage."""
-    return "://" in study
+    return "://" in study or study.startswith("journal:")
 
 
 def _stored(url: str, name: str | None, out: Path | None) -> Opened:
     import optuna
     from optuna_mde_studies.runner.folder import RUNS, StudyError, StudyFolder
+    from optuna_mde_studies.runner.sharing.storages import shown
 
     quiet()
     storage = open_storage(url)
@@ -159,7 +161,24 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     Raises:
         StudyError: if there is none, or it cannot be read.
     """
-    return _storage(url, make=False)
+    from optuna.exceptions import StorageInternalError
+    from optuna.storages import RDBStorage
+    from optuna_mde_studies.runner.folder import StudyError
+    from optuna_mde_studies.runner.sharing.patience import reason
+    from optuna_mde_studies.runner.sharing.storages import WAIT_SECONDS, file_of, kind, shown
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if url.startswith(("sqlite:", "journal:")) and not file_of(url).is_file():
+        raise StudyError(f"{url}: there is no file {str(file_of(url))!r}")
+    if url.startswith(("journal:", "grpc:")):
+        return new_storage(url)  # which makes nothing that is not there
+    try:
+        engine = {"connect_args": {"timeout": WAIT_SECONDS}} if kind(url) == "sqlite" else {}
+        # Braces of a path are doubled: Optuna formats the URL.
+        text = url.replace("{", "{{").replace("}", "}}")
+        return RDBStorage(text, engine_kwargs=engine, skip_table_creation=True)
+    except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError, ValueError) as error:
+        raise StudyError(f"storage {shown(url)}: {reason(error)}") from error
 
 
 def new_storage(url: str) -> optuna.storages.BaseStorage:
@@ -168,7 +187,13 @@ def new_storage(url: str) -> optuna.storages.BaseStorage:
     Raises:
         StudyError: if it cannot be opened.
     """
-    return _storage(url, make=True)
+    from optuna_mde_studies.runner.folder import StudyError
+    from optuna_mde_studies.runner.sharing import storages
+
+    try:
+        return storages.open_storage(url, Path(tempfile.gettempdir()))
+    except storages.StorageError as error:
+        raise StudyError(f"storage {storages.shown(url)}: {error}") from error
 
 
 def holds(url: str, name: str) -> bool:
@@ -179,37 +204,3 @@ def holds(url: str, name: str) -> bool:
         return name in [study.study_name for study in open_storage(url).get_all_studies()]
     except StudyError:
         return False
-
-
-def _storage(url: str, *, make: bool) -> optuna.storages.BaseStorage:
-    from optuna.exceptions import StorageInternalError
-    from optuna.storages import RDBStorage
-    from optuna_mde_studies.runner.folder import StudyError
-    from optuna_mde_studies.runner.sharing.storages import WAIT_SECONDS
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        parsed = make_url(url)
-        is_sqlite = parsed.get_backend_name() == "sqlite"
-        if is_sqlite and not make and not Path(parsed.database or "").is_file():
-            raise StudyError(f"{url}: there is no file {parsed.database!r}")
-        arguments = {"connect_args": {"timeout": WAIT_SECONDS}} if is_sqlite else {}
-        # Braces of a path are doubled: Optuna formats the URL.
-        return RDBStorage(
-            url.replace("{", "{{").replace("}", "}}"),
-            engine_kwargs=arguments,
-            skip_table_creation=not make,
-        )
-    except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError) as error:
-        if isinstance(error, StudyError):
-            raise
-        reason = str(error.__cause__ or error).strip().split("\n")[0]
-        raise StudyError(
-            f"{shown(url)}: no storage of Optuna's can be opened ({reason})"
-        ) from error
-
-
-def shown(url: str) -> str:
-    """A URL as messages may show it, without its password."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", url)

@@ -87,9 +87,12 @@ def test_rates_go_to_a_trainer(run: Run, own: optuna.Study) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("status", "sqlite:///typo.db"), "there is no file 'typo.db'"),
+        (("status", "sqlite:///typo.db"), "typo.db: there is no file"),
         (("status", "sqlite:///own.db", "--study", "x"), "no study 'x'; it holds own"),
-        (("report", "mysql+nothing://me:secret@host/db"), "me:***@host/db: no storage"),
+        (
+            ("report", "mysql+nothing://me:secret@host/db"),
+            "storage mysql+nothing://me:***@host/db: ",
+        ),
         (("confirm", "sqlite:///own.db"), "trains by a definition"),
         (("run", "sqlite:///own.db"), "trains by a definition"),
         (("status", "own.db", "--study", "own"), "give the storage's URL"),
@@ -103,6 +106,20 @@ def test_what_cannot_be_read_is_one_sentence(
     assert words in err
     assert err.count("\n") == 1
     assert [path.name for path in Path().iterdir()] == ["own.db"]
+
+
+def test_a_journal_is_a_storage_too(run: Run, tmp_path: Path, invented, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    backend = optuna.storages.journal.JournalFileBackend("own.log")
+    invented.study(study_name="own", storage=optuna.storages.JournalStorage(backend))
+    code, out, _ = run("status", "journal:own.log")
+    assert (code, out.splitlines()[0]) == (0, "own: 12 trials finished")
+    assert run("export", "journal:own.log", "table")[0] == 0
+    tables = ("table/ratios.csv", "table/metrics.csv", "--runs", "table/runs.csv")
+    code, out, _ = run("import", *tables, "--storage", "journal:two.log", "--study", "two")
+    assert (code, "12 runs taken over" in out) == (0, True)
+    code, _, err = run("status", "journal:typo.log")
+    assert (code, "there is no file" in err) == (2, True)
 
 
 def test_a_name_in_a_storage_is_no_path(run: Run, tmp_path: Path, monkeypatch) -> None:
