@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections import deque
 from collections.abc import Callable
@@ -342,6 +343,18 @@ class Session:
         self.progress.counting("confirmation", len(orders) - len(waiting), len(orders))
         if waiting:
             self.progress.stage(stage)
+            if self.folder.url is not None:  # another machine begins elsewhere in the list
+                waiting.rotate(random.randrange(len(waiting)))
+
+        def next_order() -> RunOrder | None:
+            while waiting:
+                order = waiting.popleft()
+                found = experiment.finished(order.spec)
+                if found is None:
+                    return order
+                results[order.name] = found
+                self.progress.done += 1
+            return None
 
         def on_event(worker: int, event: Event) -> None:
             self.progress.event(worker, event)
@@ -357,5 +370,5 @@ class Session:
                     waiting.appendleft(order)
 
         if waiting:
-            self.pool.run(lambda: waiting.popleft() if waiting else None, on_event)
+            self.pool.run(next_order, on_event)
         return [result for result in results.values() if result is not None]
