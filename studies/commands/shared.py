@@ -161,7 +161,8 @@ def resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFol
     from optuna_mde_studies.runner.folder import StudyError
 
     _, folder = resolve(study, out)
-    if folder.url is None and not folder.database.is_file():
+    begun = folder.database if folder.url is None else folder.definition
+    if not begun.is_file():
         raise StudyError(
             f"{folder.path}: there is no study yet; start it with `optuna-mde run {study}`"
         )

@@ -37,7 +37,7 @@ from optuna_mde_studies.runner.messages import (
 )
 from optuna_mde_studies.runner.sharing.leases import Heart, ask, is_held_by, lease
 from optuna_mde_studies.runner.sharing.owners import Owner, forget
-from optuna_mde_studies.runner.sharing.patience import is_full, patiently
+from optuna_mde_studies.runner.sharing.patience import impatient, is_full, patiently
 from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished, num_held
 from optuna_mde_trainers.spec import DivergedError
 
@@ -111,8 +111,9 @@ class Worker:
         """What renews this process's leases, from the first trial on."""
         if self._heart is None:
             study = self.study
-            self._heart = Heart(study._storage, study._study_id, self._owner).__enter__()
-            self._heart.look()
+            # A thread of its own, which never speaks: whoever listens hears one thread.
+            storage = impatient(study._storage)
+            self._heart = Heart(storage, study._study_id, self._owner).__enter__()
         return self._heart
 
     def perform(self, order: Order) -> None:

@@ -175,12 +175,14 @@ class Heart:
 
     def _beat_on(self) -> None:
         beat = 0
-        while not self._ends.wait(BEAT_SECONDS):
+        while True:
+            with suppress(Exception):
+                self.look()
+            if self._ends.wait(BEAT_SECONDS):
+                return
             beat += 1
             with suppress(Exception):
                 self._beat(beat)
-            with suppress(Exception):
-                self.look()
 
     def _beat(self, beat: int) -> None:
         from optuna.exceptions import UpdateFinishedTrialError

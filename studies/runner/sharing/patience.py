@@ -152,3 +152,8 @@ class _Patient:
 def patient(storage: BaseStorage, say: Say) -> BaseStorage:
     """The storage, waited for whenever it is away. Optuna itself asks for no more than methods."""
     return cast("BaseStorage", _Patient(storage, say))
+
+
+def impatient(storage: BaseStorage) -> BaseStorage:
+    """The storage behind a patient one: for who has something better to do than to wait."""
+    return storage._storage if isinstance(storage, _Patient) else storage

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,17 +18,35 @@ from optuna_mde_studies.runner import recovery
 from optuna_mde_studies.runner.sharing import leases, owners
 from optuna_mde_studies.runner.sharing.leases import Heart, Watch, ask, lease
 from optuna_mde_studies.runner.sharing.owners import Owner, has_died, owner
+from optuna_mde_studies.runner.sharing.storages import open_storage
 
 HERE = Owner("0" * 32, "here:1")
 
 
-@pytest.fixture(params=["sqlite", "journal"])
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URL of Optuna's proxy before a journal."""
+    pytest.importorskip("grpc")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = tmp_path_factory.mktemp("journal") / "log"
+    backend = open_storage(f"journal:{path}", path.parent)
+    options = {"host": "127.0.0.1", "port": port}
+    serve = optuna.storages.run_grpc_proxy_server
+    threading.Thread(target=serve, args=(backend,), kwargs=options, daemon=True).start()
+    return f"grpc://127.0.0.1:{port}"
+
+
+@pytest.fixture(params=["sqlite", "journal", "grpc"])
 def study(request: pytest.FixtureRequest, tmp_path: Path) -> optuna.Study:
-    storage: Any = f"sqlite:///{tmp_path}/study.db"
-    if request.param == "journal":
-        backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal"))
-        storage = optuna.storages.JournalStorage(backend)
-    return optuna.create_study(storage=storage, study_name="s")
+    if request.param == "grpc":
+        url = request.getfixturevalue("proxy")
+    else:
+        url = {"sqlite": f"sqlite:///{tmp_path}/s.db", "journal": f"journal:{tmp_path}/log"}[
+            request.param
+        ]
+    return optuna.create_study(storage=open_storage(url, tmp_path), study_name=tmp_path.name)
 
 
 def abandoned(study: optuna.Study, **attrs: Any) -> optuna.Trial:
