@@ -32,7 +32,7 @@ def read_chunks(attrs: Mapping[str, Any], key: str) -> Any:
         parts.append(part)
     try:
         return json.loads("".join(parts)) if parts else None
-    except (ValueError, TypeError):  # or another tool's, that is no text at all
+    except (ValueError, TypeError, RecursionError):  # or another tool's: no text, or brackets
         return None
 
 

@@ -109,6 +109,11 @@ def _prepared(definition: Definition, folder: StudyFolder, progress: Display) ->
 
 def _changed(folder: StudyFolder, study: optuna.Study, changes: list[str]) -> str:
     more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+    if all(change.startswith(("validation.", "tasks.")) for change in changes):
+        return (
+            f"{folder.path}: runs of this study have been scored on other sets of these names "
+            f"({'; '.join(changes[:3])}{more}); give the new ones other names"
+        )
     return (
         f"{folder.path}: the text of this study would not be the same today "
         f"({'; '.join(changes[:3])}{more}), so that new runs could not be compared with its "

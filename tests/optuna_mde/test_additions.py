@@ -156,7 +156,12 @@ def test_of_two_scores_the_later_counts_and_nan_is_absent(tmp_path: Path) -> Non
 def test_strange_batches_are_ignored(tmp_path: Path) -> None:
     study = study_in(None, tmp_path, n_trials=1, knows_faq=False)
     key = "mde:scores/" + "0" * 32 + ":0"
-    strange = ("[]", "{", '{"losses": {"0": {"faq": "x"}, "a": 1}, "logprobs": {"0": 3}}')
+    strange = (
+        "[]",
+        "{",
+        "[" * 2000,
+        '{"losses": {"0": {"faq": "x"}, "a": 1}, "logprobs": {"0": 3}}',
+    )
     for text in strange:
         study.set_user_attr(key, text)
         assert set(get_losses(study)[0]) == set(SETS)

@@ -117,7 +117,7 @@ def prepare(
             known = known_part(config, corpus)
             was = _without_other_sets(corpus.made_from, known)
             changes = _changes(was, describe(known, share=share))
-            changes += _changed_sources(corpus, known)
+            changes = changes or _changed_sources(corpus, known)
             if changes:
                 raise CorpusChangedError(folder, changes)
             return _extended(corpus, config, progress, processes)
@@ -158,7 +158,7 @@ def add_sets(
         was = {k: v for k, v in corpus.made_from.items() if _is_of_set(k)}
         now = {k: v for k, v in describe(known).items() if _is_of_set(k)}
         changes = _changes(_without_other_sets(was, known), now)
-        changes += _changed_sources(corpus, known)
+        changes = changes or _changed_sources(corpus, known)
         if changes:
             raise CorpusChangedError(folder, changes)
         return _extended(corpus, config, progress, None)
