@@ -1,5 +1,5 @@
 """Files of a study with something wrong in them: what is read can be used, or a sentence says
-which file and what to do, and no other error ever comes out."""
+which file and what to do, and no other error ever comes out. Tables: `exchange/test_mutations`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from optuna_mde_studies.exchange import tables
-from optuna_mde_studies.exchange.runs import joined
-from optuna_mde_studies.exchange.tables import ExchangeError
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder
 from optuna_mde_trainers.corpus.blocks import Corpus, set_folder
@@ -98,23 +95,6 @@ def of_bytes(rng: random.Random, text: bytes) -> bytes:
     return text
 
 
-def of_table(rng: random.Random, text: str) -> bytes:
-    """A table of which a cell, a line or a byte is another."""
-    lines = [line.split(",") for line in text.strip().split("\n")]
-    line = rng.choice(lines)
-    kind = rng.choice(["set", "set", "set", "drop", "twice", "longer"])
-    if kind == "set":
-        line[rng.randrange(len(line))] = str(rng.choice(VALUES))[:3000]
-    elif kind == "drop":
-        line.pop()
-    elif kind == "twice":
-        lines.append(line)
-    else:
-        line.append("1")
-    mutated = "\n".join(map(",".join, lines)) + "\n"
-    return of_bytes(rng, mutated.encode("utf-8", "surrogatepass"))
-
-
 def of_tensors(rng: random.Random, data: bytes) -> bytes:
     """A safetensors file with another header, or other numbers."""
     size = int.from_bytes(data[:8], "little")
@@ -172,13 +152,6 @@ def as_expert(path: Path) -> None:
     assert isinstance(metadata, dict)
 
 
-def as_table(path: Path) -> None:
-    joined(tables.read(path), tables.read(Path("metrics.csv")))
-
-
-RATIOS = "run,web,code,books\na,1,0,0\nb,0.5,0.3,0.2\nc,0.25,0.25,0.5\nd,0.1,0.2,0.7\n"
-METRICS = "run,papers,code\na,3.31,2.80\nb,3.05,1.71\nc,2.93,1.62\nd,2.9,1.8\n"
-
 Mutate = Callable[[random.Random, Any], bytes]
 KINDS: dict[str, tuple[Callable[[Path], None], tuple[type[Exception], ...]]] = {
     "spec.json": (as_spec, (SpecError,)),
@@ -187,7 +160,6 @@ KINDS: dict[str, tuple[Callable[[Path], None], tuple[type[Exception], ...]]] = {
     "confirm.json": (as_confirmation, (StudyError,)),
     "corpus.json": (as_corpus, (CorpusError,)),
     "logprobs.safetensors": (as_expert, (ExpertFileError,)),
-    "ratios.csv": (as_table, (ExchangeError,)),
 }
 
 
@@ -201,14 +173,11 @@ def originals(tiny_run, tmp_path, monkeypatch) -> dict[str, tuple[Path, Mutate, 
     shutil.copy(folder.confirmation, "confirm.json")
     Path("corpus").mkdir()
     shutil.copy(folder.corpus / "corpus.json", "corpus/corpus.json")
-    Path("metrics.csv").write_text(METRICS)
-    Path("ratios.csv").write_text(RATIOS)
     logprobs = {name: -np.ones(6, np.float32) for name in ("code", "news")}
     save_logprobs("run/logprobs.safetensors", logprobs, sets={"code": "a", "news": "b"})
     found: dict[str, tuple[Path, Mutate, Any]] = {}
     for path in (Path("confirm.json"), Path("corpus/corpus.json"), *Path("run").glob("*.json")):
         found[path.name] = (path, of_json, json.loads(path.read_bytes()))
-    found["ratios.csv"] = (Path("ratios.csv"), of_table, RATIOS)
     expert = Path("run/logprobs.safetensors")
     found[expert.name] = (expert, of_tensors, expert.read_bytes())
     return found
@@ -229,6 +198,6 @@ def test_each_of_300_mutated_files_is_read_or_refused_in_a_sentence(kind, origin
     assert len(said) > 60
     for text in said:
         assert path.name in text or kind == "tokenizer_config.json", text
-        assert "\n" not in text.strip() or kind == "ratios.csv", text
+        assert "\n" not in text.strip(), text
         assert len(text) < 2000
         assert "pattern" not in text
