@@ -257,6 +257,11 @@ def _score(experiment: Experiment, run: _Run) -> RunResult:
 def _say(study: optuna.Study, sets: list[str], left: dict[str, str], display: Display) -> None:
     """What was found, and what could not be."""
     known = get_losses(study)
+    others = [
+        trial
+        for trial in study.get_trials(deepcopy=False, states=FINISHED)
+        if SPEC_ATTR not in trial.user_attrs and set(sets) - known.get(trial.number, {}).keys()
+    ]
     for name in sets:
         values = {number: losses[name] for number, losses in known.items() if name in losses}
         if values:
@@ -269,6 +274,11 @@ def _say(study: optuna.Study, sets: list[str], left: dict[str, str], display: Di
         display.line(f"{run} was not scored: {reason}")
     if len(left) > MOST_NAMED:
         display.line(f"{len(left) - MOST_NAMED} more runs were not scored, for such reasons")
+    if others:
+        display.line(
+            f"{count(len(others), 'trial')} taken over from elsewhere left no weights here; losses"
+            " that you have are added with optuna_mde.add_losses"
+        )
 
 
 def _keep_mean(experiment: Experiment, study: optuna.Study) -> None:
