@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import TrialState
 from optuna_mde_studies.runner.experiment import RUN_ATTR
@@ -21,16 +22,20 @@ from optuna_mde_trainers.spec import RESULT_FILE, SPEC_FILE, RunResult, SpecErro
 if TYPE_CHECKING:
     import optuna
 
+ADDED_FOLDER = "artifacts"
 CURVE_FILE = "losses.csv"
 FILES = {"0": (RESULT_FILE, "application/json"), "1": (SPEC_FILE, "application/json"),
          "2": (CURVE_FILE, "text/csv")}  # fmt: skip
 """Last digit of an id -> name of the file and its type; the curve is made of a result's points."""
 _ID = re.compile(r"([0-9a-f]{16})-([012])")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RUN = re.compile(r"[0-9a-f]{16}")
 
 
 class RunFiles:
-    """An artifact store of Optuna's that reads the folders of a study's runs, and writes nothing.
+    """An artifact store of Optuna's that reads the folders of a study's runs.
+
+    What a user adds in the dashboard lies in a folder of its own, beside them.
 
     Args:
         runs: the folder that holds them.
@@ -38,6 +43,7 @@ class RunFiles:
 
     def __init__(self, runs: Path) -> None:
         self._runs = runs
+        self._added = FileSystemArtifactStore(runs.parent / ADDED_FOLDER)
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """The file of an id.
@@ -45,6 +51,8 @@ class RunFiles:
         Raises:
             ArtifactNotFound: if there is none.
         """
+        if _UUID.fullmatch(artifact_id):
+            return self._added.open_reader(artifact_id)
         found = _ID.fullmatch(artifact_id)
         if found is None:
             raise ArtifactNotFound(artifact_id)
@@ -58,12 +66,20 @@ class RunFiles:
             raise ArtifactNotFound(artifact_id) from error
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Refuses: a run's folder holds what its trainer wrote."""
-        raise PermissionError(f"{artifact_id}: folders of runs are read only here")
+        """Keeps what a user adds; folders of runs hold what their trainer wrote."""
+        _refuse_other(artifact_id)
+        (self._runs.parent / ADDED_FOLDER).mkdir(exist_ok=True)
+        self._added.write(artifact_id, content_body)
 
     def remove(self, artifact_id: str) -> None:
-        """Refuses, as `write` does."""
-        raise PermissionError(f"{artifact_id}: folders of runs are read only here")
+        """Removes what a user has added."""
+        _refuse_other(artifact_id)
+        self._added.remove(artifact_id)
+
+
+def _refuse_other(artifact_id: str) -> None:
+    if not _UUID.fullmatch(artifact_id):
+        raise PermissionError(f"{artifact_id}: folders of runs are only read here")
 
 
 def publish(study: optuna.Study, runs: Path) -> None:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from optuna_mde.answers.answer import Recommendation
 
 END = "*Written by `optuna-mde dashboard`, which keeps what stands below this line.*"
+TITLE_HEIGHT = 24
+"""Pixels of a title, above what a figure keeps free itself."""
 EVERY_SECONDS = 10.0
 """Between two looks for trials that have finished."""
 CARD_HEIGHT = 450
@@ -123,6 +125,7 @@ class Follower:
 def _card(picture: Picture) -> go.Figure:
     """The figure with its title, as high as its card."""
     layout = titled(picture.figure, picture.title)
+    layout["margin_t"] = max(layout["margin_t"], picture.figure.layout.margin.t + TITLE_HEIGHT)
     return go.Figure(picture.figure).update_layout(height=CARD_HEIGHT, **layout)
 
 

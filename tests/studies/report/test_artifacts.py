@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import uuid
 from pathlib import Path
 from threading import Event, Thread
 
@@ -73,6 +74,20 @@ def test_a_finished_trial_shows_the_files_of_its_run(study, runs):
         ["100", "4.0", "5.0"],
         ["400", "2.0", "3.0"],
     ]
+
+
+def test_what_a_user_adds_lies_beside_the_runs(runs):
+    store, added = artifacts.RunFiles(runs), str(uuid.uuid4())
+    store.write(added, io.BytesIO(b"words"))
+    assert store.open_reader(added).read() == b"words"
+    with pytest.raises(PermissionError):
+        store.write(f"{RUN}-0", io.BytesIO(b"{}"))
+    with pytest.raises(PermissionError):
+        store.remove(f"{RUN}-0")
+    store.remove(added)
+    with pytest.raises(ArtifactNotFound):
+        store.open_reader(added)
+    assert sorted(path.name for path in (runs / RUN).iterdir()) == ["result.json", "spec.json"]
 
 
 @pytest.mark.parametrize(
