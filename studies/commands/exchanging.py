@@ -67,13 +67,14 @@ def import_(
     out: OutOption = None,
 ) -> None:
     """Takes runs over from tables, as finished trials that the search learns from."""
-    from optuna_mde_studies.exchange.files import Tables, examine, take
+    from optuna_mde_studies.exchange.files import Tables, examine, take, without_known
     from optuna_mde_studies.wording import count
 
     source = Tables(ratios, metrics, runs, logprobs)
     found = source.read()
     into = _into_folder if storage is None else _into_storage
     target, begin, kept, where = into(study, storage or "", objective, ratios, found, out)
+    found = without_known(target, found, source)
     examine(target, found, source)
     experts = take(replace(target, study=begin()), found, source, kept)
     for line in found.remarks:

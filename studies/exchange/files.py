@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from optuna_mde_studies.exchange import experts, recorded, tables
 from optuna_mde_studies.exchange.origin import of_table
 from optuna_mde_studies.exchange.runs import DETAILS, TableRun, TableRuns, joined
 from optuna_mde_studies.exchange.tables import KEYS, LABELS, LONGEST_NAME, ExchangeError
+from optuna_mde_studies.wording import count
 
 from optuna_mde.mde.logprobs import ExpertFileError, opened, save_logprobs
 from optuna_mde.mde.urls import ALLOW, is_trusted
@@ -48,6 +49,22 @@ class Tables:
                 "`export` writes"
             )
         return joined(tables.read(self.ratios), tables.read(self.metrics), details)
+
+
+def without_known(target: recorded.Target, found: TableRuns, source: Tables) -> TableRuns:
+    """The runs that the study has not taken over before: an import that was cut short goes on.
+
+    Raises:
+        ExchangeError: if one of them cannot be taken.
+    """
+    runs = tuple(
+        run
+        for run in found.runs
+        if not recorded.is_there(target.study, _trial(target, found, source, run, None))
+    )
+    known = len(found.runs) - len(runs)
+    said = (f"{count(known, 'run')} left out, in the study already",) if known else ()
+    return replace(found, runs=runs, remarks=(*found.remarks, *said))
 
 
 def examine(target: recorded.Target, found: TableRuns, source: Tables) -> list[Path | None]:

@@ -166,18 +166,24 @@ def origins(study: optuna.Study) -> list[Any]:
     return [t.user_attrs[ORIGIN] for t in study.get_trials(deepcopy=False) if not is_own(t)]
 
 
+def is_there(study: optuna.Study, trial: FrozenTrial) -> bool:
+    """Whether a study has taken the very run over before."""
+    return any(
+        (t.user_attrs[ORIGIN], t.params, t.user_attrs.get("losses"))
+        == (trial.user_attrs[ORIGIN], trial.params, trial.user_attrs.get("losses"))
+        for t in study.get_trials(deepcopy=False)
+        if not is_own(t)
+    )
+
+
 def check(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-    """Refuse runs that the study has already, or that its model cannot learn from as it is.
+    """Refuse runs that the study's model cannot learn from as it is.
 
     Raises:
-        ExchangeError: if one is there already, is judged by another number of goals, or is of
-            another size than the others.
+        ExchangeError: if one is judged by another number of goals, or is of another size than the
+            others.
     """
-    there = origins(study)
     for trial in trials:
-        if trial.user_attrs[ORIGIN] in there:
-            name = trial.user_attrs[ORIGIN].get("run", trial.user_attrs[ORIGIN].get("trial"))
-            raise ExchangeError(f"{study.study_name}: run {name} is in the study already")
         if trial.values is not None and len(trial.values) != len(study.directions):
             raise ExchangeError(
                 f"{study.study_name} has {len(study.directions)} objective(s), the runs have "

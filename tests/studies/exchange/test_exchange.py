@@ -262,7 +262,9 @@ def test_what_does_not_fit_the_study_is_refused(run: Run, small: list[str]) -> N
         return err
 
     ratios, metrics = Path("r.csv").read_text(), Path("m.csv").read_text()
-    assert "run a is in the study already" in refused(ratios, metrics)
+    code, out, _ = run(*small)
+    assert (code, "3 runs left out, in the study already" in out) == (0, True)
+    assert "0 runs taken over" in out
     ratios, metrics = ratios.replace("\na", "\nx"), metrics.replace("\na", "\nx")
     assert "has the domains web, code" in refused(ratios.replace("web", "wiki"), metrics)
     assert "the validation sets papers, faq" in refused(ratios, metrics.replace("faq", "news"))
