@@ -45,7 +45,7 @@ def test_what_is_not_there_is_not_made(cli, tmp_path, monkeypatch):
     for place, said in (
         ("runs", "runs: no such folder"),
         ("sqlite:///gone.db", "sqlite:///gone.db: there is no file"),
-        ("nothing://x", "nothing://x: no storage"),
+        ("nothing://x", "storage nothing://x: 'nothing://x' is no storage"),
     ):
         code, out, err = cli("list", place)
         assert (code, out) == (2, "")
