@@ -320,3 +320,14 @@ def test_a_definition_takes_runs_over_before_it_begins(run: Run, workplace: Path
     code, _, err = run("import", "r.csv", "m.csv", "--study", "runs/tiny")
     assert code == 2
     assert "validation sets code, prose, numbers, news" in err
+
+
+@pytest.mark.filterwarnings("ignore:no loss on")
+def test_in_python_one_line_takes_another_studys_runs(here: Path) -> None:
+    """What the documentation says of warm starts without a definition."""
+    other = told("sqlite:///one.db", "one")
+    study = optuna.create_study(sampler=MDESampler(seed=1))
+    study.add_trials(other.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED]))
+    files = fit_study(study, None).observations.experts
+    assert {file.domain for file in files} == {*DOMAINS}
+    assert not suggest_mixture(study.ask(), DOMAINS).is_expert
