@@ -38,6 +38,8 @@ def as_json(
         "objective": _interval(found.objective),
         "losses": {name: _interval(loss) for name, loss in found.losses.items()},
         "rows": [_row(row, found.goals) for row in found.rows],
+        "against": _against(found),
+        "bounds": [asdict(bound) for bound in found.bounds],
         "pareto": [_row(row, found.goals) for row in found.pareto],
         "trust": asdict(found.trust),
         "fresh_seed": asdict(found.fresh_seed) if found.fresh_seed else None,
@@ -48,6 +50,18 @@ def as_json(
         "confirmation": _confirmation(judge(overview, found, confirmation)),
     }
     return json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str) + "\n"
+
+
+def _against(found: Recommendation) -> dict[str, Any] | None:
+    if found.against is None:
+        return None
+    versus = found.against
+    return {
+        "name": versus.name,
+        "objective": _interval(versus.objective),
+        "goals": dict(zip(found.goals, map(_interval, versus.goals), strict=True)),
+        "losses": {name: _interval(loss) for name, loss in versus.losses.items()},
+    }
 
 
 def _interval(found: Interval) -> dict[str, float]:
@@ -68,6 +82,8 @@ def _row(row: Row, goals: tuple[str, ...]) -> dict[str, Any]:
         "losses": {name: _interval(loss) for name, loss in row.losses.items()},
         "trial": row.trial,
         "breaks": row.breaks,
+        "forbidden": row.forbidden,
+        "moved": row.moved,
     }
 
 

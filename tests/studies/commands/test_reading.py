@@ -69,6 +69,10 @@ def test_json_holds_what_the_tables_say(run: Run, own: optuna.Study) -> None:
         assert (told["name"], told["trial"]) == (row.name, row.trial)
         assert told["objective"]["predicted"] == row.objective.mean
         assert told["objective"]["observed"] == row.observed
+    assert expected.against is not None
+    assert found["against"]["name"] == expected.against.name
+    assert found["against"]["objective"]["predicted"] == expected.against.objective.mean
+    assert [bound["domain"] for bound in found["bounds"]] == [b.domain for b in expected.bounds]
     assert found["trust"]["spearman"] == expected.trust.spearman
     assert found["confirmation"] is None
 
