@@ -104,7 +104,9 @@ def _mistakes() -> tuple[type[Exception], ...]:
 
 
 def _storage_faults() -> tuple[type[Exception], ...]:
+    from json import JSONDecodeError  # of attributes: our own files are looked after elsewhere
+
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
-    return StorageInternalError, SQLAlchemyError
+    return StorageInternalError, SQLAlchemyError, JSONDecodeError

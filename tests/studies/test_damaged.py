@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
+from contextlib import closing
 
 import pytest
 from optuna_mde_studies import cli
@@ -60,6 +62,16 @@ def test_a_damaged_storage(folder, said):
     folder.database.write_bytes(b"garbage" * 100)
     text = said("status", "tiny.yaml")
     assert "runs/tiny/study.db cannot be opened" in text
+
+
+@pytest.mark.parametrize("command", ["status", "report", "check"])
+def test_a_storage_with_attributes_that_are_none(command, folder, said):
+    session.open_study(folder, stored_config(folder)).enqueue_trial({}, user_attrs={"losses": {}})
+    with closing(sqlite3.connect(folder.database)) as connection:
+        connection.execute("update trial_user_attributes set value_json = 'no JSON'")
+        connection.commit()
+    text = said(command, "tiny.yaml")
+    assert text.startswith("the study's storage cannot be read or written (Expecting value")
 
 
 @pytest.mark.parametrize("content", ["{", "name: [", "5", "\0"])
