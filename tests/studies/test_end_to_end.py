@@ -65,7 +65,13 @@ def test_the_output_says_what_happens_and_ends_with_the_tables(tiny_run):
     lines = output.split("\n")
     for said in ("building the corpus", "searching: 6 trials, the first 3 of them experts"):
         assert any(said in line for line in lines)
-    assert sum("/14] trial" in line for line in lines) == 6
+    assert sum("/6 search] trial" in line for line in lines) == 6
+    assert sum("/8 confirmation] " in line for line in lines) == 8
+    assert any(
+        line.startswith(("Train on ", "No mixture stands", "The recommended mixture did"))
+        for line in lines
+    )
+    assert "Gain on natural, with 2 fresh seeds (95 % interval): " in output
     for row in ("recommended", "natural", "uniform", "best expert (", "best seen"):
         assert any(line.startswith(row) for line in lines)
     assert "confirming: recommended, natural, uniform, best expert (" in output
