@@ -105,6 +105,8 @@ class Corpus:
     """What its sources held: file or package -> size or version, and hash of the content."""
     end_of_text: int | None = None
     """The token between documents. None: release 0.1.0, which did not write it down."""
+    revised_from: list[str] = field(default_factory=list)
+    """Fingerprints that it had with other domains, the first one first (`revising.revise`)."""
 
     @classmethod
     def load(cls, folder: Path | str) -> Corpus:

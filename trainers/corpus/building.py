@@ -59,6 +59,7 @@ def build(
     processes: int | None,
     share: float | None,
     beside: Iterable[Part] = (),
+    own_sets: bool = True,
 ) -> None:
     """Fills an empty folder with a corpus.
 
@@ -71,6 +72,7 @@ def build(
         processes: that parse and encode. None: as many as there are usable cores.
         share: of each domain's whole source that is kept. None: all, up to `max_train_bytes`.
         beside: further training text, near-duplicates of which no set may hold.
+        own_sets: whether what is held out of the domains becomes sets.
 
     Raises:
         CorpusError: a source cannot be read, or holds too little text.
@@ -81,7 +83,8 @@ def build(
         work = folder / ".work"
     try:
         with Workers(processes) as workers:
-            _Builder(config, folder, work, workers, say, share).build(made_from, held, beside)
+            builder = _Builder(config, folder, work, workers, say, share)
+            builder.build(made_from, held, beside, own_sets)
     finally:
         collected.cache_clear()
     shutil.rmtree(folder / ".work", ignore_errors=True)
@@ -118,7 +121,11 @@ class _Builder:
     # -- the steps ---------------------------------------------------------------------------
 
     def build(
-        self, made_from: dict[str, str], held: dict[str, str], beside: Iterable[Part]
+        self,
+        made_from: dict[str, str],
+        held: dict[str, str],
+        beside: Iterable[Part],
+        own_sets: bool,
     ) -> None:
         config, say = self.config, self.say
         self.sources.read(self.work, self.workers)
@@ -130,6 +137,7 @@ class _Builder:
         pools = {
             name: pool_of(chosen, config.validation_tokens, config.block_size)
             for name, chosen in choice.validation.items()
+            if own_sets or name not in choice.train
         }
         texts = self._texts(kept, pools)
         say(f"tokenizer: {config.tokenizer.type}, {self._vocab_size():,} tokens")

@@ -114,12 +114,9 @@ def prepare(
     with FileLock(folder.with_name(f"{folder.name}.lock")):
         if (folder / blocks.CORPUS_FILE).exists():
             corpus = Corpus.load(folder)
-            known = known_part(config, corpus)
-            was = _without_other_sets(corpus.made_from, known)
-            changes = _changes(was, describe(known, share=share))
-            changes = changes or _changed_sources(corpus, known)
-            if changes:
-                raise CorpusChangedError(folder, changes)
+            found = changes(corpus, config, share=share)
+            if found:
+                raise CorpusChangedError(folder, found)
             return _extended(corpus, config, progress, processes)
         made_from = describe(config, share=share)
         if folder.exists() and any(folder.iterdir()):
@@ -129,8 +126,7 @@ def prepare(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         build(config, partial, made_from, held, progress, processes=processes, share=share)
-        if any(identity.content(file) != held.get(file) for file in _local_files(config)):
-            raise CorpusError("files changed while they were read; prepare the corpus again")
+        check_unchanged(config, held)
         os.replace(partial, folder)
     return Corpus.load(folder)
 
@@ -194,6 +190,24 @@ def _is_of_set(key: str) -> bool:
     return key.startswith(("validation.", "tasks."))
 
 
+def check_unchanged(config: CorpusConfig, held: Mapping[str, str]) -> None:
+    """Refuse a corpus whose files changed while they were read.
+
+    Raises:
+        CorpusError: if one did.
+    """
+    if any(identity.content(file) != held.get(file) for file in _local_files(config)):
+        raise CorpusError("files changed while they were read; prepare the corpus again")
+
+
+def changes(corpus: Corpus, config: CorpusConfig, *, share: float | None = None) -> list[str]:
+    """What a definition, and what its sources hold now, say otherwise than the corpus; sets that
+    only one of them has are no difference."""
+    known = known_part(config, corpus)
+    was = _without_other_sets(corpus.made_from, known)
+    return _changes(was, describe(known, share=share)) or _changed_sources(corpus, known)
+
+
 def _local_files(config: CorpusConfig) -> Iterator[str]:
     for place, source in _sources(config):
         if source.environment is None:
@@ -236,7 +250,7 @@ def _flat(prefix: str, value: Any) -> dict[str, str]:
     return {prefix: json.dumps(value, ensure_ascii=False)}
 
 
-def _changes(old: dict[str, str], new: dict[str, str]) -> list[str]:
+def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """Lines such as `scipy (docs): 1.17.1, 600 files, 12ab → 1.18.0, 607 files, 34cd`."""
     return [
         f"{key}: {old.get(key, 'absent')} → {new.get(key, 'absent')}"
