@@ -2,19 +2,21 @@
 
     python -m benchmarks.domains [RECORDING ...] [--seeds 5] [--out runs/benchmark-domains]
 
-A recording's domains are searched in three ways, on both emulators of it (`emulator`), with the
+A recording's domains are searched in four ways, on both emulators of it (`emulator`), with the
 recorded seed noise and experts at half a run; the objective is the mean of the sets that belong to
 no domain:
 
-* ``scratch``: all domains from the start, 24 runs' worth;
+* ``scratch``: all domains from the start, up to 24 runs' worth;
 * ``added``: all but one of them, 24 runs' worth; then that one is added to the same study;
 * ``split``: two of them as one domain, in the shares of the natural mixture, 24 runs' worth; then
-  that one is split into the two (`revise_domains`).
+  that one is split into the two (`revise_domains`);
+* ``worst split``: the same of another pair.
 
-The domain that is added is the one of which the best mixture has most; the one that is split
-holds that and the domain whose share of the pair, in the best mixture, is farthest from natural.
-Scored is the regret on all domains: of the old study's recommendation as it is, once the new
-experts are there, and after every run that follows, up to 5 runs' worth.
+The domain that is added is the one of which the best mixture has most. The one that is split holds
+that and the second one; in the worst case that and the domain whose share of the pair, in the best
+mixture, is farthest from natural. Scored is the regret on all domains: of the old study's
+recommendation as it is, once the new experts are there, and after every run that follows, up to 5
+runs' worth.
 
 No expert of the merged domain was recorded. Its file holds the mixture of the two experts'
 probabilities, every token of a set divided by the same factor so that its loss is off MDE by as
@@ -50,8 +52,9 @@ from optuna_mde.mixture import Mixture
 
 KEYS = ("recording", "emulator", "question", "seed", "spent")
 FIGURES = ("regret", "seconds")
-SCRATCH, ADDED, SPLIT = "scratch", "added", "split"
-TOTAL, MORE = 24.0, 5.0
+SCRATCH, ADDED, SPLIT, WORST = "scratch", "added", "split", "worst split"
+QUESTIONS = (SCRATCH, ADDED, SPLIT, WORST)
+FRESH, MORE = (8.0, 12.0, 16.0, 24.0), 5.0
 BUDGET = 0.5
 WHOLE = "both"  # the domain that is split
 RECORDINGS = ("environment",)
@@ -121,7 +124,7 @@ class Question:
     """What changes of a recording's domains, and who is asked for what."""
 
     added: str
-    pair: tuple[str, str]
+    pairs: dict[str, tuple[str, str]]
 
     @classmethod
     def of(cls, case: Case) -> Question:
@@ -135,8 +138,9 @@ class Question:
             pair = [first, j]
             return abs(best[first] / best[pair].sum() - natural[first] / natural[pair].sum())
 
-        second = max(others, key=contrast)
-        return cls(domains[first], (domains[first], domains[second]))
+        seconds = {SPLIT: max(others, key=best.__getitem__), WORST: max(others, key=contrast)}
+        pairs = {name: (domains[first], domains[second]) for name, second in seconds.items()}
+        return cls(domains[first], pairs)
 
 
 def studied(case: Case, question: str, seed: int, folder: Path) -> Iterator[tuple[float, float]]:
@@ -147,19 +151,23 @@ def studied(case: Case, question: str, seed: int, folder: Path) -> Iterator[tupl
     shares: dict[str, float] = {}
     if question == ADDED:
         del before[asked.added]
-    elif question == SPLIT:
-        owns = np.array([name in asked.pair for name in recording.domains])
+    elif question in asked.pairs:
+        pair = asked.pairs[question]
+        owns = np.array([name in pair for name in recording.domains])
         rates = np.where(owns, recording.natural, 0.0)
-        before = {d: e for d, e in every.items() if d not in asked.pair}
+        before = {d: e for d, e in every.items() if d not in pair}
         before[WHOLE] = rates / rates.sum()
-        shares = {d: float(before[WHOLE][recording.domains.index(d)]) for d in asked.pair}
+        shares = {d: float(before[WHOLE][recording.domains.index(d)]) for d in pair}
     study = optuna.create_study(sampler=MDESampler(seed=seed, expert_budget=BUDGET))
     world = World(case.problem(seed, 1), before, folder)
-    while world.spent < TOTAL:
-        study.optimize(world, n_trials=1)
-    yield (TOTAL if question == SCRATCH else 0.0), _regret(case, study, world)
+    for total in FRESH:
+        while world.spent < total:
+            study.optimize(world, n_trials=1)
+        if question == SCRATCH:
+            yield world.spent, _regret(case, study, world)
     if question == SCRATCH:
         return
+    yield 0.0, _regret(case, study, world)
     if shares:
         revise_domains(study, {WHOLE: shares})
     world.domains, world.spent = every, 0.0
@@ -178,7 +186,7 @@ def main() -> None:
     """Run what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recordings", nargs="*", default=RECORDINGS, help="names under data/")
-    parser.add_argument("--only", nargs="+", default=[SCRATCH, ADDED, SPLIT], help="questions")
+    parser.add_argument("--only", nargs="+", default=list(QUESTIONS), help="questions")
     parser.add_argument("--emulators", nargs="+", default=list(FAMILIES))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-domains"))
@@ -216,18 +224,20 @@ def table(case: Case, cells: Cells) -> str:
     """Mean regret and its standard error, thousandths of a nat."""
     asked = Question.of(case)
     where = {"recording": case.recording.name, "emulator": case.emulator.family}
+    pairs = [f"{name} of {' + '.join(pair)}" for name, pair in asked.pairs.items()]
     lines = [
-        f"### {case.recording.name}, emulator {case.emulator.family}: {asked.added} added, "
-        f"{' + '.join(asked.pair)} split",
+        f"### {case.recording.name}, emulator {case.emulator.family}",
         "",
-        "| runs' worth | scratch | added | split |",
-        "|---|---|---|---|",
+        f"{asked.added} added, {', '.join(pairs)}",
+        "",
+        f"| runs' worth | {' | '.join(QUESTIONS)} |",
+        f"|---{'|---' * len(QUESTIONS)}|",
     ]
     spent = sorted({float(s) for s in cells.names("spent", **where)})
     for total in spent:
         entries = [
             _entry(cells.values("regret", **where, question=q, spent=f"{total:g}"))
-            for q in (SCRATCH, ADDED, SPLIT)
+            for q in QUESTIONS
         ]
         lines.append(f"| {total:g} | {' | '.join(entries)} |")
     return "\n".join(lines) + "\n"
