@@ -169,6 +169,14 @@ class Record:
             self._rates[key] = None if mixture is None else group.rates(mixture)
         return self._rates[key]
 
+    def shown(self, group: Group) -> dict[str, float]:
+        """{domain: rate} as people are shown it: of present domains where these were revised, else
+        as trained."""
+        rates = self.rates(group) if group.origins else None
+        if rates is None:
+            return self.mixture(group.prefix) or {}
+        return dict(zip(group.domains, rates.tolist(), strict=True))
+
     def corner(self, group: Group) -> str | None:
         """The domain of which the trial trains nothing else; None inside the simplex.
 

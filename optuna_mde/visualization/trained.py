@@ -36,7 +36,7 @@ def runs_of(answered: Answered) -> list[Run]:
                 Run(
                     number=trial.number,
                     phase=str(told.get("phase") or ""),
-                    mixture=trial.mixture(answered.group.prefix) or {},
+                    mixture=trial.shown(answered.group),
                     values=tuple(map(float, values)),
                     predicted=foreseen if is_own and is_told_for(trial, asked) else None,
                 )

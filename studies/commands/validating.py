@@ -27,6 +27,7 @@ def validate(
 ) -> None:
     """Checks all that can be known without running: fields, sources, devices; prints the plan."""
     from optuna_mde_studies.runner import checks
+    from optuna_mde_studies.runner.domains import planned
     from optuna_mde_studies.runner.plan import finished_rate, plan
     from optuna_mde_studies.runner.speed import measure as measured
     from optuna_mde_studies.terminal import progress, summary
@@ -36,7 +37,10 @@ def validate(
     problems += checks.problems(definition)
     if problems:
         fail("\n".join(problems))
+    said = planned(definition, folder)
     config, found = definition.config, plan(definition.config)
     print(f"{definition.label}: right. {summary.planned(config, found)}, into {folder.path}")
+    if said:
+        print(said)
     rate = tokens_per_second or (measured(config) if measure else finished_rate(folder))
     print_parts(progress.console(), summary.plan(found, rate))

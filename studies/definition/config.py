@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from optuna_mde_trainers.corpus.corpora import CorpusConfig
 from optuna_mde_trainers.spec import (
+    SUM_TOLERANCE,
     LaunchConfig,
     ModelConfig,
     OptimizerConfig,
@@ -156,6 +157,39 @@ class TargetConfig(_Section):
     as the target run would (arXiv 2606.07597). None: all of the text is used."""
 
 
+class DomainChange(_Section):
+    """What a domain of older runs counts as. One of the fields is set."""
+
+    split_into: dict[str, Annotated[float, Field(gt=0, le=1)]] | None = None
+    """New domains -> their shares of its tokens, which sum to 1."""
+    merged_into: str | None = None
+    """The domain that holds its text now, beside other text. Rates of merged domains add up."""
+    revised_as: str | None = None
+    """The name under which its text goes on, which is not the same text any more."""
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        said = [name for name, value in self if value is not None]
+        if len(said) != 1:
+            raise ValueError(
+                "one of split_into, merged_into and revised_as is needed"
+                + (f", not {' and '.join(said)}" if said else "")
+            )
+        total = sum((self.split_into or {"": 1.0}).values())
+        if abs(total - 1.0) > SUM_TOLERANCE:
+            raise ValueError(
+                f"shares of split_into must sum to 1, and sum to {total:g}; "
+                f"divide each by {total:g}"
+            )
+        return self
+
+    @property
+    def became(self) -> dict[str, float]:
+        """Domain -> share of the old one's tokens."""
+        whole = self.merged_into or self.revised_as
+        return {whole: 1.0} if whole is not None else dict(self.split_into or {})
+
+
 def _check_seeds(seeds: int) -> int:
     if seeds != 0 and seeds < 2:
         raise ValueError(
@@ -226,6 +260,8 @@ class StudyConfig(_Section):
     ] = "mean"
     """What is minimised: weights of validation sets, `mean` of all, one set, or named groups of
     weights, each of which becomes an objective of its own. Weights are made to sum to 1."""
+    former_domains: dict[str, DomainChange] = {}
+    """Domains that older runs of the study trained -> what they have become."""
     search: SearchConfig
     model: ModelConfig = ModelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -252,6 +288,28 @@ class StudyConfig(_Section):
     def domains(self) -> tuple[str, ...]:
         """The training domains, in the order of the definition."""
         return tuple(self.corpus.domains)
+
+    @property
+    def revisions(self) -> list[dict[str, dict[str, float]]]:
+        """What former domains have become, each after those that it came from.
+
+        Raises:
+            ValueError: if they have become each other.
+        """
+        left = {name: change.became for name, change in self.former_domains.items()}
+        ordered: list[dict[str, dict[str, float]]] = []
+        while left:
+            later = {new for shares in left.values() for new in shares}
+            first = [name for name in left if name not in later]
+            if not first:
+                raise ValueError(f"{' and '.join(left)} have become each other; take one out")
+            ordered += [{name: left.pop(name)} for name in first]
+        return ordered
+
+    @property
+    def sets(self) -> tuple[str, ...]:
+        """Every validation set: domains that are gone leave theirs behind."""
+        return (*self.corpus.set_names, *self.former_domains)
 
 
 def training_spec(

@@ -19,7 +19,8 @@ def inconsistencies(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
     """What is right by itself but does not fit together: field and sentence."""
     domains = config.domains
     yield from _domain_problems(config)
-    yield from objective_problems(config, config.corpus.set_names)
+    yield from _former_problems(config)
+    yield from objective_problems(config, config.sets)
     yield from bounds_problems(config, domains)
     yield from _natural_problems(config)
     yield from _target_problems(config)
@@ -80,6 +81,25 @@ def _domain_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
             f"a mixture needs two domains or more, and there are {len(config.domains)}; "
             "add domains",
         )
+
+
+def _former_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
+    known = {*config.domains, *config.former_domains}
+    for name, change in config.former_domains.items():
+        field = ("former_domains", name)
+        if name in config.domains:
+            yield (
+                field,
+                f"{name} is in corpus.domains still; a domain whose text is another now needs "
+                f"another name there, and here `{name}: {{revised_as: NAME}}`",
+            )
+        for new in change.became:
+            if new not in known:
+                yield field, f"no domain is called {new!r}; there are {', '.join(config.domains)}"
+    try:
+        _ = config.revisions
+    except ValueError as error:
+        yield ("former_domains",), str(error)
 
 
 def _natural_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:

@@ -191,7 +191,7 @@ def _run(
         number=trial.number,
         state="left out" if left_out else _state(trial),
         phase=str(attrs.get("phase") or ""),
-        mixture=record.mixture(prefix) or {},
+        mixture=(record.mixture(prefix) or {}) if group is None else record.shown(group),
         parameters={k: v for k, v in trial.params.items() if not k.startswith(prefix)},
         values=present_values(record, goals) if counts else (),
         losses=record.losses,

@@ -74,7 +74,7 @@ def take_up(
     if not (folder.corpus / CORPUS_FILE).is_file():
         return  # nothing can be scored without its tokens; whoever trains builds it
     corpus = Corpus.load(folder.corpus)
-    asked = {*corpus.sets, *corpus.dropped}
+    asked = {*corpus.sets, *corpus.dropped, *corpus.domains}  # a new domain brings no set
     if set(config.corpus.set_names) - asked or any(_unscored(study, corpus.sets)):
         opened = experiment()
         corpus = opened.corpus

@@ -291,7 +291,7 @@ class Experiment:
 def objective_on(config: StudyConfig, corpus: Corpus) -> Objective:
     """The objective of a definition; a mean is over those of its sets that the corpus holds, which
     may hold others that were scored later."""
-    held = [name for name in config.corpus.set_names if name in corpus.sets]
+    held = [name for name in config.sets if name in corpus.sets]
     return config.goals.averaging(held)
 
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.consistency import FieldPath
 from optuna_mde_studies.definition.reading import Definition, DefinitionError, dotted
+from optuna_mde_studies.definition.revising import is_revision, mend
 from optuna_mde_studies.runner.sharing.patience import Say, held, patient
 from optuna_mde_studies.runner.sharing.storages import StorageError, lock, open_storage, shown
 from optuna_mde_studies.wording import count
@@ -243,7 +244,11 @@ def refuse_changes(old: StudyConfig, definition: Definition, where: str) -> None
         DefinitionError: if a field changed that runs depend on, with both values of each.
     """
     before, new = old.model_dump(mode="json"), definition.config.model_dump(mode="json")
-    changes = [change for change in differences(before, new) if not _is_changeable(*change)]
+    changes = [
+        change
+        for change in differences(before, new)
+        if not _is_changeable(*change) and not is_revision(change[0], before, new)
+    ]
     lines = [_refusal(where, definition, *change) for change in changes]
     lines += _goals_problem(old, where, definition)
     if lines:
@@ -328,10 +333,12 @@ def _refusal(where: str, definition: Definition, path: FieldPath, old: Any, new:
             f"{definition.place(path)}: {path[2]!r} is a set that the study {where} has losses "
             f"on, and {dotted(path)} was {_short(old)}: give the other set another name"
         )
+    other = mend(path, definition.config.model_dump(mode="json"))
     return (
         f"{definition.place(path)}: the study {where} was begun with "
         f"{dotted(path)} = {_short(old)}, and now it is {_short(new)}: runs under both cannot be "
-        "compared. Take the old value, or start afresh with `--out OTHER_FOLDER`"
+        f"compared. Take the old value, {f'{other}, ' if other else ''}or start afresh with "
+        "`--out OTHER_FOLDER`"
     )
 
 

@@ -19,6 +19,7 @@ from optuna_mde_studies.runner.checks import check_machine
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.corpus import changed_text, open_experiment
 from optuna_mde_studies.runner.display import Display
+from optuna_mde_studies.runner.domains import follow
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import (
     StudyError,
@@ -201,6 +202,7 @@ class Session:
 
     def search(self) -> None:
         """Trials until as many are finished as the definition asks for."""
+        follow(self.definition, self.folder, self.study, self.progress)
         self._settle(is_abandoned)
         evidence.take_up(
             self.config, self.folder, self.study, lambda: self.experiment, self.progress

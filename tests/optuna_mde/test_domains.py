@@ -22,6 +22,7 @@ from optuna_mde.gp.modeller import Modeller
 from optuna_mde.observations import Observations
 from optuna_mde.simplex.projection import MixtureError
 from optuna_mde.trials import history
+from optuna_mde.trials.facts import read_facts
 from optuna_mde.trials.layout import study_space
 from tests.optuna_mde.toy import quietly
 
@@ -87,6 +88,9 @@ def test_runs_of_a_domain_that_was_split_lie_at_its_shares(tmp_path: Path) -> No
     web, code, books = before.X.T
     np.testing.assert_allclose(found.X, np.stack([web, 0.6 * code, 0.4 * code, books], axis=1))
     np.testing.assert_array_equal(found.numbers, before.numbers)
+    group = study_space(study).groups[0]
+    shown = [trial.shown(group) for trial in read_facts(study).trials]
+    np.testing.assert_allclose([list(mixture.values()) for mixture in shown], found.X)
     code_expert = int(np.flatnonzero(code == 1.0)[0])
     assert not found.corner[code_expert]  # one point of the new simplex, inside an edge
 
