@@ -71,7 +71,7 @@ def read(
     told = [trial for trial, _ in runs]
     targets, Y, objective = outputs_of(told, notes, group, records.is_maximised(study))
     corner = [group is not None and trial.corner(group) is not None for trial in told]
-    left_out |= {t.number: _unlearned(t, group, c) for t, c in zip(told, corner, strict=True)}
+    left_out |= {t.number: _unlearned(t, group) for t in told}
     pending, stalled = _pending(facts, number, space)
     experts, refused = expert_files(notes, group, kept) if group else ((), {})
     retired, shares, held = _retired(group, told, experts)
@@ -223,17 +223,16 @@ def _unplaced(trial: Record, space: Space) -> str:
     return f"has a value outside the present choices: {', '.join(values)}"
 
 
-def _unlearned(trial: Record, group: Group | None, corner: bool) -> str:
+def _unlearned(trial: Record, group: Group | None) -> str:
     """Why the model learns nothing from a run that is in the table; empty if it does.
 
-    An expert on a share of a run is told by its log-probabilities.
+    An expert on a share of a run, of a present domain or a former one, is told by its
+    log-probabilities.
     """
-    if trial.budget >= 1.0 or (corner and trial.logprob_urls):
+    expert = group is not None and trial.alone(group.prefix) is not None
+    if trial.budget >= 1.0 or (expert and trial.logprob_urls):
         return ""
-    alone = trial.alone(group.prefix) if group is not None else None
-    what = "an expert without log-probabilities" if corner else "a run"
-    if alone is not None and not corner:
-        what = f"the expert of {alone}, which is no domain any more,"
+    what = "an expert without log-probabilities" if expert else "a run"
     return f"{what} on {trial.budget:g} of a full run"
 
 
