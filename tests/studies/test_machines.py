@@ -87,14 +87,17 @@ def test_the_other_machine_finishes_the_study(
     machines: tuple[Machine, Machine], url: str, tmp_path: Path
 ) -> None:
     first, second = machines
-    slow = f"sh -c 'sleep 0.5; {TRAINER}'"
-    shared = ("--set", f"runs={tmp_path}/shared", "--set", f"launch.command={slow}")
+    held = f"sh -c 'while [ -e hold ]; do sleep 0.1; done; {TRAINER}'"
+    shared = ("--set", f"runs={tmp_path}/shared", "--set", f"launch.command={held}")
     options = ("--storage", url, *shared)
     begun = first.start("run", "tiny.yaml", *options, "--set", "search.n_trials=10")
     wait_for(lambda: len(trials(url, *FINISHED)) >= 2, first)
+    (first.folder / "hold").touch()  # its runs go on no further
     other = second.start("run", "tiny", *options)
-    wait_for(lambda: len(trials(url, optuna.trial.TrialState.RUNNING)) >= 3, second)
+    wait_for(lambda: len(trials(url, *FINISHED)) >= 5, second)
+    assert trials(url, optuna.trial.TrialState.RUNNING), "of the first machine"
     os.killpg(begun.pid, signal.SIGKILL)
+    (first.folder / "hold").unlink()
 
     assert other.wait(240) == 0, second.output
     assert "what it has trained is not lost" in second.output
