@@ -102,9 +102,11 @@ def _of_running(trial: BaseTrial, running: Trial, group: Group, encoding: Encodi
 
     The storage is asked again only by corners, and by rates that are not taken as they are.
     """
-    check_present(running.study, group.prefix, group.domains)
+    ours = _proposes_mixtures(running.study)
+    if not ours or records.enqueued(running):  # else the sampler looks, as it reads the study
+        check_present(running.study, group.prefix, group.domains)
     records.clear_results(running)
-    if encoding != "weights" and not _proposes_mixtures(running.study):
+    if encoding != "weights" and not ours:
         return _encoded(trial, group, encoding)
     records.register(running, group)
     raw = _parts(trial, group)

@@ -30,7 +30,7 @@ from optuna_mde.simplex.region import sample
 from optuna_mde.trials import layout, records
 from optuna_mde.trials.facts import Facts, read_facts
 from optuna_mde.trials.groups import check_enqueued, make_group
-from optuna_mde.trials.notes import check_present, set_settings
+from optuna_mde.trials.notes import check_present, refuse_revised, set_settings
 from optuna_mde.trials.records import Published, Record
 from optuna_mde.trials.space import Space
 
@@ -236,6 +236,8 @@ class MDESampler(BaseSampler):
         with self._lock:
             facts = facts or self._read(study)
             own = _own(facts.trials, trial)
+            for group in own.groups:  # this worker may run an older script
+                refuse_revised(facts.notes.revisions.get(group.prefix, ()), group.domains)
             space = widen(self._space(study, trial, facts), own, search_space)
             _warn_of_enqueued(space, own)
             kept = {} if renew else kept_params(own, space)

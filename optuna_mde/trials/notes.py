@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -238,11 +238,21 @@ def check_present(study: optuna.Study, prefix: str, domains: Collection[str]) ->
     Raises:
         MixtureError: if there are any.
     """
+    refuse_revised(revisions(study).get(prefix, ()), domains)
+
+
+def refuse_revised(known: Iterable[Revision], domains: Collection[str]) -> None:
+    """Refuse domains that have become others.
+
+    Args:
+        known: the revisions of their mixture.
+        domains: those that are to be trained.
+
+    Raises:
+        MixtureError: if there are any.
+    """
     became = {
-        old: shares
-        for revision in revisions(study).get(prefix, ())
-        for old, shares in revision.items()
-        if old in domains
+        old: shares for revision in known for old, shares in revision.items() if old in domains
     }
     if became:
         told = "; ".join(f"{old!r} has become {', '.join(became[old])}" for old in became)
