@@ -269,13 +269,23 @@ def test_recommendations_keep_the_bounds_though_experts_lie_outside(world, tmp_p
 
 def test_a_run_that_two_rows_name_has_one_prediction_and_a_place(world, tmp_path) -> None:
     study = optuna.create_study(sampler=MDESampler(seed=0))
+    options = {"objective": {"books": 1.0}}
+    study.optimize(objective_of(world, tmp_path, **options), n_trials=6)
+    rows = {row.name: row for row in recommend(study).rows}
+    assert rows["best seen"].trial == rows["best expert"].trial  # the expert of books
+    assert rows["best seen"].objective == rows["best expert"].objective
+
+
+def test_a_forbidden_expert_is_marked_and_not_the_best_seen(world, tmp_path) -> None:
+    study = optuna.create_study(sampler=MDESampler(seed=0))
     options = {"bounds": {"books": (0.0, 0.3)}, "objective": {"books": 1.0}}
     study.optimize(objective_of(world, tmp_path, **options), n_trials=6)
     answer = recommend(study)
     rows = {row.name: row for row in answer.rows}
-    assert rows["best seen"].trial == rows["best expert"].trial  # the expert of books
-    assert rows["best seen"].objective == rows["best expert"].objective
-    assert "Outside the bounds or constraints in force: best expert, best seen." in answer.notes
+    assert study.best_trial.number == rows["best expert"].trial  # the expert of books
+    assert rows["best expert"].forbidden
+    assert rows["best seen"].trial != rows["best expert"].trial
+    assert "Outside the bounds or constraints in force: best expert." in answer.notes
 
 
 def test_a_flat_study_names_no_winner() -> None:
