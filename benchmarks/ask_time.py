@@ -8,8 +8,8 @@ others), experts' log-probabilities among them, in memory, one thread. After 20,
 and take turns, so that a busy machine slows all of them. Peers model the objective alone,
 MDESampler every set. Times are CPU seconds of the process, medians over the repeats:
 
-* ``fit``: a fresh sampler, so that nothing of an earlier fit serves (experts' files are read, and
-  condensed, once for each process, in the warm-up);
+* ``fit``: a fresh sampler, so that nothing of an earlier fit serves; with experts it reads and
+  condenses their files, too;
 * ``next``: the ask after one more told trial, by a sampler that has been asked before.
 
 The same without log-probabilities (the rates alone), and with 64 domains after 200 trials. Then,
