@@ -277,10 +277,9 @@ class Session:
         if done:
             self.progress.line(f"going on: {done} trials are finished already")
         self.progress.line(f"to minimise, nats per token: {goals(self.config.goals)}")
-        self.progress.stage(
-            f"searching: {n_trials} trials, the first {len(experiment.domains)} of them experts, "
-            f"on {pool.size} worker{'s' if pool.size > 1 else ''}"
-        )
+        first = "" if done else f"the first {len(experiment.domains)} of them experts, "
+        workers = f"{pool.size} worker{'s' if pool.size > 1 else ''}"
+        self.progress.stage(f"searching: {n_trials} trials, {first}on {workers}")
         full, steps = self.config.training.max_steps, experiment.expert_steps
         if min(steps.values()) < full:
             told = ", ".join(f"{domain} {n}" for domain, n in steps.items())
