@@ -71,8 +71,11 @@ class Answered:
     @property
     def point(self) -> Array:
         """Inputs `[d]` of the recommendation."""
-        row = self.recommendation
-        return place(self.fitted.space, self.fitted.best_told(), {**row.mixture, **row.params})
+        row, primary = self.recommendation, self.groups[0].prefix
+        parts = {n.removeprefix(primary): n for group in self.groups for n in group.names}
+        # by their whole names: a parameter may be called as a domain is
+        given = {parts[part]: rate for part, rate in row.mixture.items()} | row.params
+        return place(self.fitted.space, self.fitted.best_told(), given)
 
     def goal(self, name: str) -> int:
         """Place of a goal.

@@ -16,6 +16,7 @@ from optuna_mde_studies.runner.session import Session
 from optuna_mde_studies.terminal.progress import Progress
 from rich.console import Console
 
+from tests.studies.report.test_page import unpacked
 from tests.studies.tiny import PER_STEP, TOKENS, experiment
 
 
@@ -100,7 +101,7 @@ def test_a_study_with_cheap_experts(workplace: Path) -> None:
 
     found = overview.read(study)
     assert (len(found.finished), len(found.complete)) == (6, 3)
-    text = page.write(study, folder.path).read_text("utf-8")
+    text = unpacked(page.write(study, folder.path))
     assert "6 finished runs" in text
     assert "<dt>shortened experts</dt><dd>3</dd>" in text
     assert f"<dt>search in full runs</dt><dd>{3 + sum(steps.values()) / 20:.1f}</dd>" in text
