@@ -1,7 +1,8 @@
-"""Mixtures, goals and figures in words."""
+"""Mixtures, goals, figures and storages in words."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from optuna_mde.visualization.palette import shortened
@@ -104,3 +105,12 @@ def listed(words: Iterable[str]) -> str:
     """Words with commas and a last "and"."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
+
+
+def shown(text: str) -> str:
+    """The URL of a storage, or what ends in one, without its password."""
+    before, at, after = text.rpartition("@")
+    scheme, _, user = before.partition("://")
+    if at and ":" in user:
+        text = f"{scheme}://{user.partition(':')[0]}:***@{after}"
+    return re.sub(r"(?<=[?&])(password|passwd)=[^&]*", r"\1=***", text)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def check(study: KeptStudyArgument, name: NameOption = None, out: OutOption = None) -> None:
     """Says what is missing or damaged of a study, and what that costs."""
     from optuna_mde_studies.runner import audit
-    from optuna_mde_studies.runner.sharing.storages import shown
     from optuna_mde_studies.runner.trials import num_finished
+    from optuna_mde_studies.wording import shown
 
     quiet()
     if is_storage(study):
@@ -34,8 +34,8 @@ def _of_definition(folder: StudyFolder) -> tuple[list[Finding], str, str]:
     from optuna_mde_studies.runner import audit
     from optuna_mde_studies.runner.folder import StudyError, stored_config
     from optuna_mde_studies.runner.identity import open_existing
-    from optuna_mde_studies.runner.sharing.storages import shown
     from optuna_mde_studies.runner.trials import num_finished
+    from optuna_mde_studies.wording import shown
 
     findings: list[Finding] = []
     config = kept = None

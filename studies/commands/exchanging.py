@@ -111,7 +111,7 @@ def _into_storage(
     from optuna_mde_studies.exchange.files import written
     from optuna_mde_studies.exchange.recorded import Target, check_sets, mixture_of
     from optuna_mde_studies.report import overview
-    from optuna_mde_studies.runner.sharing.storages import shown
+    from optuna_mde_studies.wording import shown
 
     quiet()
     goals = _objective(objective)

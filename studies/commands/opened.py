@@ -129,7 +129,7 @@ def is_storage(study: str) -> bool:
 def _stored(url: str, name: str | None, out: Path | None) -> Opened:
     import optuna
     from optuna_mde_studies.runner.folder import RUNS, StudyError, StudyFolder
-    from optuna_mde_studies.runner.sharing.storages import shown
+    from optuna_mde_studies.wording import shown
 
     quiet()
     storage = open_storage(url)
@@ -165,7 +165,8 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     from optuna.storages import RDBStorage
     from optuna_mde_studies.runner.folder import StudyError
     from optuna_mde_studies.runner.sharing.patience import reason
-    from optuna_mde_studies.runner.sharing.storages import WAIT_SECONDS, file_of, kind, shown
+    from optuna_mde_studies.runner.sharing.storages import WAIT_SECONDS, file_of, kind
+    from optuna_mde_studies.wording import shown
     from sqlalchemy.exc import SQLAlchemyError
 
     if url.startswith(("sqlite:", "journal:")) and not file_of(url).is_file():
@@ -189,11 +190,12 @@ def new_storage(url: str) -> optuna.storages.BaseStorage:
     """
     from optuna_mde_studies.runner.folder import StudyError
     from optuna_mde_studies.runner.sharing import storages
+    from optuna_mde_studies.wording import shown
 
     try:
         return storages.open_storage(url, Path(tempfile.gettempdir()))
     except storages.StorageError as error:
-        raise StudyError(f"storage {storages.shown(url)}: {error}") from error
+        raise StudyError(f"storage {shown(url)}: {error}") from error
 
 
 def holds(url: str, name: str) -> bool:

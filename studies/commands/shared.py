@@ -112,11 +112,12 @@ def _resolve(
 ) -> tuple[Definition, StudyFolder]:
     from optuna_mde_studies.definition.reading import DefinitionError, examine, shipped
     from optuna_mde_studies.runner.folder import RUNS, StudyFolder
+    from optuna_mde_studies.wording import shown
 
     if "://" in study:
         raise DefinitionError(
-            f"{study}: this command trains by a definition, and a study in a storage has the "
-            "program that began it; report, status, recommend, dashboard and export read one"
+            f"{shown(study)}: this command trains by a definition, and a study in a storage has "
+            "the program that began it; report, status, recommend, dashboard and export read one"
         )
     folder = StudyFolder(Path(study))
     if not folder.path.exists() and study not in shipped():

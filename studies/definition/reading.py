@@ -18,6 +18,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.consistency import FieldPath, inconsistencies
+from optuna_mde_studies.wording import shown
 from pydantic import BaseModel, ValidationError
 
 SUFFIXES = (".yaml", ".yml")
@@ -174,6 +175,7 @@ def _lines(
 
 def _override(data: dict[str, Any], places: dict[FieldPath, str], override: str) -> None:
     name, equals, text = override.partition("=")
+    override = shown(override)
     path: FieldPath = tuple(name.strip().split("."))
     if not equals or not all(path):
         raise DefinitionError(
@@ -237,7 +239,7 @@ def _problems(
             message = str(problem["ctx"]["error"])
         else:
             message = _said(kind, path) or problem["msg"][0].lower() + problem["msg"][1:]
-            received[path] = f" (got {problem['input']!r:.80})"
+            received[path] = f" (got {shown(repr(problem['input'])):.80})"
         messages = by_field.setdefault(path, [])
         if message not in messages:
             messages.append(message)

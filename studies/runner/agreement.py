@@ -21,7 +21,8 @@ from optuna_mde_studies.runner.folder import (
     write_definition,
 )
 from optuna_mde_studies.runner.identity import kept_mark, present_name
-from optuna_mde_studies.runner.sharing.storages import StorageError, kind, shown
+from optuna_mde_studies.runner.sharing.storages import StorageError, kind
+from optuna_mde_studies.wording import shown
 from optuna_mde_trainers.spec import explain
 from pydantic import ValidationError
 

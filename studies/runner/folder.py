@@ -16,8 +16,8 @@ from optuna_mde_studies.definition.consistency import FieldPath
 from optuna_mde_studies.definition.reading import Definition, DefinitionError, dotted
 from optuna_mde_studies.definition.revising import is_revision, mend
 from optuna_mde_studies.runner.sharing.patience import Say, held, patient
-from optuna_mde_studies.runner.sharing.storages import StorageError, lock, open_storage, shown
-from optuna_mde_studies.wording import count
+from optuna_mde_studies.runner.sharing.storages import StorageError, lock, open_storage
+from optuna_mde_studies.wording import count, shown
 from optuna_mde_trainers.spec import explain, write_atomic
 from pydantic import ValidationError
 
@@ -343,5 +343,14 @@ def _refusal(where: str, definition: Definition, path: FieldPath, old: Any, new:
 
 
 def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
+    text = "nothing" if value is None else str(_without_passwords(value))
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _without_passwords(value: Any) -> Any:
+    """The same value; URLs of storages stand in `storage`, `warm_start` and commands."""
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, dict):
+        return {key: _without_passwords(held) for key, held in value.items()}
+    return [_without_passwords(held) for held in value] if isinstance(value, list) else value

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from optuna_mde_studies.runner.sharing.patience import reason
+from optuna_mde_studies.wording import shown
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -47,13 +48,6 @@ def kind(url: str) -> str:
         "postgresql+psycopg://user:password@host/database, mysql+pymysql://…, journal:study.log "
         "or grpc://host:port"
     )
-
-
-def shown(url: str) -> str:
-    """The URL without its password."""
-    before, at, after = url.rpartition("@")
-    scheme, _, user = before.partition("://")
-    return f"{scheme}://{user.partition(':')[0]}:***@{after}" if at and ":" in user else url
 
 
 def open_storage(url: str, shared: Path) -> BaseStorage:

@@ -286,3 +286,10 @@ def test_a_definition_that_is_not_there(write, tmp_path):
     (tmp_path / "list.yaml").write_text("- name", encoding="utf-8")
     with pytest.raises(DefinitionError, match=r"list\.yaml:1: a definition is a mapping"):
         reading.read("list.yaml")
+
+
+def test_no_password_of_an_override_is_shown(write):
+    override = "warm_start=postgresql://me:secret@host/db"
+    with pytest.raises(DefinitionError, match=r"me:\*\*\*@host") as refused:
+        reading.read(write(), [override])
+    assert "secret" not in str(refused.value)

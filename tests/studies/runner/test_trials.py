@@ -68,3 +68,22 @@ def test_what_changed_since_the_last_start_is_said(workplace):
     assert changed_fields(folder, config) == []
     (said,) = changed_fields(folder, reading.read("tiny.yaml", ["search.n_trials=9"]).config)
     assert said == f"search.n_trials: {config.search.n_trials} before, 9 now"
+
+
+@pytest.mark.parametrize("field", ["storage", "warm_start", "launch"])
+def test_no_password_is_said_to_have_changed(workplace, field):
+    def config(password: str):
+        url = f"postgresql+psycopg://optuna:{password}@localhost/studies"
+        given = {
+            "storage": f"storage='{url}'",
+            "warm_start": f"warm_start=['{url}']",
+            "launch": f"launch.command=python mine.py {{out}} --log {url}",
+        }
+        return reading.read("tiny.yaml", [given[field]]).config
+
+    folder = StudyFolder(workplace / "runs/tiny")
+    create(folder)
+    write_definition(folder, config("secret-of-old"))
+    said = "\n".join(changed_fields(folder, config("secret-of-new")))
+    assert field in said
+    assert "secret" not in said

@@ -18,7 +18,8 @@ from optuna.storages.journal import JournalFileBackend
 from optuna_mde_studies.runner.sharing import storages
 from optuna_mde_studies.runner.sharing.journal import MendedJournal
 from optuna_mde_studies.runner.sharing.patience import is_away, patient
-from optuna_mde_studies.runner.sharing.storages import StorageError, lock, open_storage, shown
+from optuna_mde_studies.runner.sharing.storages import StorageError, lock, open_storage
+from optuna_mde_studies.wording import shown
 
 from tests.servers import postgresql_server
 
@@ -105,6 +106,7 @@ def test_what_is_no_storage_is_said(url: str, tmp_path: Path) -> None:
 def test_passwords_are_not_shown() -> None:
     assert shown("postgresql://me:se:cr@et@host/db") == "postgresql://me:***@host/db"
     assert shown("postgresql://me@host/db") == "postgresql://me@host/db"
+    assert shown("mysql://host/db?user=me&password=secret&a=b").endswith("&password=***&a=b")
     assert shown("sqlite:///a@b:c.db") == "sqlite:///a@b:c.db"
 
 
