@@ -101,4 +101,5 @@ def recommend_by(fitted: Fitted) -> Recommendation:
         fresh_seed=fresh_seed(fitted, recommended),
         against=versus,
         bounds=holding(fitted, best),
+        limits={fitted.observations.targets[i].label: limit for i, limit in fitted.limits},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna_mde.answers.bounds import Bound
@@ -54,6 +54,8 @@ class Recommendation:
     """The recommended mixture minus the natural one, or the uniform one where that is unknown."""
     bounds: tuple[Bound, ...] = ()
     """Floors and caps that hold the recommended mixture, those that are worth most first."""
+    limits: dict[str, float] = field(default_factory=dict)
+    """Limits in force: validation set -> nats per token that its loss must not exceed."""
 
     @property
     def on_seeds(self) -> str:

@@ -56,8 +56,8 @@ def _on_signal(signal: bool) -> str | None:
     if signal:
         return None
     return (
-        "The runs do not tell mixtures apart from the noise of a single run: there is no "
-        "winner to name (yet)."
+        "The runs of the search do not tell mixtures apart from the noise of a single run: by "
+        "them alone there is no winner to name (yet)."
     )
 
 
@@ -68,7 +68,8 @@ def _on_the_gain(fitted: Fitted, versus: Against | None) -> str | None:
     if found.low > 0.0:
         return None
     return (
-        f"It is not sure that the recommended mixture is better than the {versus.name} one: the "
+        f"By the search alone it is not sure that the recommended mixture is better than the "
+        f"{versus.name} one: the "
         f"predicted gain is {found.mean:.4f}, and its 90 % interval, {found.low:.4f} to "
         f"{found.high:.4f}, includes no gain at all."
     )

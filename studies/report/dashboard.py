@@ -19,6 +19,7 @@ import optuna
 import plotly.graph_objects as go
 from optuna.trial import TrialState
 from optuna_mde_studies.report import artifacts, epochs, figures, overview, statements, tasks
+from optuna_mde_studies.report.headlines import headline
 from optuna_mde_studies.report.judgement import Judgement, judge
 from optuna_mde_studies.runner.folder import StudyError
 from optuna_mde_studies.wording import sentence
@@ -133,13 +134,12 @@ def _note(
     found: overview.Overview, recommendation: Recommendation, confirmed: Judgement | None
 ) -> str:
     rates, _ = statements.recommended(found, recommendation)
-    held = confirmed is None or confirmed.held
     said = [
         *statements.findings(found, recommendation, confirmed),
         statements.seeds_in_words(recommendation, confirmed),
         confirmed.verdict if confirmed else "",
     ]
-    title = statements.headline(recommendation, rates, held=held)
+    title = headline(found, recommendation, rates, confirmed).text
     lines = [f"**{_plain(title)}.** {_plain(' '.join(filter(None, said)))}", ""]
     rows = recommendation.rows
     shown = (

@@ -83,6 +83,12 @@ class Judgement:
         (found, *others) = self.differences.values()
         return bool(others) or not self.is_current or not any(d.is_worse for d in found)
 
+    @property
+    def tells_apart(self) -> bool:
+        """Whether the confirmed mixture differs from another one beyond noise, in some goal."""
+        found = [d for ds in self.differences.values() for d in ds]
+        return any(d.is_better or d.is_worse for d in found)
+
 
 def _is_named(label: str, name: str) -> bool:
     """Whether a label, with its remarks in brackets, is that of a row."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from optuna_mde_studies.report import costs as ledger
 from optuna_mde_studies.report import epochs, tasks
+from optuna_mde_studies.report.headlines import headline
 from optuna_mde_studies.report.statements import (
     findings,
-    headline,
     objective_in_words,
     recommended,
     seeds_in_words,
@@ -75,17 +75,16 @@ def answer(
 ) -> str:
     """The recommended mixture: a sentence, a table and what to paste into a configuration."""
     rates, beside = recommended(overview, recommendation)
-    held = judgement is None or judgement.held
+    head = headline(overview, recommendation, rates, judgement)
     leads = findings(overview, recommendation, judgement)
-    if not (recommendation.signal and held):
+    if not head.names:
         leads[0] = f"It would be {in_words(rates)}. {leads[0]}"
     small = [seeds_in_words(recommendation, judgement)]
     if judgement and judgement.verdict:
         small.insert(0, f"With fresh seeds: {judgement.verdict}")
-    kind = "answer" if recommendation.signal and held else "answer none"
-    title = headline(recommendation, rates, held=held)
+    kind = "answer" if head.names else "answer none"
     return (
-        f'<section class="{kind}" id="answer"><h2>{escape(title)}</h2>'
+        f'<section class="{kind}" id="answer"><h2>{escape(head.text)}</h2>'
         + "".join(f'<p class="lead">{escape(text)}</p>' for text in leads)
         + f'<p class="muted">{escape(" ".join(small))}</p>'
         + f'<div class="pair">{_rates_table(overview, rates)}{_snippet(rates, beside)}'

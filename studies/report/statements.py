@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from optuna_mde_studies.report.headlines import gains_on_baseline
 from optuna_mde_studies.wording import copyable, count, in_words, listed
 
-from optuna_mde.answers.intervals import Interval
 from optuna_mde.answers.mde_alone import DRAWN
 from optuna_mde.answers.tables import held_by
 from optuna_mde.visualization.palette import shortened, signed
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from optuna_mde_studies.report.overview import Overview
 
     from optuna_mde.answers.answer import Recommendation
+    from optuna_mde.answers.intervals import Interval
     from optuna_mde.answers.mde_alone import MdeAlone
     from optuna_mde.objective import Objective
 
@@ -61,19 +62,6 @@ def recommended(
     return copyable(rates), {**others, **recommendation.params}
 
 
-def headline(recommendation: Recommendation, rates: Mapping[str, float], *, held: bool) -> str:
-    """The answer in a line.
-
-    Args:
-        recommendation: what to answer with.
-        rates: its mixture.
-        held: False if runs with fresh seeds have shown that something else is better.
-    """
-    if not recommendation.signal:
-        return "No mixture stands out from the noise"
-    return f"Train on {in_words(rates)}" if held else "The recommended mixture did not hold"
-
-
 def findings(
     overview: Overview, recommendation: Recommendation, judgement: Judgement | None = None
 ) -> list[str]:
@@ -106,20 +94,20 @@ def gain_in_words(
     confirmed = judgement.against(versus.name) if judgement else []
     if confirmed and judgement:
         seeds = len(judgement.confirmation.seeds)
-        how, level, found_all = f"with {seeds} fresh seeds", 95, [d.interval for d in confirmed]
+        how, level = f"with {seeds} fresh seeds", 95
     else:
         how, level = "predicted for the training seed that the runs share, not confirmed", 90
-        found_all = list(versus.goals or (versus.objective,))
     unit = " nats per token" if overview.goals else ""
     gains = [
-        _gain(name, found, maximise=up)
-        for name, found, up in zip(goals, found_all, overview.maximise, strict=False)
+        _gain(name, gain)
+        for name, gain in zip(
+            goals, gains_on_baseline(overview, recommendation, judgement), strict=False
+        )
     ]
     return f"Gain on {versus.name}, {how} ({level} % interval): {'; '.join(gains)}{unit}."
 
 
-def _gain(name: str, found: Interval, *, maximise: bool) -> str:
-    gain = found if maximise else Interval(-found.mean, -found.high, -found.low)
+def _gain(name: str, gain: Interval) -> str:
     text = (
         f"{name + ' ' if name else ''}{minus(gain.mean)} ({minus(gain.low)} to {minus(gain.high)}"
     )

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.report import costs, epochs, evaluations, overview, statements, tasks
+from optuna_mde_studies.report import (
+    costs,
+    epochs,
+    evaluations,
+    headlines,
+    overview,
+    statements,
+    tasks,
+)
 from optuna_mde_studies.report.judgement import judge
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
 from optuna_mde_studies.runner.trials import best_trials, values
@@ -42,8 +50,8 @@ def headline(
     found = overview.read(study)
     confirmed = judge(found, recommendation, confirmation)
     rates, _ = statements.recommended(found, recommendation)
-    held = confirmed is None or confirmed.held
-    yield Text(statements.headline(recommendation, rates, held=held), style="bold")
+    said = headlines.headline(found, recommendation, rates, confirmed)
+    yield Text(said.text, style="bold")
     yield Text("\n".join(statements.findings(found, recommendation, confirmed)))
 
 

@@ -55,7 +55,7 @@ def test_a_gain_that_may_be_none_is_said_in_words_a_person_can_read() -> None:
     assert answer.signal
     note = next(note for note in answer.notes if "natural" in note)
     assert note.startswith(
-        "It is not sure that the recommended mixture is better than the natural"
+        "By the search alone it is not sure that the recommended mixture is better than the nat"
     )
     assert "includes no gain at all" in note
     assert not any("of nothing" in note for note in answer.notes)
