@@ -103,6 +103,20 @@ class Features:
         """Columns of `blended`: the rates of the mixture that has experts, else of all."""
         return self.n_rates if self.block is None else self.block.stop - self.block.start
 
+    @cached_property
+    def known_whole(self) -> Tensor:
+        """`[M]` whether as many experts kept the output's log-probabilities as those of any set.
+
+        Where an expert lacks it, MDE speaks of the others alone, whatever the lacking one would
+        have said.
+        """
+        kept = [0] * len(self.outputs)
+        if self.coreset is not None:
+            n = self.n_blended  # older domains' experts come after these
+            counts = [int((tokens.experts < n).sum()) for tokens in self.coreset.tokens]
+            kept = [counts[own] if own >= 0 else 0 for own in self._own]
+        return torch.tensor(kept) == max(kept, default=0)
+
     @property
     def scale(self) -> Tensor:
         """`[M]` spread of each output's MDE loss over mixtures of every kind, at least that of

@@ -181,7 +181,8 @@ def _shared_slopes(
         return None
     _, phi, prior = features.lift(runs.X)
     targets, doubt = winsorise(features, units.standard(runs.Y, prior))
-    used = targets.isfinite() & (doubt == 0.0) & features.has_mde & ~diverged.unsqueeze(-1)
+    told = features.has_mde & features.known_whole
+    used = targets.isfinite() & (doubt == 0.0) & told & ~diverged.unsqueeze(-1)
     per = (features.units / units.scale.unsqueeze(-1)).nan_to_num(nan=0.0)
     own = torch.tensor(WITH_MDE, dtype=torch.float64)
     own_sd = torch.where(per > 0, own / per.clamp_min(1e-12), 0.0)

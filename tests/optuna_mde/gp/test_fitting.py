@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import gpytorch
@@ -26,6 +27,8 @@ from optuna_mde.gp.fitting import (
 )
 from optuna_mde.gp.priors import columns_of, noise_of
 from optuna_mde.gp.surrogate import Runs
+from optuna_mde.mde.coreset import Coreset
+from optuna_mde.mde.experts import ExpertTable
 from tests.optuna_mde.fits import features_of, runs_of
 
 ENVIRONMENT = Path(__file__).parents[3] / "benchmarks" / "data" / "environment"
@@ -128,3 +131,20 @@ def test_a_line_search_that_leaps_does_not_cost_the_fit() -> None:
     surrogate = fit(features, Runs(X, Y, torch.zeros(8, dtype=torch.bool)))
     before = columns_of(features, None).lengthscale.log()
     assert (surrogate.state().lengthscale - before).abs().max() > 0.5
+
+
+def test_a_set_that_only_two_experts_know_tells_nothing_of_what_sets_share(world) -> None:
+    """Runs of the others' domains are then far from its MDE loss: of their text, not of MDE."""
+    K, runs = len(world.domains), runs_of(world, 12)
+    logprobs = {d: dict(world.logprobs[d]) for d in world.domains}
+    for domain in world.domains[:2]:
+        logprobs[domain]["later"] = logprobs[domain][world.sets[0]]
+    coreset = Coreset(ExpertTable(world.domains, logprobs))
+    sets = [*world.sets, "later"]
+    features = Features(K, [slice(0, K)], sets, slice(0, K), coreset)
+    later = runs.Y[:, :1] - torch.where(runs.corner, 0.0, 3.0).unsqueeze(-1)
+    found = fit(features, replace(runs, Y=torch.cat([runs.Y, later], dim=-1)))
+    alone = fit(features_of(world), runs)
+    assert found.shared is not None
+    assert alone.shared is not None
+    torch.testing.assert_close(found.shared.mean, alone.shared.mean)
