@@ -6,7 +6,7 @@ is still to be done is read from the trials.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import optuna
@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from optuna_mde_studies.runner.experiment import SPEC_ATTR, ForeignSpecError
 from optuna_mde_studies.runner.sharing.leases import lease
 from optuna_mde_studies.runner.sharing.owners import has_died
+from optuna_mde_studies.wording import listed
 from optuna_mde_trainers.spec import SpecError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ FAILURES = "failures"
 """Trial attribute: how often this run has failed for reasons of its own before."""
 MAX_FAILURES = 2
 """A run that fails so often is left: death by a signal is no failure of its own."""
+MAX_IN_A_ROW = 3
+"""Runs that may fail one after the other before a start stops: it is not the mixture then."""
 
 KEPT = (SPEC_ATTR, "phase", "predicted_mean", "predicted_sd", FAILURES)
 """Trial attributes that go over to the trial that takes a run up again."""
@@ -94,6 +97,51 @@ def queue_again(study: optuna.Study) -> None:
         if waits and trial.number not in taken_up:
             kept = {key: trial.user_attrs[key] for key in KEPT if key in trial.user_attrs}
             study.enqueue_trial(trial.params, user_attrs={**kept, CONTINUES: trial.number})
+
+
+def forgive(study: optuna.Study, say: Callable[[str], None]) -> None:
+    """Queues runs again that failed one after the other, as a broken trainer fails them all.
+
+    To be called where a start begins, with the study's lock held. One that is taken up by another
+    trial already, or that diverged, is not queued; what waits for its second try has two again.
+
+    Args:
+        study: the study.
+        say: hears which trials' runs are queued.
+    """
+    trials = study.get_trials(deepcopy=False)
+    row = _failed_in_a_row(trials)
+    taken_up = {trial.user_attrs.get(CONTINUES) for trial in trials}
+    forgiven = []
+    for trial in trials:
+        attrs = trial.user_attrs
+        if trial.state == TrialState.WAITING and attrs.get(CONTINUES) in row:
+            study._storage.set_trial_user_attr(trial._trial_id, FAILURES, 0)
+        elif trial.number in row - taken_up and attrs.get(FAILURES, 0) >= MAX_FAILURES:
+            kept = {key: attrs[key] for key in KEPT if key in attrs and key != FAILURES}
+            study.enqueue_trial(trial.params, user_attrs={**kept, CONTINUES: trial.number})
+            forgiven.append(trial.number)
+    if forgiven:
+        which = f"trial{'s' * (len(forgiven) > 1)} {listed(map(str, forgiven))}"
+        say(
+            f"TRIED AGAIN: {which} had failed for good among {MAX_IN_A_ROW} or more failures in "
+            "a row, which looks like the trainer and not the mixtures; these runs are queued anew"
+        )
+
+
+def _failed_in_a_row(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Numbers of runs that failed with nothing finished between, as many as stop a start."""
+    ended = [trial for trial in trials if trial.datetime_complete is not None]
+    row: list[int] = []
+    found: set[int] = set()
+    for trial in sorted(ended, key=lambda t: (t.datetime_complete, t.number)):
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            row = []
+        elif SPEC_ATTR in trial.user_attrs and ERROR in trial.user_attrs:
+            row.append(trial.number)
+            if len(row) >= MAX_IN_A_ROW:
+                found.update(row)
+    return found
 
 
 def fail(study: optuna.Study, trial: optuna.Trial, reason: str, *, is_final: bool) -> bool:

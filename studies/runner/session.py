@@ -41,7 +41,7 @@ from optuna_mde_studies.runner.messages import (
     Told,
     Trained,
 )
-from optuna_mde_studies.runner.recovery import is_abandoned, settle
+from optuna_mde_studies.runner.recovery import MAX_IN_A_ROW, forgive, is_abandoned, settle
 from optuna_mde_studies.runner.resources import places
 from optuna_mde_studies.runner.sharing.leases import is_held_by
 from optuna_mde_studies.runner.showing import show_best, show_trial
@@ -58,9 +58,6 @@ if TYPE_CHECKING:
     from optuna_mde_trainers.spec import RunResult
 
     from optuna_mde.answers.answer import Recommendation
-
-MAX_FAILURES = 3
-"""Runs that may fail one after the other before the study stops: it is not the mixture then."""
 
 
 @dataclass(frozen=True)
@@ -269,6 +266,7 @@ class Session:
         experiment = self.experiment
         with self.folder.asking():
             warm.start(experiment, self.study, self.progress.line)
+            forgive(self.study, self.progress.line)
         self._keep()
         n_trials, done = self.config.search.n_trials, num_finished(self.study)
         self.progress.done = done
@@ -303,7 +301,7 @@ class Session:
                 show_trial(self.study, self.progress, number)
             case Failed(_, message):
                 self._failures += 1
-                if self._failures >= MAX_FAILURES:
+                if self._failures >= MAX_IN_A_ROW:
                     raise StudyError(
                         f"{self._failures} runs failed one after the other; the last: {message} "
                         f"(details in {self.folder.logs})"

@@ -11,7 +11,8 @@ from optuna_mde_studies.runner.corpus import open_experiment
 from optuna_mde_studies.runner.folder import StudyError, create, write_definition
 from optuna_mde_studies.runner.launchers import launcher
 from optuna_mde_studies.runner.messages import Event, Exhausted, Failed, Noted, SearchOrder, Told
-from optuna_mde_studies.runner.session import MAX_FAILURES, begin
+from optuna_mde_studies.runner.recovery import MAX_IN_A_ROW, forgive
+from optuna_mde_studies.runner.session import begin
 from optuna_mde_studies.runner.sharing.owners import owner
 from optuna_mde_studies.runner.showing import show_best, show_trial
 from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished
@@ -49,6 +50,9 @@ def work(definition: Definition, folder: StudyFolder, progress: Display) -> int:
     progress.done = num_finished(study)
     progress.stage(f"working: {progress.done} of {progress.total} trials are finished")
     show_best(study, progress)
+    if progress.done < progress.total:
+        with folder.asking():
+            forgive(study, progress.line)
     launcher(definition.config.launch).warm_up()
     failures, ended = 0, False
 
@@ -70,6 +74,6 @@ def work(definition: Definition, folder: StudyFolder, progress: Display) -> int:
         worker = Worker(lambda: experiment, me, hear, sys.stderr)
         while not ended:
             worker.perform(SearchOrder())
-            if failures >= MAX_FAILURES:
+            if failures >= MAX_IN_A_ROW:
                 raise StudyError(f"{failures} runs failed one after the other")
     return num_finished(study)

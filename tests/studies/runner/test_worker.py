@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 from optuna_mde_studies.definition import reading
-from optuna_mde_studies.runner import session, trials
+from optuna_mde_studies.runner import recovery, session, trials
 from optuna_mde_studies.runner.folder import StudyFolder, create
 from optuna_mde_studies.runner.launchers.contract import OnStep
 from optuna_mde_studies.runner.messages import Event, Exhausted, Failed, Noted, SearchOrder, Told
@@ -38,6 +40,17 @@ def work(
     around: Callable[[workers.Toy, RunSpec, Path], None] = lambda toy, spec, runs: None,
 ) -> list[Event]:
     """What a worker says until the study's end; `around` is called before every run."""
+    said = said_of(begun, around, 16)
+    assert isinstance(said[-1], Exhausted), said
+    return said
+
+
+def said_of(
+    begun: tuple[reading.Definition, StudyFolder],
+    around: Callable[[workers.Toy, RunSpec, Path], None],
+    n_orders: int,
+) -> list[Event]:
+    """What a worker says of so many orders, or until the study's end."""
     definition, folder = begun
     said: list[Event] = []
 
@@ -51,11 +64,11 @@ def work(
     experiment.__dict__["launcher"] = Trainer()
     with owner() as me:
         worker = Worker(lambda: experiment, me, said.append, sys.stderr)
-        for _ in range(16):
+        for _ in range(n_orders):
             worker.perform(SearchOrder())
             if isinstance(said[-1], Exhausted):
-                return said
-    raise AssertionError(said)
+                break
+    return said
 
 
 def finished(begun: tuple[reading.Definition, StudyFolder]) -> int:
@@ -122,6 +135,52 @@ def test_a_run_that_fails_twice_is_left_and_the_study_goes_on(begun):
     assert [event.again for event in failures] == [True, False]
     assert failures[0].message == "RuntimeError: this mixture cannot be trained"
     assert finished(begun) == 6
+
+
+def broken(*_: object) -> None:
+    raise RuntimeError("train.sh: not found")
+
+
+def test_a_broken_trainer_loses_no_expert(begun):
+    """Three starts are stopped by three failures in a row each; the fourth has a good trainer."""
+    definition, folder = begun
+    study = session.open_study(folder, definition.config)
+    lines: list[str] = []
+    for _ in range(3):
+        recovery.forgive(study, lines.append)
+        said = said_of(begun, broken, 3)
+        assert sum(isinstance(event, Failed) for event in said) == 3
+    assert not experts(study, *trials.FINISHED)
+    assert experts(study, TrialState.FAIL)
+    recovery.forgive(study, lines.append)
+    work(begun)
+    assert finished(begun) == 6
+    assert experts(study, TrialState.FAIL) <= experts(study, *trials.FINISHED)
+    assert lines
+    assert all(line.startswith("TRIED AGAIN: trial") for line in lines)
+    lines.clear()
+    recovery.forgive(study, lines.append)
+    assert not lines, "each run is forgiven once"
+
+
+def test_a_run_that_failed_by_itself_is_not_forgiven(begun):
+    seen: list[RunSpec] = []
+
+    def fail(toy: workers.Toy, spec: RunSpec, runs: Path) -> None:
+        seen.append(spec)
+        if spec == seen[0]:
+            raise RuntimeError("this mixture cannot be trained")
+
+    work(begun, fail)
+    study = session.open_study(begun[1], begun[0].config)
+    recovery.forgive(study, lambda line: pytest.fail(line))
+    assert not study.get_trials(states=[TrialState.WAITING])
+
+
+def experts(study: optuna.Study, *states: TrialState) -> set[str]:
+    """Domains that trials of these states train alone."""
+    found = [trial.params for trial in study.get_trials(states=states)]
+    return {max(params, key=params.__getitem__) for params in found if max(params.values()) == 1}
 
 
 def test_status_tells_held_trials_from_those_that_were_left(begun):
