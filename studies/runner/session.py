@@ -47,7 +47,7 @@ from optuna_mde_studies.runner.sharing.leases import is_held_by
 from optuna_mde_studies.runner.showing import show_best, show_trial
 from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished
 from optuna_mde_studies.runner.workers import Pool
-from optuna_mde_studies.wording import goals, named
+from optuna_mde_studies.wording import count, goals, named
 
 from optuna_mde.answers.tables import label
 from optuna_mde.objective import Objective
@@ -273,11 +273,12 @@ class Session:
         self.progress.total = n_trials + 4 * self.config.confirm.seeds
         self.progress.counting("search", done, n_trials)
         if done:
-            self.progress.line(f"going on: {done} trials are finished already")
+            verb = "is" if done == 1 else "are"
+            self.progress.line(f"going on: {count(done, 'trial')} {verb} finished already")
         self.progress.line(f"to minimise, nats per token: {goals(self.config.goals)}")
         first = "" if done else f"the first {len(experiment.domains)} of them experts, "
         workers = f"{pool.size} worker{'s' if pool.size > 1 else ''}"
-        self.progress.stage(f"searching: {n_trials} trials, {first}on {workers}")
+        self.progress.stage(f"searching: {count(n_trials, 'trial')}, {first}on {workers}")
         full, steps = self.config.training.max_steps, experiment.expert_steps
         if min(steps.values()) < full:
             told = ", ".join(f"{domain} {n}" for domain, n in steps.items())

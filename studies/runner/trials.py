@@ -77,6 +77,8 @@ def counts(study: optuna.Study) -> dict[str, int]:
         state = trial.state.name.lower()
         if trial.state == TrialState.FAIL and trial.user_attrs.get(INTERRUPTED):
             state = "interrupted"
+        elif trial.state == TrialState.FAIL:
+            state = "failed"
         elif trial.state == TrialState.RUNNING and is_abandoned(trial):
             state = "left by a process that is gone"
         elif trial.state in FINISHED and not is_own(trial):

@@ -148,14 +148,13 @@ def status(study: optuna.Study, counts: Mapping[str, int], n_trials: int | None)
     """How far a study is, in lines; nobody knows how many trials a program of its own will run."""
     finished = counts.get("complete", 0) + counts.get("pruned", 0)
     others = [
-        f"{number} {state}"
+        f", {number} {state}"
         for state, number in counts.items()
         if state not in ("complete", "pruned")
     ]
-    asked = "" if n_trials is None else f" of {n_trials}"
-    yield f"{study.study_name}: {finished}{asked} trials finished" + "".join(
-        f", {other}" for other in others
-    )
+    wanted = finished if n_trials is None else n_trials
+    shown = "" if n_trials is None else f"{finished} of "
+    yield f"{study.study_name}: {shown}{count(wanted, 'trial')} finished{''.join(others)}"
     names = study.metric_names or [f"objective {i}" for i in range(len(study.directions))]
     reached = values(study)
     for trial in best_trials(study)[:MAX_BEST] if reached else ():

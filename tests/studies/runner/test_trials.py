@@ -87,3 +87,15 @@ def test_no_password_is_said_to_have_changed(workplace, field):
     said = "\n".join(changed_fields(folder, config("secret-of-new")))
     assert field in said
     assert "secret" not in said
+
+
+def test_trials_that_failed_are_said_to_have_failed():
+    study = optuna.create_study(study_name="own")
+    study.add_trial(optuna.create_trial(value=1.0))
+    study.add_trial(optuna.create_trial(state=optuna.trial.TrialState.FAIL))
+    first = [next(summary.status(study, trials.counts(study), n)) for n in (None, 1, 8)]
+    assert first == [
+        "own: 1 trial finished, 1 failed",
+        "own: 1 of 1 trial finished, 1 failed",
+        "own: 1 of 8 trials finished, 1 failed",
+    ]
