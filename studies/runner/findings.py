@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +53,8 @@ def recommend(
     recommendation = optuna_mde.recommend(study)
     findings = _Findings(told=told, recommendation=recommendation)
     findings.content = findings.digest()
-    write_atomic(kept, findings.model_dump_json(indent=1) + "\n")
+    with suppress(OSError):  # a machine that only reads may not see or write the shared folder
+        write_atomic(kept, findings.model_dump_json(indent=1) + "\n")
     return recommendation
 
 

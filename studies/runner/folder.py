@@ -69,7 +69,7 @@ class StudyFolder:
 
     @property
     def files(self) -> Path:
-        """What all machines see: the corpus and the runs."""
+        """What all machines see: the corpus, the runs, and what was found."""
         return self.path if self.shared is None else self.shared
 
     @property
@@ -103,11 +103,11 @@ class StudyFolder:
 
     @property
     def confirmation(self) -> Path:
-        return self.path / "confirm.json"
+        return self.files / "confirm.json"
 
     @property
     def recommendation(self) -> Path:
-        return self.path / "recommendation.json"
+        return self.files / "recommendation.json"
 
     @property
     def logs(self) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna_mde_studies.runner.agreement import FOLDER_ATTR
 from optuna_mde_studies.runner.folder import StudyFolder
 
 from optuna_mde import report_losses, save_logprobs, suggest_mixture
@@ -204,6 +205,30 @@ def test_what_mends_itself_is_no_loss(cli, study):
     running, left, _ = out.strip().split("\n")
     assert running.startswith("trial 6: running by the storage")
     assert left.startswith("runs/tiny/runs/0123456789abcdef: of no trial")
+
+
+def test_the_confirmation_is_seen_from_another_machine(cli, study, monkeypatch):
+    """Two machines have storage and runs in common; the first one has confirmed."""
+    shared = study / "shared"
+    (shared / "tiny").mkdir(parents=True)
+    for name in ("corpus", "runs"):
+        shutil.move(FOLDER.path / name, shared / "tiny" / name)
+    (FOLDER.path / "confirm.json").unlink()
+    url = f"sqlite:///{FOLDER.database.resolve()}"
+    known = optuna.load_study(study_name="tiny", storage=url)
+    known.set_user_attr(FOLDER_ATTR, str(shared / "tiny"))
+    code, _, err = cli("run", "tiny.yaml", "--storage", url, "--set", f"runs={shared}")
+    assert code == 0, err
+    other = study / "other"
+    (other / "runs/tiny").mkdir(parents=True)
+    shutil.copy(FOLDER.definition, other / "runs/tiny")
+    monkeypatch.chdir(other)
+    code, out, err = cli("recommend", "tiny", "--format", "json")
+    assert code == 0, err
+    assert json.loads(out)["confirmation"]["current"]
+    code, out, err = cli("check", "tiny")
+    assert (code, err) == (0, "")
+    assert "of no trial" not in out
 
 
 def test_a_study_of_another_program(cli, tmp_path, monkeypatch):
