@@ -63,9 +63,15 @@ def resolve(
 ) -> tuple[Definition, StudyFolder]:
     """The definition that is meant, and its study's folder; what does not agree in it is added to
     `problems`, or raised."""
+    from optuna_mde_studies.runner.folder import RUNS, StudyFolder
+
     if storage is not None:
         overrides = [*(overrides or ()), f"storage={json.dumps(storage)}"]
-        study = _joined(study, out, storage)
+        if _joins(study):
+            kept = StudyFolder(out or Path(RUNS) / study, storage)
+            if not kept.definition.is_file():
+                return _joined(study, kept, overrides, problems)
+            study = str(kept.path)
     definition, folder = _resolve(study, out, overrides, problems)
     definition = _with_kept_storage(definition, folder)
     return definition, folder.placed(definition.config)
@@ -85,23 +91,37 @@ def _with_kept_storage(definition: Definition, folder: StudyFolder) -> Definitio
     return definition
 
 
-def _joined(study: str, out: Path | None, storage: str) -> str:
-    """The study to look for on disk: a folder with its definition, which comes from the storage
-    where there is none here."""
+def _joins(study: str) -> bool:
+    """Whether an argument may be the name of a study that others have begun."""
     from optuna_mde_studies.definition.config import STUDY_NAME
-    from optuna_mde_studies.definition.reading import shipped
-    from optuna_mde_studies.runner.agreement import join
-    from optuna_mde_studies.runner.folder import RUNS, StudyFolder
+    from optuna_mde_studies.definition.reading import SUFFIXES, shipped
 
-    if Path(study).exists() or study in shipped() or not re.fullmatch(STUDY_NAME, study):
-        return study
-    if Path(study).suffix in (".yaml", ".yml"):
-        return study  # a file that is not there
-    folder = StudyFolder(out or Path(RUNS) / study, storage)
-    if not folder.definition.is_file():
-        quiet()
-        join(folder, study)
-    return str(folder.path)
+    if Path(study).exists() or study in shipped() or Path(study).suffix in SUFFIXES:
+        return False
+    return re.fullmatch(STUDY_NAME, study) is not None
+
+
+def _joined(
+    study: str, folder: StudyFolder, overrides: list[str], problems: list[str] | None
+) -> tuple[Definition, StudyFolder]:
+    """A study by the definition in its storage; its folder is made once it is agreed on."""
+    from optuna_mde_studies.definition.reading import examine_fields
+    from optuna_mde_studies.runner.agreement import join
+    from optuna_mde_studies.wording import shown
+
+    quiet()
+    data = join(folder, study).model_dump(mode="json")
+    definition, found = examine_fields(data, {}, shown(folder.url or ""), overrides)
+    _say_problems(found, problems)
+    return definition, folder.placed(definition.config)
+
+
+def _say_problems(found: list[str], problems: list[str] | None) -> None:
+    from optuna_mde_studies.definition.reading import DefinitionError
+
+    if found and problems is None:
+        raise DefinitionError("\n".join(found))
+    (problems if problems is not None else []).extend(found)
 
 
 def _resolve(
@@ -125,9 +145,7 @@ def _resolve(
 
     def read(name: str) -> Definition:
         definition, found = examine(name, overrides or ())
-        if found and problems is None:
-            raise DefinitionError("\n".join(found))
-        (problems if problems is not None else []).extend(found)
+        _say_problems(found, problems)
         return definition
 
     if not folder.path.is_dir():

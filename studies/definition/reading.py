@@ -76,7 +76,20 @@ def examine(name: str, overrides: Sequence[str] = ()) -> tuple[Definition, list[
         DefinitionError: if fields are wrong by themselves, so that nothing can be built on them.
     """
     label, text = _find(name)
-    data, places = _parse(text, label)
+    return examine_fields(*_parse(text, label), label, overrides)
+
+
+def examine_fields(
+    data: dict[str, Any], places: dict[FieldPath, str], label: str, overrides: Sequence[str]
+) -> tuple[Definition, list[str]]:
+    """As `examine`, of fields that are read already.
+
+    Args:
+        data: the definition; overrides are written into it.
+        places: where each field was written.
+        label: where the definition is.
+        overrides: `dotted.field=value`, the value in YAML.
+    """
     for override in overrides:
         _override(data, places, override)
     try:

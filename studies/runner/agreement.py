@@ -16,9 +16,7 @@ from optuna_mde_studies.runner.folder import (
     StudyError,
     StudyFolder,
     check_definition,
-    create,
     refuse_changes,
-    write_definition,
 )
 from optuna_mde_studies.runner.identity import kept_mark, present_name
 from optuna_mde_studies.runner.sharing.storages import StorageError, kind
@@ -77,8 +75,8 @@ def publish(study: optuna.Study, config: StudyConfig) -> None:
         study.set_user_attr(DEFINITION_ATTR, kept)
 
 
-def join(folder: StudyFolder, name: str) -> None:
-    """Brings the definition of a study from its storage into a folder that has none.
+def join(folder: StudyFolder, name: str) -> StudyConfig:
+    """The definition of a study from its storage, for a folder that has none; nothing is written.
 
     Args:
         folder: the study's, with the storage's URL.
@@ -94,9 +92,7 @@ def join(folder: StudyFolder, name: str) -> None:
             f"there is no definition {name!r} here, and no study of this name with a definition "
             f"in {shown(folder.url)}"
         )
-    create(folder)
-    config = _read(kept, folder.url).model_copy(update={"storage": folder.url})
-    write_definition(folder, config)
+    return _read(kept, folder.url).model_copy(update={"storage": folder.url})
 
 
 def agree_on_files(folder: StudyFolder, study: optuna.Study) -> None:

@@ -105,6 +105,8 @@ def begin(definition: Definition, folder: StudyFolder) -> optuna.Study:
         study = open_study(folder, definition.config)
         if agreement.DEFINITION_ATTR not in study.user_attrs:
             agreement.publish(study, definition.config)
+        if not folder.definition.exists():
+            write_definition(folder, definition.config)
         return study
 
 
@@ -116,13 +118,13 @@ def run(definition: Definition, folder: StudyFolder, progress: Display) -> Outco
         StudyError: if it cannot go on.
     """
     folder = folder.placed(definition.config, progress.line)
+    if folder.url is not None:
+        agreement.check(folder, definition)  # a refused join makes no folder
     create(folder)
     with folder.owned():
         discard_empty(folder)
         agreement.check(folder, definition)
         changed = changed_fields(folder, definition.config)
-        if not folder.definition.exists():
-            write_definition(folder, definition.config)
         with Session(definition, folder, progress) as session:
             for line in changed:
                 progress.line(f"changed since the last start: {line}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from optuna_mde_studies.runner import agreement
 from optuna_mde_studies.runner.checks import check_machine
 from optuna_mde_studies.runner.corpus import open_experiment
-from optuna_mde_studies.runner.folder import StudyError, create, write_definition
+from optuna_mde_studies.runner.folder import StudyError, create
 from optuna_mde_studies.runner.launchers import launcher
 from optuna_mde_studies.runner.messages import Event, Exhausted, Failed, Noted, SearchOrder, Told
 from optuna_mde_studies.runner.recovery import MAX_IN_A_ROW, forgive
@@ -37,12 +37,10 @@ def work(definition: Definition, folder: StudyFolder, progress: Display) -> int:
         StudyError: if runs keep failing.
     """
     folder = folder.placed(definition.config, progress.line)
-    create(folder)
     agreement.check(folder, definition)
+    create(folder)
     check_machine(definition)
     study = begin(definition, folder)
-    if not folder.definition.exists():
-        write_definition(folder, definition.config)
     experiment = open_experiment(definition, folder, study, progress)
     if WANTED_ATTR not in study.user_attrs:
         study.set_user_attr(WANTED_ATTR, definition.config.search.n_trials)

@@ -290,8 +290,7 @@ def test_a_definition_that_is_joined_brings_no_command(cli, study, tmp_path, mon
     theirs = optuna.create_study(storage=storage, study_name="theirs")
     theirs.set_user_attr("definition", {"config": kept, "command": False})
     folder = StudyFolder(Path("runs/theirs"), storage)
-    agreement.join(folder, "theirs")
-    launch = stored_config(folder).launch
+    launch = agreement.join(folder, "theirs").launch
     assert (launch.command, launch.callbacks, launch.logger, launch.trainer) == (None, [], {}, {})
     for value in (5, {}, {"config": []}, {"config": {**kept, "name": "../../out"}}):
         theirs.set_user_attr("definition", value)

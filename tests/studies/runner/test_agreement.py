@@ -6,10 +6,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna_mde_studies.commands.shared import resolve
 from optuna_mde_studies.definition import reading
+from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner import agreement, session
-from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create, stored_config
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder, changed_fields, create
 
 from benchmarks.workers import DEFINITION
 
@@ -36,10 +38,8 @@ def machine(tmp_path: Path, url: str):
     return machine
 
 
-def joined(tmp_path: Path, url: str) -> StudyFolder:
-    folder = StudyFolder(tmp_path / "third", url)
-    agreement.join(folder, "killed")
-    return folder
+def joined(tmp_path: Path, url: str) -> StudyConfig:
+    return agreement.join(StudyFolder(tmp_path / "third", url), "killed")
 
 
 def test_the_definition_travels_without_what_runs_programs(machine, tmp_path, url):
@@ -47,7 +47,7 @@ def test_the_definition_travels_without_what_runs_programs(machine, tmp_path, ur
     trainer = "launch.trainer={detect_anomaly: true}"
     begun = machine("first", COMMAND, callbacks, trainer, "launch.workers=3")
     session.begin(*begun)
-    kept = stored_config(joined(tmp_path, url))
+    kept = joined(tmp_path, url)
     sent = begun[0].config
     assert kept.launch.workers == 3
     assert (kept.launch.command, kept.launch.callbacks, kept.launch.trainer) == (None, [], {})
@@ -69,10 +69,9 @@ def test_a_command_in_a_storage_is_not_taken(machine, tmp_path, url):
     ):
         config = {**kept["config"], "launch": {**kept["config"]["launch"], **hostile}}
         study.set_user_attr(agreement.DEFINITION_ATTR, {**kept, "config": config})
-        folder = StudyFolder(tmp_path / "third", url)
-        agreement.join(folder, "killed")
-        assert "owned" not in folder.definition.read_text()
-        assert "os.system" not in folder.definition.read_text()
+        taken = str(joined(tmp_path, url))
+        assert "owned" not in taken
+        assert "os.system" not in taken
 
 
 def test_a_study_of_a_command_is_joined_with_one(machine):
@@ -110,3 +109,30 @@ def test_a_definition_that_cannot_be_read_is_said(kept, machine, tmp_path, url):
     study.set_user_attr(agreement.DEFINITION_ATTR, kept)
     with pytest.raises(StudyError, match=r"sqlite:///"):
         joined(tmp_path, url)
+
+
+@pytest.mark.parametrize("command", ["run", "work"])
+def test_a_refused_join_writes_nothing(command, machine, tmp_path, url, cli, monkeypatch):
+    session.begin(*machine("first", COMMAND))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, err = cli(command, "killed", "--storage", url, "--set", f"runs={tmp_path}/runs")
+    assert code == 2
+    assert "a command is never taken from a storage" in err
+    assert "definition.yaml" not in err
+    assert list(Path().iterdir()) == []
+
+
+def test_the_first_start_of_a_machine_that_joins_changes_nothing(
+    machine, tmp_path, url, monkeypatch
+):
+    session.begin(*machine("first"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    joins = "killed", None, [f"runs='{tmp_path}/runs'"]
+    definition, folder = resolve(*joins, storage=url)
+    assert changed_fields(folder, definition.config) == []
+    create(folder)
+    session.begin(definition, folder)
+    again, folder = resolve("killed", None)
+    assert (again.config, changed_fields(folder, again.config)) == (definition.config, [])

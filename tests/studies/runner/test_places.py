@@ -20,7 +20,7 @@ import optuna
 import pytest
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.runner import agreement, checks, launchers, resources
-from optuna_mde_studies.runner.folder import StudyFolder, stored_config
+from optuna_mde_studies.runner.folder import StudyFolder
 from optuna_mde_studies.runner.launchers import RunFailedError
 from optuna_mde_studies.runner.launchers.local import (
     CommandLauncher,
@@ -320,8 +320,7 @@ def test_a_machine_that_joins_takes_no_cluster_from_the_storage(workplace, asked
     study = optuna.create_study(study_name="tiny", storage=url)
     agreement.publish(study, config)
     folder = StudyFolder(workplace / "other", url)
-    agreement.join(folder, "tiny")
-    launch = stored_config(folder).launch
+    launch = agreement.join(folder, "tiny").launch
     assert (launch.launcher, launch.slurm, launch.ray) == ("subprocess", None, None)
     assert launch.time_limit == 3
 
