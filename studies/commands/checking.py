@@ -6,9 +6,10 @@ import sys
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.commands.opened import KeptStudyArgument, NameOption, is_storage, opened
-from optuna_mde_studies.commands.shared import OutOption, quiet, resolve_folder
+from optuna_mde_studies.commands.shared import OutOption, quiet, resolve_existing, resolve_folder
 
 if TYPE_CHECKING:
+    from optuna_mde_studies.definition.config import StudyConfig
     from optuna_mde_studies.runner.audit import Finding
     from optuna_mde_studies.runner.folder import StudyFolder
 
@@ -27,10 +28,15 @@ def check(study: KeptStudyArgument, name: NameOption = None, out: OutOption = No
         _say([*audit.of_program(found)], shown(study), agrees)
         return
     folder = resolve_folder(study, out)
-    _say(*_of_definition(folder))
+    config = None
+    if folder.url is not None and not folder.definition.is_file():
+        config = resolve_existing(study, out)[0].config
+    _say(*_of_definition(folder, config))
 
 
-def _of_definition(folder: StudyFolder) -> tuple[list[Finding], str, str]:
+def _of_definition(
+    folder: StudyFolder, config: StudyConfig | None
+) -> tuple[list[Finding], str, str]:
     from optuna_mde_studies.runner import audit
     from optuna_mde_studies.runner.folder import StudyError, stored_config
     from optuna_mde_studies.runner.identity import open_existing
@@ -38,10 +44,10 @@ def _of_definition(folder: StudyFolder) -> tuple[list[Finding], str, str]:
     from optuna_mde_studies.wording import shown
 
     findings: list[Finding] = []
-    config = kept = None
+    kept = None
     agrees = ""
     try:
-        config = stored_config(folder)
+        config = config or stored_config(folder)
     except StudyError as error:
         cost = "without it nothing is trained, reported or recommended"
         findings.append(audit.Finding(str(folder.definition), str(error), cost))

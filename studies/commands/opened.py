@@ -66,7 +66,12 @@ class Opened:
     @property
     def n_trials(self) -> int | None:
         """Trials that were asked for, where somebody has said so."""
-        return self.config.search.n_trials if self.config is not None else None
+        from optuna_mde_studies.runner.trials import WANTED_ATTR
+
+        if self.config is None:
+            return None
+        wanted = self.study.user_attrs.get(WANTED_ATTR)  # another machine may have raised it
+        return wanted if isinstance(wanted, int) else self.config.search.n_trials
 
     @property
     def confirmation(self) -> Confirmation | None:
@@ -89,7 +94,7 @@ class Opened:
         import optuna_mde
 
         try:
-            if self.config is not None and not question:
+            if self.folder.definition.is_file() and not question:
                 return findings.recommend(self.study, self.folder.recommendation)
             return optuna_mde.recommend(self.study, **question)
         except ValueError as error:  # nothing to learn from yet

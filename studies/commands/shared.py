@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from optuna_mde_studies.wording import shown
 
 if TYPE_CHECKING:
     import optuna
@@ -107,7 +108,6 @@ def _joined(
     """A study by the definition in its storage; its folder is made once it is agreed on."""
     from optuna_mde_studies.definition.reading import examine_fields
     from optuna_mde_studies.runner.agreement import join
-    from optuna_mde_studies.wording import shown
 
     quiet()
     data = join(folder, study).model_dump(mode="json")
@@ -132,7 +132,6 @@ def _resolve(
 ) -> tuple[Definition, StudyFolder]:
     from optuna_mde_studies.definition.reading import DefinitionError, examine, shipped
     from optuna_mde_studies.runner.folder import RUNS, StudyFolder
-    from optuna_mde_studies.wording import shown
 
     if "://" in study:
         raise DefinitionError(
@@ -179,7 +178,9 @@ def resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFol
     from optuna_mde_studies.definition.reading import read
     from optuna_mde_studies.runner.folder import StudyError
 
-    _, folder = resolve(study, out)
+    definition, folder = resolve(study, out)
+    if folder.url is not None and not folder.definition.is_file():
+        return _begun_elsewhere(study, definition, folder), folder
     begun = folder.database if folder.url is None else folder.definition
     if not begun.is_file():
         raise StudyError(
@@ -188,10 +189,31 @@ def resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFol
     return read(str(folder.definition)), folder
 
 
+def _begun_elsewhere(study: str, definition: Definition, folder: StudyFolder) -> Definition:
+    """Of a study that has no folder here, in the storage that its definition names."""
+    from optuna_mde_studies.runner.agreement import join
+    from optuna_mde_studies.runner.folder import StudyError
+    from optuna_mde_studies.runner.sharing.storages import is_there
+
+    quiet()
+    config = definition.config
+    if not is_there(folder.storage_url):
+        raise StudyError(
+            f"{shown(folder.storage_url)}: there is no study {config.name!r} yet; start it with "
+            f"`optuna-mde run {study}`"
+        )
+    begun = join(folder, config.name)
+    here = {name: getattr(config, name) for name in ("runs", "launch", "warm_start")}
+    return replace(definition, config=begun.model_copy(update=here))
+
+
 def open_kept(definition: Definition, folder: StudyFolder) -> optuna.Study:
+    from optuna_mde_studies.runner.identity import open_existing
     from optuna_mde_studies.runner.session import open_study
 
     quiet()
+    if not folder.definition.is_file():
+        return open_existing(folder, definition.config.name)
     return open_study(folder, definition.config)
 
 

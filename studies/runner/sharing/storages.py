@@ -99,6 +99,11 @@ def file_of(url: str) -> Path:
     return Path(make_url(url).database or "study.db").absolute()
 
 
+def is_there(url: str) -> bool:
+    """Whether the file of a storage is there; a server is not asked."""
+    return kind(url) not in ("sqlite", "journal") or file_of(url).is_file()
+
+
 def _opened(url: str) -> BaseStorage:
     import optuna
     from optuna.storages import RDBStorage, get_storage

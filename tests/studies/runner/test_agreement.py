@@ -136,3 +136,27 @@ def test_the_first_start_of_a_machine_that_joins_changes_nothing(
     session.begin(definition, folder)
     again, folder = resolve("killed", None)
     assert (again.config, changed_fields(folder, again.config)) == (definition.config, [])
+
+
+def test_readers_find_a_study_of_another_folder_by_its_definition(
+    machine, tmp_path, url, cli, monkeypatch
+):
+    definition, folder = machine("first")
+    study = session.begin(definition, folder)
+    study.set_user_attr("n_trials", 13)  # raised by another machine
+    text = f"storage: '{url}'\nruns: '{tmp_path}/runs'\n{DEFINITION}"
+    (tmp_path / "toy.yaml").write_text(text)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, out, err = cli("status", "../toy.yaml")
+    assert (code, err) == (0, "")
+    assert out.startswith("killed: 0 of 13 trials finished\n")
+    for reads in (["recommend"], ["export", "tables"], ["report"], ["check"]):
+        code, _, err = cli(reads[0], "../toy.yaml", *reads[1:])
+        assert "no study" not in err
+        assert "missing" not in err
+    (tmp_path / "new.yaml").write_text(text.replace("shared.db", "other.db"))
+    code, _, err = cli("status", "../new.yaml")
+    assert code == 2
+    assert "there is no study 'killed' yet; start it with `optuna-mde run ../new.yaml`" in err
+    assert not (tmp_path / "other.db").exists()
