@@ -265,7 +265,8 @@ def changed_fields(folder: StudyFolder, config: StudyConfig) -> list[str]:
         return []
     old, new = stored_config(folder).model_dump(mode="json"), config.model_dump(mode="json")
     found = differences(old, new)
-    return [f"{dotted(p)}: {_short(a)} before, {_short(b)} now" for p, a, b in found]
+    pairs = ((dotted(path), *_differing(a, b)) for path, a, b in found)
+    return [f"{path}: {before} before, {now} now" for path, before, now in pairs]
 
 
 def write_definition(folder: StudyFolder, config: StudyConfig) -> None:
@@ -340,6 +341,16 @@ def _refusal(where: str, definition: Definition, path: FieldPath, old: Any, new:
         f"compared. Take the old value, {f'{other}, ' if other else ''}or start afresh with "
         "`--out OTHER_FOLDER`"
     )
+
+
+def _differing(old: Any, new: Any) -> tuple[str, str]:
+    """Both values in short, long ones from where they begin to differ."""
+    texts = ["nothing" if v is None else str(_without_passwords(v)) for v in (old, new)]
+    pairs = enumerate(zip(*texts, strict=False))
+    same = next((i for i, (a, b) in pairs if a != b), min(map(len, texts)))
+    if max(map(len, texts)) > 60 and same > 20:
+        texts = [f"…{text[same - 20 :]}" for text in texts]
+    return _short(texts[0]), _short(texts[1])
 
 
 def _short(value: Any) -> str:

@@ -99,3 +99,16 @@ def test_trials_that_failed_are_said_to_have_failed():
         "own: 1 of 1 trial finished, 1 failed",
         "own: 1 of 8 trials finished, 1 failed",
     ]
+
+
+def test_a_long_value_is_shown_where_it_changed(workplace):
+    def config(rate: str):
+        command = f"python a/long/way/to/my/own/train.py --spec {{spec}} --out {{out}} --lr {rate}"
+        return reading.read("tiny.yaml", [f"launch.command={command}"]).config
+
+    folder = StudyFolder(workplace / "runs/tiny")
+    create(folder)
+    write_definition(folder, config("3e-3"))
+    (said,) = changed_fields(folder, config("1e-3"))
+    assert "--lr 3e-3 before" in said
+    assert "--lr 1e-3 now" in said
