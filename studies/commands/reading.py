@@ -75,6 +75,7 @@ def recommend(
     """Prints the best mixture by what is known now, for the study's goal or another one."""
     from optuna_mde_studies.exchange import trainers
     from optuna_mde_studies.report import overview
+    from optuna_mde_studies.runner import trials
     from optuna_mde_studies.terminal import answers, progress, summary
 
     kept = opened(study, name, out)
@@ -85,6 +86,7 @@ def recommend(
         parts = [*summary.headline(kept.study, found, confirmation)]
         parts += summary.outcome(found, kept.goals)
         parts += summary.beside(kept.study, kept.folder, found, confirmation)
+        parts += filter(None, [trials.on_lost_experts(kept.study)])
         print_parts(progress.console(), parts)
     elif format is Format.json:
         print(answers.as_json(overview.read(kept.study), found, confirmation), end="")

@@ -45,7 +45,7 @@ from optuna_mde_studies.runner.recovery import MAX_IN_A_ROW, forgive, is_abandon
 from optuna_mde_studies.runner.resources import places
 from optuna_mde_studies.runner.sharing.leases import is_held_by
 from optuna_mde_studies.runner.showing import show_best, show_trial
-from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished
+from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished, on_lost_experts
 from optuna_mde_studies.runner.workers import Pool
 from optuna_mde_studies.wording import count, goals, named
 
@@ -285,6 +285,8 @@ class Session:
         if min(steps.values()) < full:
             told = ", ".join(f"{domain} {n}" for domain, n in steps.items())
             self.progress.line(f"steps of the experts, out of {full}: {told}")
+        if lost := on_lost_experts(self.study):
+            self.progress.line(lost)
         show_best(self.study, self.progress)
         pool.run(self._next_trial, self._on_search)
 

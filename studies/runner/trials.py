@@ -12,6 +12,7 @@ from optuna_mde_studies.runner.recovery import INTERRUPTED, is_abandoned, is_our
 from optuna_mde_studies.runner.sharing.leases import lease
 from optuna_mde_studies.wording import listed
 
+from optuna_mde.asks.startup import TRIES
 from optuna_mde.trials.facts import read_facts
 from optuna_mde.trials.layout import study_space
 from optuna_mde.trials.records import read_trial
@@ -85,6 +86,33 @@ def counts(study: optuna.Study) -> dict[str, int]:
             state = "taken over"
         found[state] = found.get(state, 0) + 1
     return found
+
+
+def on_lost_experts(study: optuna.Study) -> str | None:
+    """A sentence on the domains whose experts failed for good, and what that costs; None without
+    any."""
+    facts, groups = read_facts(study), study_space(study).groups
+    if not groups:
+        return None
+    runs: dict[str, list[TrialState]] = {domain: [] for domain in groups[0].domains}
+    for trial in facts.trials:
+        if (domain := trial.corner(groups[0])) is not None:
+            runs[domain].append(trial.state)
+    lost = [
+        domain
+        for domain, states in runs.items()
+        if domain not in facts.notes.experts
+        and states.count(TrialState.FAIL) == len(states) >= TRIES
+    ]
+    if not lost:
+        return None
+    cost = "their shares are predicted from the rates alone"
+    if len(runs) - len(lost) < 2:
+        cost = "there is no MDE, and the search goes by its runs alone"
+    return (
+        f"NO EXPERT of {listed(lost)}: every run failed, {TRIES} times or more, and none is tried "
+        f"again; {cost}"
+    )
 
 
 def is_forbidden(record: Record, group: Group | None) -> bool:

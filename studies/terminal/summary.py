@@ -16,7 +16,7 @@ from optuna_mde_studies.report import (
 )
 from optuna_mde_studies.report.judgement import judge
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
-from optuna_mde_studies.runner.trials import best_trials, values
+from optuna_mde_studies.runner.trials import best_trials, on_lost_experts, values
 from optuna_mde_studies.wording import amount, count, listed, named, share_of_a_run
 from optuna_mde_studies.wording import rates as one_line
 from rich.console import RenderableType
@@ -159,6 +159,8 @@ def status(study: optuna.Study, counts: Mapping[str, int], n_trials: int | None)
     reached = values(study)
     for trial in best_trials(study)[:MAX_BEST] if reached else ():
         yield f"best: {named(reached[trial.number], names)} by trial {trial.number}"
+    if lost := on_lost_experts(study):
+        yield lost
 
 
 def studies(found: Sequence[Found]) -> Table:

@@ -112,3 +112,30 @@ def test_a_long_value_is_shown_where_it_changed(workplace):
     (said,) = changed_fields(folder, config("1e-3"))
     assert "--lr 3e-3 before" in said
     assert "--lr 1e-3 now" in said
+
+
+def test_experts_that_failed_for_good_are_named_with_what_it_costs():
+    study = optuna.create_study(study_name="own")
+
+    def run(state, **rates):
+        study.enqueue_trial({f"mix/{name}": float(rate) for name, rate in rates.items()})
+        trial = study.ask()
+        suggest_mixture(trial, list(rates))
+        values = 1.0 if state == optuna.trial.TrialState.COMPLETE else None
+        study.tell(trial, values, state=state)
+
+    failed, complete = optuna.trial.TrialState.FAIL, optuna.trial.TrialState.COMPLETE
+    run(complete, web=0.2, code=0.8, books=0)
+    run(failed, web=1, code=0, books=0)
+    assert trials.on_lost_experts(study) is None, "it is tried once more"
+    run(failed, web=1, code=0, books=0)
+    assert "NO EXPERT of web: " in list(summary.status(study, {}, 4))[-1]
+    for _ in range(2):
+        run(failed, web=0, code=1, books=0)
+    assert "web and code" in trials.on_lost_experts(study)
+    assert trials.on_lost_experts(study).endswith(
+        "there is no MDE, and the search goes by its runs alone"
+    )
+    run(complete, web=1, code=0, books=0)
+    run(complete, web=0, code=1, books=0)
+    assert trials.on_lost_experts(study) is None
