@@ -28,18 +28,24 @@ def validate(
     """Checks all that can be known without running: fields, sources, devices; prints the plan."""
     from optuna_mde_studies.runner import checks
     from optuna_mde_studies.runner.domains import planned
-    from optuna_mde_studies.runner.plan import finished_rate, plan
+    from optuna_mde_studies.runner.plan import done, finished_rate, plan
     from optuna_mde_studies.runner.speed import measure as measured
     from optuna_mde_studies.terminal import progress, summary
 
     problems: list[str] = []
     definition, folder = resolve(study, None, set, problems)
+    if measure and definition.config.launch.command is not None:
+        fail(
+            "--measure trains the built-in model, and launch.command has a trainer of its own: "
+            "say --tokens-per-second instead, or leave both out"
+        )
     problems += checks.problems(definition)
     if problems:
         fail("\n".join(problems))
     said = planned(definition, folder)
-    config, found = definition.config, plan(definition.config)
-    print(f"{definition.label}: right. {summary.planned(config, found)}, into {folder.path}")
+    config, had = definition.config, done(definition.config, folder)
+    found = plan(config, had)
+    print(f"{definition.label}: right. {summary.planned(config, found, had)}, into {folder.path}")
     if said:
         print(said)
     rate = tokens_per_second or (measured(config) if measure else finished_rate(folder))

@@ -19,7 +19,7 @@ from optuna_mde_studies.runner.folder import (
     refuse_changes,
 )
 from optuna_mde_studies.runner.identity import kept_mark, present_name
-from optuna_mde_studies.runner.sharing.storages import StorageError, kind
+from optuna_mde_studies.runner.sharing.storages import StorageError, is_there, kind
 from optuna_mde_studies.wording import shown
 from optuna_mde_trainers.spec import explain
 from pydantic import ValidationError
@@ -52,6 +52,8 @@ def check(folder: StudyFolder, definition: Definition) -> None:
         check_definition(folder, definition)
         return
     _check_url(folder.url, definition)
+    if not is_there(folder.url):
+        return
     kept = _kept(folder, definition.config.name)
     if kept is None:
         return

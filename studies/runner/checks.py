@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.definition.reading import DefinitionError
@@ -41,14 +42,23 @@ def _missing(definition: Definition) -> str:
     if config.launch.command is not None:  # a trainer of the user's, which has needs of its own
         if not config.launch.runs_here:
             return ""
-        program = shlex.split(config.launch.command)[0]
-        if shutil.which(program) is None:
-            return f"launch.command: there is no program {program!r} here; mend its name or path"
-        return ""
+        return _lacking(shlex.split(config.launch.command))
     try:
         check_launch(config.launch, config.training, config.model, is_here=config.launch.runs_here)
     except RunError as error:
         return str(error)
+    return ""
+
+
+def _lacking(command: Sequence[str]) -> str:
+    """Which file of a command is not there: its program, or the script that Python is to run."""
+    program, *arguments = command
+    if shutil.which(program) is None:
+        return f"launch.command: there is no program {program!r} here; mend its name or path"
+    is_python = PurePath(program).name.startswith("python")
+    script = arguments[0] if is_python and arguments else ""
+    if script.endswith(".py") and "{" not in script and not Path(script).is_file():
+        return f"launch.command: there is no file {script!r} here; mend its name or path"
     return ""
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.runner import agreement
 from optuna_mde_studies.runner.experiment import SPEC_ATTR
-from optuna_mde_studies.runner.folder import StudyError, check_definition
+from optuna_mde_studies.runner.folder import StudyError
 from optuna_mde_studies.runner.resources import tokenising_count
 from optuna_mde_studies.runner.target import share
 from optuna_mde_studies.wording import listed, rates
@@ -72,9 +73,10 @@ def planned(definition: Definition, folder: StudyFolder) -> str:
     """What other domains mean for a begun study; nothing where they are as before.
 
     Raises:
-        DefinitionError: if the definition is none of the study in the folder any more.
+        DefinitionError: if the definition is none of the study any more.
+        StudyError: if the study's storage cannot be opened.
     """
-    check_definition(folder, definition)
+    agreement.check(folder, definition)
     new, gone = new_and_gone(definition, folder)
     if not new and not gone:
         return ""

@@ -16,11 +16,15 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
+from optuna_mde_studies.runner.identity import present_name
 from optuna_mde_studies.runner.resources import places
+from optuna_mde_studies.runner.sharing.storages import is_there
+from optuna_mde_studies.runner.trials import FINISHED, num_finished
 from optuna_mde_studies.wording import amount, hours
 from optuna_mde_trainers.spec import RESULT_FILE, RunResult, SpecError
 
 from optuna_mde.answers.tables import Table
+from optuna_mde.trials.groups import DEFAULT_PREFIX
 
 if TYPE_CHECKING:
     from optuna_mde_studies.definition.config import StudyConfig
@@ -49,20 +53,31 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Done:
+    """What a begun study has already."""
+
+    trials: int = 0
+    """Finished ones, as `search.n_trials` counts them."""
+    experts: frozenset[str] = frozenset()
+    """Domains of which one is trained."""
+    is_confirmed: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """The runs of a study and what they cost."""
 
-    size: Size
-    """Of the model."""
+    size: Size | None
+    """Of the model; None where a command of the user's trains one that is not known."""
     run_tokens: int
     """Training tokens of a full run."""
     workers: int
     """Runs side by side."""
     stages: tuple[Stage, ...]
 
-    def flops(self, stage: Stage) -> float:
+    def flops(self, stage: Stage) -> float | None:
         """Floating-point operations of a stage."""
-        return self.size.exact * stage.work
+        return None if self.size is None else self.size.exact * stage.work
 
     def seconds(self, stage: Stage, rate: float) -> float:
         """Wall seconds of a stage, where one run trains `rate` tokens a second beside others."""
@@ -70,9 +85,9 @@ class Plan:
 
     def table(self, rate: float | None = None) -> Table:
         """The plan in words; with hours where a rate is known."""
-        head: tuple[str, ...] = ("at most", "runs", "training tokens", "FLOP")
         every = [*self.stages, _sum(self.stages)]
-        lines = [(s.what, str(s.runs), amount(s.tokens), f"{self.flops(s):.2e}") for s in every]
+        lines = [(s.what, str(s.runs), amount(s.tokens), *self._work(s)) for s in every]
+        head = ("at most", "runs", "training tokens", *(("FLOP",) if self.size else ()))
         if rate is None:
             return Table(head, tuple(lines))
         times = [self.seconds(stage, rate) for stage in self.stages]
@@ -82,17 +97,52 @@ class Plan:
             tuple((*line, hours(time)) for line, time in zip(lines, times, strict=True)),
         )
 
+    def _work(self, stage: Stage) -> tuple[str, ...]:
+        flops = self.flops(stage)
+        return () if flops is None else (f"{flops:.2e}",)
 
-def plan(config: StudyConfig) -> Plan:
-    """The plan of a study.
+
+def done(config: StudyConfig, folder: StudyFolder) -> Done:
+    """What the study in a folder has finished; nothing where there is none.
+
+    Raises:
+        StudyError: if its storage cannot be opened.
+    """
+    if not is_there(folder.storage_url):
+        return Done()
+    import optuna
+
+    storage = folder.storage()
+    name = present_name(folder, storage, config.name)
+    if name is None:
+        return Done()
+    study = optuna.load_study(study_name=name, storage=storage)
+    finished = study.get_trials(deepcopy=False, states=FINISHED)
+    alone = {f"{DEFAULT_PREFIX}{domain}": domain for domain in config.domains}
+    experts = {alone[p] for t in finished for p in alone.keys() & t.params if t.params[p] == 1.0}
+    return Done(num_finished(study), frozenset(experts), folder.confirmation.is_file())
+
+
+def plan(config: StudyConfig, had: Done = Done()) -> Plan:
+    """The plan of a study, without what it has already.
 
     Raises:
         ValueError: if the model does not fit the tokenizer; the message begins with the field.
         CorpusError: if the tokenizer cannot be loaded.
     """
+    per_step = config.training.global_batch_size * config.corpus.block_size
+    return Plan(
+        size=None if config.launch.command is not None else _size(config),
+        run_tokens=config.training.max_steps * per_step,
+        workers=places(config.launch, len(config.domains)).workers,
+        stages=tuple(_stages(config, per_step, had)),
+    )
+
+
+def _size(config: StudyConfig) -> Size:
     from optuna_mde_trainers.training.flops import size
 
-    corpus, training, tokens = config.corpus, config.training, vocabulary(config)
+    tokens = vocabulary(config)
     rows = config.model.vocab_size
     if rows is not None and rows < tokens:
         raise ValueError(
@@ -100,16 +150,9 @@ def plan(config: StudyConfig) -> Plan:
             "raise it, or leave it out"
         )
     try:
-        found = size(config.model, vocab_size=tokens, block_size=corpus.block_size)
+        return size(config.model, vocab_size=tokens, block_size=config.corpus.block_size)
     except ValueError as error:
         raise ValueError(f"model.{error}") from None
-    per_step = training.global_batch_size * corpus.block_size
-    return Plan(
-        size=found,
-        run_tokens=training.max_steps * per_step,
-        workers=places(config.launch, len(config.domains)).workers,
-        stages=tuple(_stages(config, per_step)),
-    )
 
 
 def vocabulary(config: StudyConfig) -> int:
@@ -135,19 +178,28 @@ def finished_rate(folder: StudyFolder) -> float | None:
     return median(rates) if rates else None
 
 
-def _stages(config: StudyConfig, per_step: int) -> Iterator[Stage]:
-    steps, experts = config.training.max_steps, len(config.domains)
-    sets = experts + len(config.corpus.validation)
+def left(config: StudyConfig, had: Done) -> tuple[int, int]:
+    """Experts and other trials that are still to be run."""
+    trials = max(0, config.search.n_trials - had.trials)
+    # With a warm start the experts of the other studies serve.
+    missing = 0 if config.warm_start else len(config.domains) - len(had.experts)
+    experts = min(missing, trials)
+    return experts, trials - experts
+
+
+def _stages(config: StudyConfig, per_step: int, had: Done) -> Iterator[Stage]:
+    steps = config.training.max_steps
+    sets = len(config.domains) + len(config.corpus.validation)
     times = 1 + len(config.score.at)
     scored = times * sets * config.corpus.validation_blocks * config.corpus.block_size
 
     def stage(what: str, runs: int, run_steps: int) -> Stage:
         return Stage(what, runs, runs * run_steps * per_step, runs * scored)
 
-    trained = 0 if config.warm_start else experts  # else those of the other studies serve
-    yield stage("experts", trained, max(1, round(config.experts.budget * steps)))
-    yield stage("search", config.search.n_trials - trained, steps)
-    if config.confirm.seeds:
+    experts, others = left(config, had)
+    yield stage("experts", experts, max(1, round(config.experts.budget * steps)))
+    yield stage("search", others, steps)
+    if config.confirm.seeds and not (had.is_confirmed and experts + others == 0):
         yield stage("confirmation", CONFIRMED * config.confirm.seeds, steps)
 
 

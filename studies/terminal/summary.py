@@ -16,6 +16,7 @@ from optuna_mde_studies.report import (
 )
 from optuna_mde_studies.report.judgement import judge
 from optuna_mde_studies.runner.confirm import Confirmation, verdict
+from optuna_mde_studies.runner.plan import left
 from optuna_mde_studies.runner.trials import best_trials, on_lost_experts, values
 from optuna_mde_studies.wording import amount, count, listed, named, share_of_a_run
 from optuna_mde_studies.wording import rates as one_line
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna_mde_studies.definition.config import StudyConfig
     from optuna_mde_studies.runner.folder import StudyFolder
-    from optuna_mde_studies.runner.plan import Plan
+    from optuna_mde_studies.runner.plan import Done, Plan
     from optuna_mde_studies.runner.survey import Found
 
     from optuna_mde.answers.answer import Recommendation
@@ -89,21 +90,29 @@ def beside(
         yield Text(warning)
 
 
-def planned(config: StudyConfig, found: Plan) -> str:
+def planned(config: StudyConfig, found: Plan, had: Done) -> str:
     """What a study will run, in a line."""
-    experts, budget = len(config.domains), config.experts.budget
-    mixtures, steps = config.search.n_trials - experts, config.training.max_steps
-    first = (
-        f"after the runs of {listed(config.warm_start)}"
-        if config.warm_start
-        else f"{experts} experts, then {mixtures} mixtures, the natural and the uniform one among "
-        "them"
-    )
+    budget, steps = config.experts.budget, config.training.max_steps
+    first = _first(config, had)
     shortened = f" (experts {share_of_a_run(budget)})" if budget < 1 else ""
+    size = f", with {amount(found.size.parameters)} parameters" if found.size else ""
     return (
-        f"{experts} domains, {config.search.n_trials} trials ({first}) of {steps} steps"
-        f"{shortened} or {amount(found.run_tokens)} tokens, with "
-        f"{amount(found.size.parameters)} parameters"
+        f"{len(config.domains)} domains, {config.search.n_trials} trials ({first}) of {steps} "
+        f"steps{shortened} or {amount(found.run_tokens)} tokens{size}"
+    )
+
+
+def _first(config: StudyConfig, had: Done) -> str:
+    experts, mixtures = left(config, had)
+    if had.trials and not experts + mixtures:
+        return "all finished"
+    if had.trials:
+        parts = [count(n, w) for n, w in ((experts, "expert"), (mixtures, "mixture")) if n]
+        return f"{had.trials} finished; left: {', then '.join(parts)}"
+    if config.warm_start:
+        return f"after the runs of {listed(config.warm_start)}"
+    return (
+        f"{experts} experts, then {mixtures} mixtures, the natural and the uniform one among them"
     )
 
 
@@ -112,10 +121,8 @@ def plan(found: Plan, rate: float | None) -> Iterator[RenderableType]:
     yield _shown(found.table(rate), "at most")
     side = f"{count(found.workers, 'run')} at a time"
     if rate is None:
-        yield Text(
-            f"{side}. How long that takes: --measure trains a few steps here to find out, "
-            "--tokens-per-second says it."
-        )
+        how = "--measure trains a few steps here to find out, " if found.size else ""
+        yield Text(f"{side}. How long that takes: {how}--tokens-per-second says it.")
     else:
         yield Text(f"{side}, {amount(round(rate))} tokens a second each.")
 

@@ -48,6 +48,7 @@ def test_a_split_trains_the_new_experts_and_goes_on(
     planned = command("validate", "tiny.yaml", folder=folder)
     assert planned.returncode == 0, planned.stderr
     assert "typing and argparse are new, and need an expert each" in planned.stdout
+    assert "9 trials (6 finished; left: 2 experts, then 1 mixture)" in planned.stdout
     done = command("run", "tiny.yaml", folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     study = optuna.load_study(study_name="tiny", storage=f"sqlite:///{folder}/runs/tiny/study.db")

@@ -7,7 +7,7 @@ import time
 import pytest
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.runner import checks
-from optuna_mde_studies.runner.plan import plan
+from optuna_mde_studies.runner.plan import Done, left, plan
 from optuna_mde_studies.runner.speed import measure
 from optuna_mde_trainers.training.flops import size
 
@@ -97,3 +97,101 @@ def test_sources_are_opened(workplace):
 
 def test_a_right_definition_has_no_problems(workplace):
     assert checks.problems(reading.read("tiny.yaml")) == []
+
+
+@pytest.mark.parametrize(
+    ("had", "experts", "others"),
+    [
+        (Done(4, frozenset({"code", "prose"})), 1, 1),
+        (Done(6, frozenset({"code"})), 0, 0),  # no trial is left for the other experts
+        (Done(5, frozenset({"code", "prose", "numbers"})), 0, 1),
+    ],
+)
+def test_what_a_study_has_is_not_planned_again(had, experts, others, workplace):
+    config = reading.read("tiny.yaml").config
+    assert left(config, had) == (experts, others)
+    runs = {stage.what: stage.runs for stage in plan(config, had).stages}
+    assert (runs["experts"], runs["search"]) == (experts, others)
+
+
+def test_a_trainer_of_the_users_has_no_size(cli, workplace):
+    (workplace / "mine.py").write_text("")
+    theirs = "launch.command=python mine.py {spec} {out}"
+    code, out, _ = cli("validate", "tiny.yaml", "--set", theirs)
+    assert code == 0
+    assert "parameters" not in out
+    assert "FLOP" not in out
+    assert "--measure" not in out
+    code, _, err = cli("validate", "tiny.yaml", "--set", theirs, "--measure")
+    assert (code, "--tokens-per-second" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("pithon x.py", "no program 'pithon'"), ("python x.py", "file 'x.py'")]
+)
+def test_a_command_that_is_not_there_is_named(command, said, workplace):
+    definition = reading.read("tiny.yaml", [f"launch.command={command} {{spec}} {{out}}"])
+    (problem,) = checks.problems(definition)
+    assert "launch.command: " in problem
+    assert said in problem
+
+
+def test_validate_refuses_what_run_would_of_a_study_in_a_shared_storage(cli, workplace):
+    from optuna_mde_studies.runner import session
+    from optuna_mde_studies.runner.folder import StudyFolder, create
+
+    settings = ["storage=sqlite:///shared.db", "training.max_steps=30"]
+    config = reading.read("tiny.yaml", settings)
+    folder = StudyFolder(workplace / "runs/other").placed(config.config)
+    create(folder)
+    session.begin(config, folder)
+    code, _, err = cli("validate", "tiny.yaml", "--set", settings[0])
+    assert code == 2
+    assert "was begun with training.max_steps = 30, and now it is 20" in err
+
+
+@pytest.mark.parametrize("url", ["sqlite:///none.db", "journal:none.log"])
+def test_validate_makes_no_storage(url, cli, workplace):
+    before = {*workplace.iterdir()}
+    code, _, err = cli("validate", "tiny.yaml", "--set", f"storage={url}")
+    assert (code, err) == (0, "")
+    assert {*workplace.iterdir()} == before
+
+
+def test_a_database_that_cannot_be_reached_is_named(cli, workplace):
+    url = "postgresql+psycopg://me:secret@127.0.0.1:9/none"
+    code, _, err = cli("validate", "tiny.yaml", "--set", f"storage={url}")
+    assert code != 0
+    assert "storage postgresql" in err
+    assert "secret" not in err
+
+
+def test_validate_says_what_is_left_after_a_split(cli, workplace):
+    from optuna.distributions import FloatDistribution
+    from optuna.trial import create_trial
+    from optuna_mde_studies.runner import session
+    from optuna_mde_studies.runner.folder import StudyFolder, create, write_definition
+
+    definition = reading.read("tiny.yaml")
+    folder = StudyFolder(workplace / "runs/tiny")
+    create(folder)
+    write_definition(folder, definition.config)
+    study = session.begin(definition, folder)
+    rates = [(1, 0, 0), (0, 1, 0), (0, 0, 1), *[(0.2, 0.3, 0.5)] * 3]
+    domains = definition.config.domains
+    for mixture in rates:
+        params = {f"mix/{d}": float(r) for d, r in zip(domains, mixture, strict=True)}
+        known = {name: FloatDistribution(0, 1) for name in params}
+        study.add_trial(create_trial(params=params, distributions=known, value=3.0))
+    text = (workplace / "tiny.yaml").read_text()
+    line = next(line for line in text.splitlines() if line.startswith("    code:"))
+    new = "\n".join(line.replace("code:", f"{name}:") for name in ("typing", "argparse"))
+    text = text.replace(line, new).replace("n_trials: 6", "n_trials: 9")
+    (workplace / "tiny.yaml").write_text(text)
+    code, _, err = cli("validate", "tiny.yaml", "--set", "objective=news")
+    assert code == 2
+    assert "former_domains: {code: {split_into" in err
+    former = "former_domains={code: {split_into: {typing: 0.6, argparse: 0.4}}}"
+    code, out, err = cli("validate", "tiny.yaml", "--set", former)
+    assert code == 0, err
+    assert "9 trials (6 finished; left: 2 experts, then 1 mixture)" in out

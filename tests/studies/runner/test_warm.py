@@ -155,6 +155,6 @@ def test_a_warm_study_trains_no_expert(begun, tiny_run, tmp_path, command):
     status = command("status", "warm.yaml", folder=tmp_path).stdout
     assert status.startswith("warm: 2 of 2 trials finished, 6 taken over")
     planned = command("validate", "warm.yaml", "--set", "search.n_trials=2", folder=tmp_path)
-    assert "3 domains, 2 trials (after the runs of tiny) of 20 steps" in planned.stdout
+    assert "3 domains, 2 trials (all finished) of 20 steps" in planned.stdout
     checked = command("check", "warm.yaml", folder=tmp_path)
     assert checked.returncode == 0, checked.stdout
