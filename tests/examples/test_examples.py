@@ -184,7 +184,7 @@ def test_the_notebook(tmp_path):
     shown = [output for cell in code for output in cell.outputs]
     figures = [s for s in shown if "application/vnd.plotly.v1+json" in s.get("data", {})]
     assert len(figures) == 4
-    printed = [output["text"] for output in shown if output.output_type == "stream"]
+    printed = [s["text"] for s in shown if s.output_type == "stream" and s["name"] == "stdout"]
     assert [text.splitlines()[0].startswith("Recommended: ") for text in printed] == [True, True]
     assert len(list((tmp_path / "experts").iterdir())) == 3
 
