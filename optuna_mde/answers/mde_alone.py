@@ -52,9 +52,7 @@ def mde_alone(fitted: Fitted, best: Array) -> MdeAlone | None:
     if fitted.experts is None or observations.block is None or fitted.is_unlike:
         return None
     w, outputs = fitted.overall[0], list(observations.outputs)
-    table = fitted.experts.coreset.table()
-    if observations.retired:
-        table = table.of_first(len(observations.domains))
+    table = fitted.experts.coreset.table().of_first(len(observations.domains))
     if not {outputs[i] for i in np.flatnonzero(w)} <= set(table.sets):
         return None
     weights = np.array([w[outputs.index(s)] if s in outputs else 0.0 for s in table.sets])

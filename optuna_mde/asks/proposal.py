@@ -141,8 +141,7 @@ class Proposer:
         if experts is None or observations.block is None:
             raise ValueError("no expert log-probabilities")
         table = experts.table.every_token(MIXTURES) or experts.coreset.table()
-        if observations.retired:
-            table = table.of_first(len(observations.domains))
+        table = table.of_first(len(observations.domains))
         return _at_mde_optimum(observations, table, observations.block, region, seed)
 
     def _log(self, reason: str) -> None:

@@ -89,6 +89,8 @@ class ExpertTable:
 
     def of_first(self, n: int) -> ExpertTable:
         """The table of the first n domains, its tokens being in memory."""
+        if n == len(self.domains):
+            return self
         tables = {}
         for name, tokens in self._tables.items():
             assert isinstance(tokens, TokenTable)

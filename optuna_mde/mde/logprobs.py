@@ -107,6 +107,18 @@ def _errors_named(url: str) -> Iterator[None]:
         raise UnusableFileError(url, f"no readable log-probability file ({error})") from error
 
 
+def read_header(stream: BinaryIO) -> bytes:
+    """The header of a safetensors file, which begins where the stream does.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    size = int.from_bytes(stream.read(8), "little")
+    if not 2 <= size <= _LONGEST_HEADER:
+        raise ValueError("it is no safetensors file")
+    return stream.read(size)
+
+
 @dataclass(frozen=True)
 class LogprobFile:
     """An expert's file of which the header has been read.
@@ -127,11 +139,8 @@ class LogprobFile:
             UnusableFileError: if the file is missing, or is no file of log-probabilities.
         """
         with _errors_named(url), opened(url) as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            if not 2 <= size <= _LONGEST_HEADER:
-                raise ValueError("it is no safetensors file")
-            file = cls(url, stream.read(size))
-            end = stream.seek(0, 2) - 8 - size
+            file = cls(url, read_header(stream))
+            end = stream.seek(0, 2) - 8 - len(file.header)
             if max((place.end for place in file._places.values()), default=0) > end:
                 raise ValueError("its end is missing")
         return file

@@ -35,7 +35,7 @@ from optuna_mde_trainers.spec import (
     SpecError,
 )
 
-from optuna_mde.mde.logprobs import LogprobFile, UnusableFileError
+from optuna_mde.mde.logprobs import LogprobFile, UnusableFileError, read_header
 from optuna_mde.mde.urls import ALLOW, is_local, is_trusted, local_path
 from optuna_mde.trials import notes
 
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
 SAME_LOSS = 1e-9
 """Losses of a trial and of its run's file that differ more are not of one run, in nats."""
-LONGEST_HEADER = 100_000_000  # bytes, as in safetensors
 
 UNKNOWN_EXPERT = "this expert is unknown to MDE"
 NOT_SCORED = "the run cannot be scored on new sets"
@@ -315,16 +314,13 @@ def _tensors(path: Path, who: str, cost: str) -> Iterator[Finding]:
         return
     try:
         with path.open("rb") as stream:
-            size = int.from_bytes(stream.read(8), "little")
-            if not 2 <= size <= LONGEST_HEADER:
-                raise ValueError("it is no safetensors file")
-            header = json.loads(stream.read(size))
+            header = read_header(stream)
             ends = [
                 int(entry["data_offsets"][1])
-                for name, entry in header.items()
+                for name, entry in json.loads(header).items()
                 if name != "__metadata__"
             ]
-            if stream.seek(0, 2) != 8 + size + max(ends, default=0):
+            if stream.seek(0, 2) != 8 + len(header) + max(ends, default=0):
                 raise ValueError("its end is missing")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         yield Finding(f"{path} ({who})", f"damaged ({error})", cost)
