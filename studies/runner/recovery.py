@@ -95,8 +95,7 @@ def queue_again(study: optuna.Study) -> None:
     for trial in trials:
         waits = trial.state == TrialState.FAIL and trial.user_attrs.get(AGAIN)
         if waits and trial.number not in taken_up:
-            kept = {key: trial.user_attrs[key] for key in KEPT if key in trial.user_attrs}
-            study.enqueue_trial(trial.params, user_attrs={**kept, CONTINUES: trial.number})
+            _take_up(study, trial, KEPT)
 
 
 def forgive(study: optuna.Study, say: Callable[[str], None]) -> None:
@@ -118,8 +117,7 @@ def forgive(study: optuna.Study, say: Callable[[str], None]) -> None:
         if trial.state == TrialState.WAITING and attrs.get(CONTINUES) in row:
             study._storage.set_trial_user_attr(trial._trial_id, FAILURES, 0)
         elif trial.number in row - taken_up and attrs.get(FAILURES, 0) >= MAX_FAILURES:
-            kept = {key: attrs[key] for key in KEPT if key in attrs and key != FAILURES}
-            study.enqueue_trial(trial.params, user_attrs={**kept, CONTINUES: trial.number})
+            _take_up(study, trial, tuple(key for key in KEPT if key != FAILURES))
             forgiven.append(trial.number)
     if forgiven:
         which = f"trial{'s' * (len(forgiven) > 1)} {listed(map(str, forgiven))}"
@@ -127,6 +125,12 @@ def forgive(study: optuna.Study, say: Callable[[str], None]) -> None:
             f"TRIED AGAIN: {which} had failed for good among {MAX_IN_A_ROW} or more failures in "
             "a row, which looks like the trainer and not the mixtures; these runs are queued anew"
         )
+
+
+def _take_up(study: optuna.Study, trial: FrozenTrial, kept: Sequence[str]) -> None:
+    """Queues a trial's run, with those of its attributes that go over."""
+    attrs = {key: trial.user_attrs[key] for key in kept if key in trial.user_attrs}
+    study.enqueue_trial(trial.params, user_attrs={**attrs, CONTINUES: trial.number})
 
 
 def _failed_in_a_row(trials: Sequence[FrozenTrial]) -> set[int]:
