@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from optuna_mde_studies.runner.folder import StudyFolder
 
     from optuna_mde.answers.answer import Recommendation
-    from optuna_mde.objective import Objective
 
 KeptStudyArgument = Annotated[
     str,
@@ -53,15 +52,6 @@ class Opened:
     folder: StudyFolder
     config: StudyConfig | None = None
     """Of a study that was begun from a definition."""
-
-    @property
-    def goals(self) -> Objective:
-        """What the study minimises."""
-        from optuna_mde_studies.report import overview
-
-        from optuna_mde.objective import Objective
-
-        return overview.read(self.study).goals or Objective.parse(None)
 
     @property
     def n_trials(self) -> int | None:
@@ -167,10 +157,9 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
         StudyError: if there is none, or it cannot be read.
     """
     from optuna.exceptions import StorageInternalError
-    from optuna.storages import RDBStorage
     from optuna_mde_studies.runner.folder import StudyError
     from optuna_mde_studies.runner.sharing.patience import reason
-    from optuna_mde_studies.runner.sharing.storages import WAIT_SECONDS, file_of, kind
+    from optuna_mde_studies.runner.sharing.storages import database, file_of
     from optuna_mde_studies.wording import shown
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -179,10 +168,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage:
     if url.startswith(("journal:", "grpc:")):
         return new_storage(url)  # which makes nothing that is not there
     try:
-        engine = {"connect_args": {"timeout": WAIT_SECONDS}} if kind(url) == "sqlite" else {}
-        # Braces of a path are doubled: Optuna formats the URL.
-        text = url.replace("{", "{{").replace("}", "}}")
-        return RDBStorage(text, engine_kwargs=engine, skip_table_creation=True)
+        return database(url, is_made=False)
     except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError, ValueError) as error:
         raise StudyError(f"storage {shown(url)}: {reason(error)}") from error
 

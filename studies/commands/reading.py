@@ -78,14 +78,17 @@ def recommend(
     from optuna_mde_studies.runner import trials
     from optuna_mde_studies.terminal import answers, progress, summary
 
+    from optuna_mde.objective import Objective
+
     kept = opened(study, name, out)
     question = asked(kept.study, kept.config, objective, cap, floor, limit)
     found = kept.recommend(question)
     confirmation = None if question else kept.confirmation
     if format is Format.text:
-        parts = [*summary.headline(kept.study, found, confirmation)]
-        parts += summary.outcome(found, kept.goals)
-        parts += summary.beside(kept.study, kept.folder, found, confirmation)
+        about = overview.read(kept.study)
+        parts = [*summary.headline(about, found, confirmation)]
+        parts += summary.outcome(found, about.goals or Objective.parse(None))
+        parts += summary.beside(about, kept.folder, found, confirmation)
         parts += filter(None, [trials.on_lost_experts(kept.study)])
         print_parts(progress.console(), parts)
     elif format is Format.json:

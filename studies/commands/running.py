@@ -127,12 +127,13 @@ def _write_report(outcome: Outcome, folder: StudyFolder, display: Progress) -> N
 def _print_outcome(
     console: Console, outcome: Outcome, definition: Definition, folder: StudyFolder
 ) -> None:
+    from optuna_mde_studies.report import overview
     from optuna_mde_studies.terminal import summary
 
-    goals = definition.config.goals
-    parts = [*summary.headline(outcome.study, outcome.recommendation, outcome.confirmation)]
+    goals, found = definition.config.goals, overview.read(outcome.study)
+    parts = [*summary.headline(found, outcome.recommendation, outcome.confirmation)]
     parts += summary.outcome(outcome.recommendation, goals)
     if outcome.confirmation is not None:
         parts += summary.confirmed(outcome.confirmation, goals)
-    parts += summary.beside(outcome.study, folder, outcome.recommendation, outcome.confirmation)
+    parts += summary.beside(found, folder, outcome.recommendation, outcome.confirmation)
     print_parts(console, parts)

@@ -10,7 +10,6 @@ from optuna_mde_studies.report import (
     epochs,
     evaluations,
     headlines,
-    overview,
     statements,
     tasks,
 )
@@ -31,6 +30,7 @@ from optuna_mde.answers.tables import by_goal, rates
 if TYPE_CHECKING:
     import optuna
     from optuna_mde_studies.definition.config import StudyConfig
+    from optuna_mde_studies.report.overview import Overview
     from optuna_mde_studies.runner.folder import StudyFolder
     from optuna_mde_studies.runner.plan import Done, Plan
     from optuna_mde_studies.runner.survey import Found
@@ -45,10 +45,9 @@ MAX_BEST = 5
 
 
 def headline(
-    study: optuna.Study, recommendation: Recommendation, confirmation: Confirmation | None
+    found: Overview, recommendation: Recommendation, confirmation: Confirmation | None
 ) -> Iterator[RenderableType]:
     """What to train, what that gains and makes worse, and which bounds hold it."""
-    found = overview.read(study)
     confirmed = judge(found, recommendation, confirmation)
     rates, _ = statements.recommended(found, recommendation)
     said = headlines.headline(found, recommendation, rates, confirmed)
@@ -70,13 +69,12 @@ def outcome(recommendation: Recommendation, objective: Objective) -> Iterator[Re
 
 
 def beside(
-    study: optuna.Study,
+    found: Overview,
     folder: StudyFolder,
     recommendation: Recommendation,
     confirmation: Confirmation | None,
 ) -> Iterator[RenderableType]:
     """What the losses do not say: epochs of the target run, end tasks, evaluations, costs."""
-    found = overview.read(study)
     tables = (
         epochs.table(found, recommendation),
         tasks.table(found, recommendation, confirmation),

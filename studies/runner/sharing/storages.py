@@ -22,7 +22,7 @@ from optuna_mde_studies.runner.sharing.patience import reason
 from optuna_mde_studies.wording import shown
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
+    from optuna.storages import BaseStorage, RDBStorage
     from sqlalchemy import Engine
 
 WAIT_SECONDS = 120.0
@@ -106,7 +106,7 @@ def is_there(url: str) -> bool:
 
 def _opened(url: str) -> BaseStorage:
     import optuna
-    from optuna.storages import RDBStorage, get_storage
+    from optuna.storages import get_storage
 
     match kind(url):
         case "journal":
@@ -121,13 +121,26 @@ def _opened(url: str) -> BaseStorage:
             proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
             proxy.wait_server_ready(timeout=10)
             return proxy
-        case "sqlite":
-            engine: dict[str, Any] = {"connect_args": {"timeout": WAIT_SECONDS}}
         case _:
-            engine = {"pool_pre_ping": True}  # connections outlive a server that restarts
+            return get_storage(database(url))
+
+
+def database(url: str, *, is_made: bool = True) -> RDBStorage:
+    """A database, or a file of SQLite.
+
+    Args:
+        url: the storage's.
+        is_made: whether tables that are not there are made.
+    """
+    from optuna.storages import RDBStorage
+
+    # Connections outlive a server that restarts.
+    engine: dict[str, Any] = {"pool_pre_ping": True}
+    if kind(url) == "sqlite":
+        engine = {"connect_args": {"timeout": WAIT_SECONDS}}
     # Optuna formats the URL (for `{SCHEMA_VERSION}`), so braces of a path are doubled.
     text = url.replace("{", "{{").replace("}", "}}")
-    return get_storage(RDBStorage(text, engine_kwargs=engine))
+    return RDBStorage(text, engine_kwargs=engine, skip_table_creation=not is_made)
 
 
 # --- locks of databases --------------------------------------------------------------------------
