@@ -57,10 +57,11 @@ def without_known(target: recorded.Target, found: TableRuns, source: Tables) -> 
     Raises:
         ExchangeError: if one of them cannot be taken.
     """
+    taken = recorded.taken_over(target.study)
     runs = tuple(
         run
         for run in found.runs
-        if not recorded.is_there(target.study, _trial(target, found, source, run, None))
+        if recorded.identity(_trial(target, found, source, run, None)) not in taken
     )
     known = len(found.runs) - len(runs)
     said = (f"{count(known, 'run')} left out, in the study already",) if known else ()
@@ -150,6 +151,7 @@ def export(study: optuna.Study, folder: Path) -> list[str]:
         ExchangeError: if there is nothing to write, or no place for it.
     """
     domains, found, said = recorded.runs_of(study)
+    kept = notes.read_notes(study)
     runs = [run for _, run in found]
     sets = tuple(dict.fromkeys(name for run in runs for name in run.losses))
     _check_names("domain", domains)
@@ -159,7 +161,7 @@ def export(study: optuna.Study, folder: Path) -> list[str]:
             raise ExchangeError(f"{folder / name}: is there already; name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        files = {n: _copied(study, run, n, folder / LOGPROBS, said) for n, run in found}
+        files = {n: _copied(kept, run, n, folder / LOGPROBS, said) for n, run in found}
         rows = [_details(n, run, files[n]) for n, run in found]
         columns = [name for name in ("trial", *DETAILS) if any(row[name] != "" for row in rows)]
         tables.write(
@@ -182,9 +184,9 @@ def export(study: optuna.Study, folder: Path) -> list[str]:
         )
     except OSError as error:
         raise ExchangeError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    kept = sum(name != "" for name in files.values())
-    said.append(f"{folder}: {len(runs)} runs, {kept} files of experts")
-    if notes.read_notes(study).experts:
+    copied = sum(name != "" for name in files.values())
+    said.append(f"{folder}: {len(runs)} runs, {copied} files of experts")
+    if kept.experts:
         said.append(
             "files that were passed as MDESampler(experts=…) belong to no run; pass them again"
         )
@@ -213,9 +215,8 @@ def _details(number: int, run: TableRun, file: str) -> dict[str, Any]:
     }
 
 
-def _copied(study: optuna.Study, run: TableRun, number: int, folder: Path, said: list[str]) -> str:
+def _copied(kept: notes.Notes, run: TableRun, number: int, folder: Path, said: list[str]) -> str:
     """Copies the file of an expert; its name, or nothing where it cannot be had."""
-    kept = notes.read_notes(study)
     named = [run.logprobs, *run.more_logprobs] if run.logprobs else [*run.more_logprobs]
     urls = [kept.resolve(url) for url in named]
     foreign = [url for url in urls if not is_trusted(url, kept.roots)]

@@ -166,14 +166,14 @@ def origins(study: optuna.Study) -> list[Any]:
     return [t.user_attrs[ORIGIN] for t in study.get_trials(deepcopy=False) if not is_own(t)]
 
 
-def is_there(study: optuna.Study, trial: FrozenTrial) -> bool:
-    """Whether a study has taken the very run over before."""
-    return any(
-        (t.user_attrs[ORIGIN], t.params, t.user_attrs.get("losses"))
-        == (trial.user_attrs[ORIGIN], trial.params, trial.user_attrs.get("losses"))
-        for t in study.get_trials(deepcopy=False)
-        if not is_own(t)
-    )
+def taken_over(study: optuna.Study) -> list[Any]:
+    """What tells the runs that a study has taken over: `identity` of each."""
+    return [identity(t) for t in study.get_trials(deepcopy=False) if not is_own(t)]
+
+
+def identity(trial: FrozenTrial) -> Any:
+    """What tells a run that was taken over from others: where it comes from, and what it says."""
+    return trial.user_attrs[ORIGIN], trial.params, trial.user_attrs.get("losses")
 
 
 def check(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
