@@ -11,26 +11,10 @@ from pathlib import Path
 import optuna
 import pytest
 import yaml
-from optuna_mde_studies import cli
 
 import optuna_mde
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process: exit code, output, errors."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["optuna-mde", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
@@ -40,23 +24,23 @@ def own(invented, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> optuna.Stu
     return invented.study(study_name="own", storage="sqlite:///own.db")
 
 
-def test_reading_commands_take_the_url_of_a_storage(run: Run, own: optuna.Study) -> None:
+def test_reading_commands_take_the_url_of_a_storage(cli: Run, own: optuna.Study) -> None:
     expected = optuna_mde.recommend(own)
-    code, out, _ = run("status", "sqlite:///own.db")
+    code, out, _ = cli("status", "sqlite:///own.db")
     assert (code, out.splitlines()[0]) == (0, "own: 12 trials finished")
-    code, out, _ = run("report", "sqlite:///own.db", "--study", "own", "--out", "elsewhere")
+    code, out, _ = cli("report", "sqlite:///own.db", "--study", "own", "--out", "elsewhere")
     assert (code, out) == (0, "elsewhere/report.html\n")
     assert "<h1>own</h1>" in Path("elsewhere/report.html").read_text("utf-8")
-    code, out, _ = run("recommend", "sqlite:///own.db")
+    code, out, _ = cli("recommend", "sqlite:///own.db")
     assert code == 0
     for row in expected.rows:
         assert f"{row.objective.mean:.4f}" in out
     assert sorted(path.name for path in Path().iterdir()) == ["elsewhere", "own.db"]
 
 
-def test_json_holds_what_the_tables_say(run: Run, own: optuna.Study) -> None:
+def test_json_holds_what_the_tables_say(cli: Run, own: optuna.Study) -> None:
     expected = optuna_mde.recommend(own)
-    code, out, _ = run("recommend", "sqlite:///own.db", "--format", "json")
+    code, out, _ = cli("recommend", "sqlite:///own.db", "--format", "json")
     assert code == 0
     found = json.loads(out, parse_constant=pytest.fail)
     assert found["mixture"] == pytest.approx(expected.mixture, abs=1e-6)
@@ -77,10 +61,10 @@ def test_json_holds_what_the_tables_say(run: Run, own: optuna.Study) -> None:
     assert found["confirmation"] is None
 
 
-def test_rates_go_to_a_trainer(run: Run, own: optuna.Study) -> None:
-    code, out, _ = run("recommend", "sqlite:///own.db", "--format", "yaml")
+def test_rates_go_to_a_trainer(cli: Run, own: optuna.Study) -> None:
+    code, out, _ = cli("recommend", "sqlite:///own.db", "--format", "yaml")
     rates = yaml.safe_load(out)
-    code, out, _ = run("recommend", "sqlite:///own.db", "--format", "olmix")
+    code, out, _ = cli("recommend", "sqlite:///own.db", "--format", "olmix")
     mix = yaml.safe_load(out)["mix"]
     assert code == 0
     assert {name: entry["weight"] for name, entry in mix.items()} == {
@@ -103,56 +87,56 @@ def test_rates_go_to_a_trainer(run: Run, own: optuna.Study) -> None:
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(
-    run: Run, own: optuna.Study, arguments: tuple[str, ...], words: str
+    cli: Run, own: optuna.Study, arguments: tuple[str, ...], words: str
 ) -> None:
-    code, out, err = run(*arguments)
+    code, out, err = cli(*arguments)
     assert (code, out) == (2, "")
     assert words in err
     assert err.count("\n") == 1
     assert [path.name for path in Path().iterdir()] == ["own.db"]
 
 
-def test_a_journal_is_a_storage_too(run: Run, tmp_path: Path, invented, monkeypatch) -> None:
+def test_a_journal_is_a_storage_too(cli: Run, tmp_path: Path, invented, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     backend = optuna.storages.journal.JournalFileBackend("own.log")
     invented.study(study_name="own", storage=optuna.storages.JournalStorage(backend))
-    code, out, _ = run("status", "journal:own.log")
+    code, out, _ = cli("status", "journal:own.log")
     assert (code, out.splitlines()[0]) == (0, "own: 12 trials finished")
-    assert run("export", "journal:own.log", "table")[0] == 0
+    assert cli("export", "journal:own.log", "table")[0] == 0
     tables = ("table/ratios.csv", "table/metrics.csv", "--runs", "table/runs.csv")
-    code, out, _ = run("import", *tables, "--storage", "journal:two.log", "--study", "two")
+    code, out, _ = cli("import", *tables, "--storage", "journal:two.log", "--study", "two")
     assert (code, "12 runs taken over" in out) == (0, True)
-    code, _, err = run("status", "journal:typo.log")
+    code, _, err = cli("status", "journal:typo.log")
     assert (code, "there is no file" in err) == (2, True)
 
 
-def test_a_name_in_a_storage_is_no_path(run: Run, tmp_path: Path, monkeypatch) -> None:
+def test_a_name_in_a_storage_is_no_path(cli: Run, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     optuna.create_study(study_name="../../evil", storage="sqlite:///own.db")
-    code, _, err = run("report", "sqlite:///own.db")
+    code, _, err = cli("report", "sqlite:///own.db")
     assert code == 2
     assert "say with --out" in err
     optuna.create_study(study_name="other", storage="sqlite:///own.db")
-    code, _, err = run("status", "sqlite:///own.db")
+    code, _, err = cli("status", "sqlite:///own.db")
     assert code == 2
     assert "--study NAME; it holds ../../evil, other" in err
 
 
 def test_a_study_without_mixtures_has_a_report_and_no_recommendation(
-    run: Run, tmp_path: Path, monkeypatch
+    cli: Run, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     study = optuna.create_study(study_name="plain", storage="sqlite:///own.db")
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
-    assert run("report", "sqlite:///own.db")[0] == 0
+    assert cli("report", "sqlite:///own.db")[0] == 0
     assert "No recommendation yet" in Path("runs/plain/report.html").read_text("utf-8")
 
 
-def test_a_folder_of_a_definition_is_not_written_into(run: Run, own: optuna.Study) -> None:
+def test_a_folder_of_a_definition_is_not_written_into(cli: Run, own: optuna.Study) -> None:
     folder = Path("runs/own")
     folder.mkdir(parents=True)
     (folder / "definition.yaml").write_text("name: own")
-    code, _, err = run("report", "sqlite:///own.db")
+    code, _, err = cli("report", "sqlite:///own.db")
     assert code == 2
     assert "belongs to a study with a definition" in err
     assert [path.name for path in folder.iterdir()] == ["definition.yaml"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
-from optuna_mde_studies import cli
 
 from optuna_mde import (
     MDESampler,
@@ -33,21 +31,6 @@ DOMAINS = ("web", "code", "books")
 LAST = ("origin", "feasible")
 """Attributes that are others after the way out and in: where a run comes from, and what was known
 of the natural mixture's loss when it ended."""
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process: exit code, output, errors."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["optuna-mde", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        code = ended.value.code
-        return (code if isinstance(code, int) else 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
@@ -109,20 +92,20 @@ def content(study: optuna.Study) -> list[tuple[Any, ...]]:
 
 @pytest.mark.filterwarnings("ignore:no loss on")
 @pytest.mark.parametrize("objective", [None, {"a": "mean", "b": ["code"]}])
-def test_a_study_comes_back_as_it_was(run: Run, here: Path, objective: Any) -> None:
+def test_a_study_comes_back_as_it_was(cli: Run, here: Path, objective: Any) -> None:
     study = told("sqlite:///one.db", "one", objective)
     assert {t.state for t in study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
-    code, out, _ = run("export", "sqlite:///one.db", "out")
+    code, out, _ = cli("export", "sqlite:///one.db", "out")
     assert (code, out.splitlines()[-1]) == (0, "out: 5 runs, 3 files of experts")
     tables = ("out/ratios.csv", "out/metrics.csv", "--runs", "out/runs.csv")
     options = ("--logprobs", "out/logprobs", "--storage", "sqlite:///two.db")
-    code, out, err = run("import", *tables, *options, "--study", "two")
+    code, out, err = cli("import", *tables, *options, "--study", "two")
     assert (code, err) == (0, "")
     assert "5 runs taken over, 3 with an expert's file" in out
     back = optuna.load_study(study_name="two", storage="sqlite:///two.db")
     assert content(back) == content(study)
     assert back.user_attrs["natural"] == study.user_attrs["natural"]
-    code, _, _ = run("export", "sqlite:///two.db", "again")
+    code, _, _ = cli("export", "sqlite:///two.db", "again")
     for name in ("ratios.csv", "metrics.csv", "runs.csv"):
         assert Path("again", name).read_bytes() == Path("out", name).read_bytes()
     for path in Path("out/logprobs").iterdir():
@@ -130,11 +113,11 @@ def test_a_study_comes_back_as_it_was(run: Run, here: Path, objective: Any) -> N
 
 
 @pytest.mark.filterwarnings("ignore:no loss on")
-def test_imported_experts_are_experts_and_are_not_trained_again(run: Run, here: Path) -> None:
+def test_imported_experts_are_experts_and_are_not_trained_again(cli: Run, here: Path) -> None:
     told("sqlite:///one.db", "one", {"papers": 1})
-    run("export", "sqlite:///one.db", "out")
+    cli("export", "sqlite:///one.db", "out")
     options = ("--logprobs", "out/logprobs", "--storage", "sqlite:///two.db", "--study", "two")
-    run("import", "out/ratios.csv", "out/metrics.csv", "--runs", "out/runs.csv", *options)
+    cli("import", "out/ratios.csv", "out/metrics.csv", "--runs", "out/runs.csv", *options)
     study = optuna.load_study(
         study_name="two", storage="sqlite:///two.db", sampler=MDESampler(seed=1)
     )
@@ -145,13 +128,13 @@ def test_imported_experts_are_experts_and_are_not_trained_again(run: Run, here: 
     assert max(mixture.values()) < 1
 
 
-def test_files_are_found_by_run_or_domain_too(run: Run, here: Path) -> None:
+def test_files_are_found_by_run_or_domain_too(cli: Run, here: Path) -> None:
     Path("r.csv").write_text("run,web,code\na,1,0\nb,0,1\nc,.5,.5\nd,.2,.8\n")
     Path("m.csv").write_text("run,papers\na,2\nb,3\nc,2.2\nd,2.5\n")
     save_logprobs("files/a.safetensors", {"papers": np.full(9, -2.0)})
     save_logprobs("files/code.safetensors", {"papers": np.full(9, -3.0)})
     options = ("--logprobs", "files", "--storage", "sqlite:///s.db", "--study", "s")
-    code, out, _ = run("import", "r.csv", "m.csv", *options)
+    code, out, _ = cli("import", "r.csv", "m.csv", *options)
     assert (code, out) == (
         0,
         "sqlite:///s.db, study s: 4 runs taken over, 2 with an expert's file\n",
@@ -168,7 +151,7 @@ def test_files_are_found_by_run_or_domain_too(run: Run, here: Path) -> None:
     assert recommend(study).mixture["web"] > 0.5
 
 
-def test_other_parameters_come_back_with_their_ranges(run: Run, here: Path) -> None:
+def test_other_parameters_come_back_with_their_ranges(cli: Run, here: Path) -> None:
     study = optuna.create_study(study_name="one", storage="sqlite:///s.db")
     for number in range(4):
         study.enqueue_trial({"mix/web": number / 4, "mix/code": 1 - number / 4})
@@ -177,15 +160,15 @@ def test_other_parameters_come_back_with_their_ranges(run: Run, here: Path) -> N
         trial.suggest_float("lr", 1e-4, 1e-1, log=True)
         trial.suggest_categorical("schedule", ["cosine", None, 3])
         study.tell(trial, report_losses(trial, {"papers": 1 / (number + 3)}))
-    run("export", "sqlite:///s.db", "out", "--study", "one")
+    cli("export", "sqlite:///s.db", "out", "--study", "one")
     tables = ("out/ratios.csv", "out/metrics.csv", "--runs", "out/runs.csv")
-    code, _, _ = run("import", *tables, "--storage", "sqlite:///s.db", "--study", "two")
+    code, _, _ = cli("import", *tables, "--storage", "sqlite:///s.db", "--study", "two")
     assert code == 0
     back = optuna.load_study(study_name="two", storage="sqlite:///s.db")
     assert content(back) == content(study)
 
 
-def test_losses_and_files_that_came_later_go_along(run: Run, here: Path) -> None:
+def test_losses_and_files_that_came_later_go_along(cli: Run, here: Path) -> None:
     study = optuna.create_study(study_name="one", storage="sqlite:///s.db")
     for number, rates in enumerate([(1.0, 0.0), (0.0, 1.0), (0.5, 0.5)]):
         study.enqueue_trial(dict(zip(["mix/web", "mix/code"], rates, strict=True)))
@@ -195,10 +178,10 @@ def test_losses_and_files_that_came_later_go_along(run: Run, here: Path) -> None
         study.tell(trial, report_losses(trial, {"papers": 1.0 + number}, logprobs=url))
     later = save_logprobs("files/later.safetensors", {"faq": np.full(5, -3.0)})
     add_losses(study, {n: {"faq": 3.0 + n} for n in range(3)}, logprobs={0: later})
-    run("export", "sqlite:///s.db", "out", "--study", "one")
+    cli("export", "sqlite:///s.db", "out", "--study", "one")
     tables = ("out/ratios.csv", "out/metrics.csv", "--runs", "out/runs.csv")
     options = ("--logprobs", "out/logprobs", "--storage", "sqlite:///s.db", "--study", "two")
-    assert run("import", *tables, *options)[0] == 0
+    assert cli("import", *tables, *options)[0] == 0
     back = optuna.load_study(study_name="two", storage="sqlite:///s.db")
     assert [t.user_attrs["losses"] for t in back.trials] == [
         {"papers": 1.0 + n, "faq": 3.0 + n} for n in range(3)
@@ -243,26 +226,26 @@ def small(here: Path) -> list[str]:
         ("colour\na,red", "none of the columns tokens, parameters"),
     ],
 )
-def test_a_table_is_data_alone(run: Run, small: list[str], cells: str, words: str) -> None:
+def test_a_table_is_data_alone(cli: Run, small: list[str], cells: str, words: str) -> None:
     Path("runs.csv").write_text(f"run,{cells}\n", encoding="utf-8")
-    code, _, err = run(*small, "--runs", "runs.csv", "--logprobs", "files")
+    code, _, err = cli(*small, "--runs", "runs.csv", "--logprobs", "files")
     assert code == 2
     assert words in err
     assert not Path("s.db").exists()
 
 
-def test_what_does_not_fit_the_study_is_refused(run: Run, small: list[str]) -> None:
-    assert run(*small)[0] == 0
+def test_what_does_not_fit_the_study_is_refused(cli: Run, small: list[str]) -> None:
+    assert cli(*small)[0] == 0
 
     def refused(ratios: str, metrics: str, *options: str) -> str:
         Path("r.csv").write_text(ratios)
         Path("m.csv").write_text(metrics)
-        code, _, err = run(*small, *options)
+        code, _, err = cli(*small, *options)
         assert code == 2
         return err
 
     ratios, metrics = Path("r.csv").read_text(), Path("m.csv").read_text()
-    code, out, _ = run(*small)
+    code, out, _ = cli(*small)
     assert (code, "3 runs left out, in the study already" in out) == (0, True)
     assert "0 runs taken over" in out
     ratios, metrics = ratios.replace("\na", "\nx"), metrics.replace("\na", "\nx")
@@ -278,7 +261,7 @@ def test_what_does_not_fit_the_study_is_refused(run: Run, small: list[str]) -> N
     assert len(study.trials) == 3
 
 
-def test_an_export_overwrites_nothing_and_opens_no_foreign_file(run: Run, here: Path) -> None:
+def test_an_export_overwrites_nothing_and_opens_no_foreign_file(cli: Run, here: Path) -> None:
     study = optuna.create_study(study_name="s", storage="sqlite:///s.db")
     for number, rates in enumerate(itertools.permutations([0.0, 1.0])):
         study.enqueue_trial(dict(zip(["mix/web", "mix/code"], rates, strict=True)))
@@ -287,37 +270,37 @@ def test_an_export_overwrites_nothing_and_opens_no_foreign_file(run: Run, here: 
         value = report_losses(trial, {"papers": number + 1.0})
         trial.set_user_attr("logprobs", "/etc/passwd")
         study.tell(trial, value)
-    code, out, _ = run("export", "sqlite:///s.db", "out")
+    code, out, _ = cli("export", "sqlite:///s.db", "out")
     assert code == 0
     assert "/etc/passwd lies outside the study's folder and is not opened" in out
     assert not Path("out/logprobs").exists()
-    code, _, err = run("export", "sqlite:///s.db", "out")
+    code, _, err = cli("export", "sqlite:///s.db", "out")
     assert code == 2
     assert "is there already" in err
 
 
-def test_a_definition_takes_runs_over_before_it_begins(run: Run, workplace: Path) -> None:
+def test_a_definition_takes_runs_over_before_it_begins(cli: Run, workplace: Path) -> None:
     rates = {"a": (1, 0, 0), "b": (0, 1, 0), "c": (0, 0, 1), "d": (0.2, 0.2, 0.6)}
     rows = "".join(f"{run},{','.join(map(str, parts))}\n" for run, parts in rates.items())
     Path("r.csv").write_text("run,code,prose,numbers\n" + rows)
     Path("m.csv").write_text("run,code,news\na,2,5\nb,4,3\nc,5,5\nd,4,4\n")
     save_logprobs("files/a.safetensors", {"code": np.full(9, -2.0), "news": np.full(9, -5.0)})
     arguments = ("import", "r.csv", "m.csv", "--study", "tiny.yaml", "--logprobs", "files")
-    code, out, err = run(*arguments)
+    code, out, err = cli(*arguments)
     assert (code, err) == (0, "")
     assert "runs/tiny: 4 runs taken over, 1 with an expert's file" in out
     shutil.rmtree("files")
-    code, out, _ = run("status", "tiny.yaml")
+    code, out, _ = cli("status", "tiny.yaml")
     assert out.startswith("tiny: 0 of 6 trials finished, 4 taken over\n")
     study = optuna.load_study(study_name="tiny", storage="sqlite:///runs/tiny/study.db")
     assert study.trials[0].value == pytest.approx((2 + 2 * 5) / 3)
     file = Path("runs/tiny", study.trials[0].user_attrs["logprobs"])
     assert file.is_file()
-    code, _, err = run("import", "r.csv", "m.csv", "--study", "tiny.yaml", "--objective", "mean")
+    code, _, err = cli("import", "r.csv", "m.csv", "--study", "tiny.yaml", "--objective", "mean")
     assert code == 2
     assert "a definition says what its study is judged by" in err
     Path("m.csv").write_text("run,code,other\na,2,5\nb,4,3\nc,5,5\nd,4,4\n")
-    code, _, err = run("import", "r.csv", "m.csv", "--study", "runs/tiny")
+    code, _, err = cli("import", "r.csv", "m.csv", "--study", "runs/tiny")
     assert code == 2
     assert "validation sets code, prose, numbers, news" in err
 
