@@ -46,6 +46,11 @@ SETS: tuple[FieldPath, ...] = (("corpus", "validation"), ("corpus", "tasks"))
 """Sections of sets, which may be added and taken out: finished runs are scored on new ones."""
 
 
+TURN_SECONDS = 10.0
+"""A proposal takes less than a second in most studies: beyond this, many workers wait, and foresee
+one another's proposals beside each other sooner than one after the other."""
+
+
 class StudyError(RuntimeError):
     """A study that cannot be gone on with; the message says why and what to do."""
 
@@ -140,6 +145,14 @@ class StudyFolder:
         """The study's lock, of all processes on all machines that work on it: Optuna's row locks
         do not exist in SQLite, so that two could get one trial number, or one waiting trial."""
         return held(lambda: lock(self.storage_url, self.files, "ask"), self.say)
+
+    def turn(self, study_id: int) -> AbstractContextManager[Any]:
+        """What a worker holds while it proposes: whoever proposes at the same time has to foresee
+        what the others are about to take, which costs each of them as much as all of them.
+
+        Entering raises what `is_away` knows after `TURN_SECONDS`: proposing needs no lock.
+        """
+        return lock(self.storage_url, self.files, f"turn-{study_id}", TURN_SECONDS)
 
     @contextmanager
     def owned(self) -> Iterator[None]:

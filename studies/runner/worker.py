@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 import optuna
@@ -37,7 +37,7 @@ from optuna_mde_studies.runner.messages import (
 )
 from optuna_mde_studies.runner.sharing.leases import Heart, ask, is_held_by, lease
 from optuna_mde_studies.runner.sharing.owners import Owner, forget
-from optuna_mde_studies.runner.sharing.patience import impatient, is_full, patiently
+from optuna_mde_studies.runner.sharing.patience import impatient, is_away, is_full, patiently
 from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished, num_held
 from optuna_mde_trainers.spec import DivergedError
 
@@ -130,20 +130,22 @@ class Worker:
             self._say(Failed(order, _reason(error)))
 
     def _search(self, order: SearchOrder) -> None:
-        trial = self._next_trial()
-        if trial is None:
-            self._say(Exhausted())
-            return
-        self._say(Asked(trial.number))
-        try:
-            with self._holding(trial):
-                self._say(self._run(trial, order))
-        except SupersededError:
-            self._say(Superseded(trial.number))
+        with ExitStack() as turn:
+            trial = self._next_trial(turn)
+            if trial is None:
+                self._say(Exhausted())
+                return
+            self._say(Asked(trial.number))
+            try:
+                with self._holding(trial):
+                    self._say(self._run(trial, order, turn))
+            except SupersededError:
+                self._say(Superseded(trial.number))
 
-    def _run(self, trial: optuna.Trial, order: SearchOrder) -> Told | Failed:
+    def _run(self, trial: optuna.Trial, order: SearchOrder, turn: ExitStack) -> Told | Failed:
         try:
-            spec = self.experiment.propose(trial, self.study)
+            with turn:
+                spec = self.experiment.propose(trial, self.study)
             self._say(Training(_name(trial), dict(spec.training.mixture)))
             result = self._train(spec)
             with self._own(trial):
@@ -172,10 +174,15 @@ class Worker:
             ("no space is left for a run", "there is space again"),
         )
 
-    def _next_trial(self) -> optuna.Trial | None:
-        """A trial that is this process's now; None when enough are finished."""
+    def _next_trial(self, turn: ExitStack) -> optuna.Trial | None:
+        """A trial that is this process's now; None when enough are finished.
+
+        Args:
+            turn: Gets this process's turn to propose: the trials' order is the proposals'.
+        """
         waits = False
         while True:
+            self._take_turn(turn)
             with self.experiment.folder.asking():
                 self._settle()
                 finished, wanted = num_finished(self.study), self.study.user_attrs[WANTED_ATTR]
@@ -183,10 +190,18 @@ class Worker:
                     return None
                 if finished + num_held(self.study) < wanted:
                     return ask(self.study, self._owner)
+            turn.close()
             if not waits:
                 self._say(Waiting())
                 waits = True
             time.sleep(IDLE_SECONDS)
+
+    def _take_turn(self, turn: ExitStack) -> None:
+        try:
+            turn.enter_context(self.experiment.folder.turn(self.study._study_id))
+        except Exception as error:
+            if not is_away(error):  # what takes too long, or has no lock, goes without
+                raise
 
     def _settle(self) -> None:
         settled = recovery.settle(self.study, lambda: self.experiment, self._is_left)

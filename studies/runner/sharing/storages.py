@@ -68,26 +68,30 @@ def open_storage(url: str, shared: Path) -> BaseStorage:
         raise StorageError(reason(error)) from error
 
 
-def lock(url: str, shared: Path, name: str) -> AbstractContextManager[Any]:
+def lock(
+    url: str, shared: Path, name: str, seconds: float = WAIT_SECONDS
+) -> AbstractContextManager[Any]:
     """What one process at a time holds, of all that share the storage; given up with its process.
 
     Args:
         url: the storage's.
         shared: folder of what machines share, where the storage has no lock of its own.
         name: of the lock.
+        seconds: how long it is waited for. Entered later than that, it raises what `is_away` takes
+            for a storage that does not answer.
     """
     match kind(url):
         case "postgresql":
-            return _postgresql(url, name)
+            return _postgresql(url, name, seconds)
         case "mysql":
-            return _mysql(url, name)
+            return _mysql(url, name, seconds)
         case "grpc":
             beside = shared / f".{name}.lock"
         case _:
             path = file_of(url)
             beside = path.with_name(f".{path.name}.{name}.lock")
     beside.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(beside, timeout=WAIT_SECONDS)
+    return FileLock(beside, timeout=seconds)
 
 
 def file_of(url: str) -> Path:
@@ -154,7 +158,7 @@ def _engine(url: str) -> Engine:
 
 
 @contextmanager
-def _postgresql(url: str, name: str) -> Iterator[None]:
+def _postgresql(url: str, name: str, seconds: float) -> Iterator[None]:
     from sqlalchemy import text
 
     key = int.from_bytes(
@@ -163,6 +167,7 @@ def _postgresql(url: str, name: str) -> Iterator[None]:
     with _engine(url).connect() as connection:
         # A machine that is cut off holds it no longer than this.
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 120000"))
+        connection.execute(text(f"SET LOCAL lock_timeout = {round(1000 * seconds)}"))
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
         try:
             yield
@@ -172,15 +177,15 @@ def _postgresql(url: str, name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _mysql(url: str, name: str) -> Iterator[None]:
+def _mysql(url: str, name: str, seconds: float) -> Iterator[None]:
     from sqlalchemy import text
     from sqlalchemy.exc import TimeoutError as NoLock
 
     key = "optuna-mde " + hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
     with _engine(url).connect() as connection:
         asked = text("SELECT GET_LOCK(:key, :seconds)")
-        if connection.execute(asked, {"key": key, "seconds": WAIT_SECONDS}).scalar() != 1:
-            raise NoLock(f"no lock within {WAIT_SECONDS:g} s")
+        if connection.execute(asked, {"key": key, "seconds": seconds}).scalar() != 1:
+            raise NoLock(f"no lock within {seconds:g} s")
         try:
             yield
         finally:
