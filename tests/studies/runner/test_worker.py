@@ -9,9 +9,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from filelock import Timeout
 from optuna.trial import TrialState
 from optuna_mde_studies.definition import reading
+from optuna_mde_studies.runner import folder as runner_folder
 from optuna_mde_studies.runner import recovery, session, trials
+from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyFolder, create
 from optuna_mde_studies.runner.launchers.contract import OnStep
 from optuna_mde_studies.runner.messages import Event, Exhausted, Failed, Noted, SearchOrder, Told
@@ -81,6 +84,49 @@ def test_a_worker_ends_when_as_many_are_finished_as_are_wanted(begun):
     assert [event.number for event in said if isinstance(event, Told)] == list(range(6))
     assert [type(event) for event in work(begun)] == [Exhausted]
     workers.check(begun[1], begun[0].config)
+
+
+def is_taken(folder: StudyFolder, study_id: int) -> bool:
+    """Whether somebody is at his turn to propose."""
+    try:
+        with folder.turn(study_id):
+            return False
+    except Timeout:
+        return True
+
+
+def test_workers_propose_in_turns_and_train_beside_one_another(begun, monkeypatch):
+    monkeypatch.setattr(runner_folder, "TURN_SECONDS", 0.0)
+    definition, folder = begun
+    seen: list[tuple[str, bool]] = []
+
+    class Watched(Experiment):
+        def propose(self, trial: optuna.Trial, study: optuna.Study) -> RunSpec:
+            seen.append(("propose", is_taken(self.folder, study._study_id)))
+            return super().propose(trial, study)
+
+    class Trainer(workers.Toy):
+        def run(self, spec: RunSpec, runs: Path, on_step: OnStep) -> RunResult:
+            study = session.open_study(folder, definition.config)
+            seen.append(("train", is_taken(folder, study._study_id)))
+            return super().run(spec, runs, on_step)
+
+    experiment = workers.experiment(folder, definition.config)
+    watched = Watched(experiment.config, experiment.folder, experiment.corpus)
+    watched.__dict__["launcher"] = Trainer()
+    with owner() as me:
+        worker = Worker(lambda: watched, me, lambda event: None, sys.stderr)
+        for _ in range(2):
+            worker.perform(SearchOrder())
+    assert seen == [("propose", True), ("train", False)] * 2
+
+
+def test_a_turn_that_does_not_come_is_not_waited_for_longer(begun, monkeypatch):
+    monkeypatch.setattr(runner_folder, "TURN_SECONDS", 0.05)
+    definition, folder = begun
+    with folder.turn(session.open_study(folder, definition.config)._study_id):
+        work(begun)
+    assert finished(begun) == 6
 
 
 def test_a_full_disk_is_waited_for(begun, monkeypatch):

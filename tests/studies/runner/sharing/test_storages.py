@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
+from filelock import Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna_mde_studies.runner.sharing import storages
@@ -20,6 +21,7 @@ from optuna_mde_studies.runner.sharing.journal import MendedJournal
 from optuna_mde_studies.runner.sharing.patience import is_away, patient
 from optuna_mde_studies.runner.sharing.storages import StorageError, lock, open_storage
 from optuna_mde_studies.wording import shown
+from sqlalchemy.exc import OperationalError
 
 from tests.servers import postgresql_server
 
@@ -93,6 +95,18 @@ def test_a_dead_process_holds_no_lock(url: str, tmp_path: Path) -> None:
     with lock(url, tmp_path, "ask"):
         pass
     assert time.monotonic() - began < 5
+
+
+def test_a_lock_that_others_hold_is_waited_for_so_long(url: str, tmp_path: Path) -> None:
+    with lock(url, tmp_path, "ask"):
+        with lock(url, tmp_path, "turn"):  # another name, another lock
+            pass
+        began = time.monotonic()
+        late = pytest.raises((Timeout, OperationalError))
+        with late as raised, lock(url, tmp_path, "ask", seconds=0.2):
+            pass
+        assert is_away(raised.value)
+        assert 0.15 < time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(
