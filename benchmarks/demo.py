@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from optuna_mde_studies.definition.reading import read
-from optuna_mde_studies.runner.folder import StudyFolder, create, keep_definition
+from optuna_mde_studies.runner.changes import keep_definition
+from optuna_mde_studies.runner.folder import StudyFolder, create
 from optuna_mde_studies.runner.messages import RunOrder
 from optuna_mde_studies.runner.session import Session
 from optuna_mde_studies.terminal.progress import Progress, console

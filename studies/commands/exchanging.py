@@ -143,7 +143,8 @@ def _into_folder(
     from optuna_mde_studies.exchange.files import written
     from optuna_mde_studies.exchange.recorded import Target, check_sets, mixture_of
     from optuna_mde_studies.runner import session
-    from optuna_mde_studies.runner.folder import StudyError, create, keep_definition
+    from optuna_mde_studies.runner.changes import keep_definition
+    from optuna_mde_studies.runner.folder import StudyError, create
 
     if objective is not None:
         raise StudyError("--objective: a definition says what its study is judged by; change it")

@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import DefinitionError
-from optuna_mde_studies.runner.folder import (
-    StudyError,
-    StudyFolder,
-    check_definition,
-    refuse_changes,
-)
+from optuna_mde_studies.runner.changes import check_definition, refuse_changes
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder
 from optuna_mde_studies.runner.identity import kept_mark, present_name
 from optuna_mde_studies.runner.sharing.storages import StorageError, is_there, kind
 from optuna_mde_studies.wording import shown

@@ -1,4 +1,4 @@
-"""The folder of a study: what lies where, who may write, whether a definition still fits it."""
+"""The folder of a study: what lies where, who may write, the definition that is kept in it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from filelock import FileLock, Timeout
 from optuna_mde_studies.definition.config import StudyConfig
-from optuna_mde_studies.definition.consistency import FieldPath
-from optuna_mde_studies.definition.reading import Definition, DefinitionError, dotted
-from optuna_mde_studies.definition.revising import is_revision, mend
+from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner.sharing.patience import Say, held, patient
 from optuna_mde_studies.runner.sharing.storages import StorageError, lock, open_storage
-from optuna_mde_studies.wording import count, shown
+from optuna_mde_studies.wording import shown
 from optuna_mde_trainers.spec import explain, write_atomic
 from pydantic import ValidationError
 
@@ -28,23 +26,6 @@ if TYPE_CHECKING:
 
 RUNS = "runs"
 """Studies lie in this folder under the current one, unless `--out` says otherwise."""
-
-CHANGEABLE: tuple[FieldPath, ...] = (
-    ("search", "n_trials"),
-    ("search", "bounds"),
-    ("objective",),
-    ("target",),
-    ("launch",),
-    ("confirm",),
-    ("storage",),
-    ("runs",),
-    ("warm_start",),
-)
-"""Fields that may change while a study lives: no finished run would come out differently."""
-
-SETS: tuple[FieldPath, ...] = (("corpus", "validation"), ("corpus", "tasks"))
-"""Sections of sets, which may be added and taken out: finished runs are scored on new ones."""
-
 
 TURN_SECONDS = 10.0
 """A proposal takes less than a second in most studies: beyond this, many workers wait, and foresee
@@ -220,80 +201,10 @@ def create(folder: StudyFolder) -> None:
         ) from None
 
 
-def keep_definition(folder: StudyFolder, definition: Definition) -> None:
-    """Stores the definition beside its study, or checks it against the one that began the study.
-
-    Raises:
-        DefinitionError: if a field changed that runs depend on.
-    """
-    discard_empty(folder)
-    check_definition(folder, definition)
-    write_definition(folder, definition.config)
-
-
-def discard_empty(folder: StudyFolder) -> None:
-    """Removes a study without a trial from the folder: it has not begun, and another definition
-    may ask for other objectives. To be called by whoever owns the folder."""
-    if folder.url is None and not _has_trials(folder):
-        folder.database.unlink(missing_ok=True)
-
-
-def check_definition(folder: StudyFolder, definition: Definition) -> None:
-    """Checks a definition against the one that began the study in the folder; nothing is written.
-
-    A study without a trial has not begun: another definition simply takes its place.
-
-    Raises:
-        DefinitionError: if a field changed that runs depend on.
-    """
-    if _has_trials(folder) and folder.definition.exists():
-        refuse_changes(stored_config(folder), definition, f"in {folder.path}")
-
-
-def refuse_changes(old: StudyConfig, definition: Definition, where: str) -> None:
-    """Compares a definition with the one that a study was begun with.
-
-    Raises:
-        DefinitionError: if a field changed that runs depend on, with both values of each.
-    """
-    before, new = old.model_dump(mode="json"), definition.config.model_dump(mode="json")
-    changes = [
-        change
-        for change in differences(before, new)
-        if not _is_changeable(*change) and not is_revision(change[0], before, new)
-    ]
-    lines = [_refusal(where, definition, *change) for change in changes]
-    lines += _goals_problem(old, where, definition)
-    if lines:
-        raise DefinitionError("\n".join(lines))
-
-
-def changed_fields(folder: StudyFolder, config: StudyConfig) -> list[str]:
-    """What differs from the definition that is kept in the folder, a line a field.
-
-    Raises:
-        StudyError: if that is damaged.
-    """
-    if not folder.definition.exists():
-        return []
-    old, new = stored_config(folder).model_dump(mode="json"), config.model_dump(mode="json")
-    found = differences(old, new)
-    pairs = ((dotted(path), *_differing(a, b)) for path, a, b in found)
-    return [f"{path}: {before} before, {now} now" for path, before, now in pairs]
-
-
 def write_definition(folder: StudyFolder, config: StudyConfig) -> None:
     """Keeps a definition in the folder."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_atomic(folder.definition, text)
-
-
-def _has_trials(folder: StudyFolder) -> bool:
-    if not folder.database.exists():
-        return False
-    from optuna.study import get_all_study_summaries
-
-    return any(summary.n_trials for summary in get_all_study_summaries(folder.storage()))
 
 
 def stored_config(folder: StudyFolder) -> StudyConfig:
@@ -310,71 +221,3 @@ def stored_config(folder: StudyFolder) -> StudyConfig:
             f"{folder.definition} is not what the study was begun with "
             f"({' '.join(reason.split())[:200]}); put a copy of it back"
         ) from None
-
-
-def differences(old: Any, new: Any, path: FieldPath = ()) -> Iterator[tuple[FieldPath, Any, Any]]:
-    """Fields whose values differ in two definitions: where, and both values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys([*old, *new]):
-            yield from differences(old.get(key), new.get(key), (*path, key))
-    elif old != new:
-        yield path, old, new
-
-
-def _is_changeable(path: FieldPath, old: Any, new: Any) -> bool:
-    if len(path) == 3 and path[:2] in SETS:
-        return old is None or new is None
-    return any(path[: len(field)] == field for field in CHANGEABLE)
-
-
-def _goals_problem(old: StudyConfig, where: str, definition: Definition) -> list[str]:
-    """An Optuna study keeps its number of values."""
-    before, now = old.goals.names, definition.config.goals.names
-    if len(before) == len(now):
-        return []
-    return [
-        f"{definition.place(('objective',))}: the study {where} has "
-        f"{count(len(before), 'goal')} ({', '.join(before)}), and now there would be {len(now)}: "
-        "Optuna's trials keep the number of their values. Ask with `optuna-mde recommend "
-        f"--objective`, which needs no change, give {count(len(before), 'goal')}, or start afresh "
-        "with `--out OTHER_FOLDER`"
-    ]
-
-
-def _refusal(where: str, definition: Definition, path: FieldPath, old: Any, new: Any) -> str:
-    if path[:2] in SETS:
-        return (
-            f"{definition.place(path)}: {path[2]!r} is a set that the study {where} has losses "
-            f"on, and {dotted(path)} was {_short(old)}: give the other set another name"
-        )
-    other = mend(path, definition.config.model_dump(mode="json"))
-    return (
-        f"{definition.place(path)}: the study {where} was begun with "
-        f"{dotted(path)} = {_short(old)}, and now it is {_short(new)}: runs under both cannot be "
-        f"compared. Take the old value, {f'{other}, ' if other else ''}or start afresh with "
-        "`--out OTHER_FOLDER`"
-    )
-
-
-def _differing(old: Any, new: Any) -> tuple[str, str]:
-    """Both values in short, long ones from where they begin to differ."""
-    texts = ["nothing" if v is None else str(_without_passwords(v)) for v in (old, new)]
-    pairs = enumerate(zip(*texts, strict=False))
-    same = next((i for i, (a, b) in pairs if a != b), min(map(len, texts)))
-    if max(map(len, texts)) > 60 and same > 20:
-        texts = [f"…{text[same - 20 :]}" for text in texts]
-    return _short(texts[0]), _short(texts[1])
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(_without_passwords(value))
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-def _without_passwords(value: Any) -> Any:
-    """The same value; URLs of storages stand in `storage`, `warm_start` and commands."""
-    if isinstance(value, str):
-        return shown(value)
-    if isinstance(value, dict):
-        return {key: _without_passwords(held) for key, held in value.items()}
-    return [_without_passwords(held) for held in value] if isinstance(value, list) else value

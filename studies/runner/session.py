@@ -15,6 +15,7 @@ import optuna
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import Definition
 from optuna_mde_studies.runner import agreement, confirm, evidence, findings, identity, warm
+from optuna_mde_studies.runner.changes import changed_fields, discard_empty
 from optuna_mde_studies.runner.checks import check_machine
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.corpus import changed_text, open_experiment
@@ -24,9 +25,7 @@ from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import (
     StudyError,
     StudyFolder,
-    changed_fields,
     create,
-    discard_empty,
     write_definition,
 )
 from optuna_mde_studies.runner.messages import (

@@ -19,11 +19,11 @@ from optuna_mde_studies.exchange.origin import of_study
 from optuna_mde_studies.exchange.runs import TableRun, TableRuns
 from optuna_mde_studies.exchange.tables import MOST_NAMED, ExchangeError
 from optuna_mde_studies.runner import identity
+from optuna_mde_studies.runner.changes import differences
 from optuna_mde_studies.runner.folder import (
     RUNS,
     StudyError,
     StudyFolder,
-    differences,
     stored_config,
 )
 from optuna_mde_studies.wording import count, listed

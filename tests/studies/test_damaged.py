@@ -10,11 +10,11 @@ import pytest
 from optuna_mde_studies import cli
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.runner import session
+from optuna_mde_studies.runner.changes import keep_definition
 from optuna_mde_studies.runner.folder import (
     StudyError,
     StudyFolder,
     create,
-    keep_definition,
     stored_config,
 )
 

@@ -127,7 +127,7 @@ def test_definitions_are_valid(document, tmp_path):
 
 
 def test_changeable_fields_are_those_that_are_named():
-    from optuna_mde_studies.runner.folder import CHANGEABLE
+    from optuna_mde_studies.runner.changes import CHANGEABLE
 
     text = DOCUMENTS["docs/definition.md"].read_text(encoding="utf-8")
     named = re.findall(r"^\| `([\w.]+?)(?:\.\*)?` \| may change", text, re.MULTILINE)

@@ -11,7 +11,8 @@ from optuna_mde_studies.definition import reading
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner import agreement, session
-from optuna_mde_studies.runner.folder import StudyError, StudyFolder, changed_fields, create
+from optuna_mde_studies.runner.changes import changed_fields
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create
 
 from benchmarks.workers import DEFINITION
 

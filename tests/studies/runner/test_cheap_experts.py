@@ -10,8 +10,9 @@ import pytest
 from optuna.trial import TrialState
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.report import overview, page
+from optuna_mde_studies.runner.changes import keep_definition
 from optuna_mde_studies.runner.experiment import Experiment
-from optuna_mde_studies.runner.folder import StudyFolder, create, keep_definition
+from optuna_mde_studies.runner.folder import StudyFolder, create
 from optuna_mde_studies.runner.session import Session
 from optuna_mde_studies.terminal.progress import Progress
 from rich.console import Console

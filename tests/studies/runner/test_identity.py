@@ -11,7 +11,8 @@ import optuna
 import pytest
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.runner import identity, session
-from optuna_mde_studies.runner.folder import StudyFolder, create, keep_definition
+from optuna_mde_studies.runner.changes import keep_definition
+from optuna_mde_studies.runner.folder import StudyFolder, create
 
 
 def rename_in_dashboard(storage: optuna.storages.BaseStorage, old: str, new: str) -> None:

@@ -8,7 +8,8 @@ from optuna_mde_studies.definition import reading
 from optuna_mde_studies.report import overview, page
 from optuna_mde_studies.report.search_figures import history
 from optuna_mde_studies.runner import trials
-from optuna_mde_studies.runner.folder import StudyFolder, changed_fields, create, write_definition
+from optuna_mde_studies.runner.changes import changed_fields
+from optuna_mde_studies.runner.folder import StudyFolder, create, write_definition
 from optuna_mde_studies.terminal import summary
 
 from optuna_mde import report_losses, suggest_mixture

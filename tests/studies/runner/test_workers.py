@@ -19,7 +19,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from optuna_mde_studies.definition import reading
-from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create, keep_definition
+from optuna_mde_studies.runner.changes import keep_definition
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create
 from optuna_mde_studies.runner.session import Session
 from optuna_mde_studies.runner.workers import log_file
 from optuna_mde_studies.terminal.progress import Progress
