@@ -95,12 +95,11 @@ def begin(definition: Definition, folder: StudyFolder) -> optuna.Study:
     """The study, which all that start it now agree on; to be called where it may be trained.
 
     Raises:
-        DefinitionError: if another machine has begun it with another definition.
+        DefinitionError: if it was begun with another definition.
         StudyError: if another machine has its files elsewhere.
     """
     with folder.asking():
-        if folder.url is not None:
-            agreement.check(folder, definition)
+        agreement.check(folder, definition)
         study = open_study(folder, definition.config)
         if agreement.DEFINITION_ATTR not in study.user_attrs:
             agreement.publish(study, definition.config)
@@ -117,12 +116,10 @@ def run(definition: Definition, folder: StudyFolder, progress: Display) -> Outco
         StudyError: if it cannot go on.
     """
     folder = folder.placed(definition.config, progress.line)
-    if folder.url is not None:
-        agreement.check(folder, definition)  # a refused join makes no folder
+    agreement.check(folder, definition)  # a refused start makes no folder
     create(folder)
     with folder.owned():
         discard_empty(folder)
-        agreement.check(folder, definition)
         changed = changed_fields(folder, definition.config)
         with Session(definition, folder, progress) as session:
             for line in changed:
