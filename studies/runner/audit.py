@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,11 @@ def audit(
         study: the study.
         config: its definition; None if that is damaged.
     """
-    yield from _kept(folder)
+    confirmation = None
+    try:
+        confirmation = Confirmation.read(folder.confirmation)
+    except StudyError as error:
+        yield Finding(str(folder.confirmation), "damaged", _after(str(error), folder.confirmation))
     yield from _corpus(folder, study)
     trials = study.get_trials(deepcopy=False)
     whole = config is None or (
@@ -103,7 +107,7 @@ def audit(
                 "the next `optuna-mde run` takes it up; or another machine works on it",
                 is_loss=False,
             )
-    yield from _others(folder, named, whole)
+    yield from _others(folder, named, whole, () if confirmation is None else confirmation.seeds)
 
 
 def of_program(study: optuna.Study) -> Iterator[Finding]:
@@ -119,14 +123,6 @@ def of_program(study: optuna.Study) -> Iterator[Finding]:
             yield Finding(f"{url:.200} ({who})", "outside", cost, is_loss=False)
         elif is_local(url):
             yield from _logprobs(local_path(url), who, UNKNOWN_EXPERT)
-
-
-def _kept(folder: StudyFolder) -> Iterator[Finding]:
-    """What commands keep beside the study."""
-    try:
-        Confirmation.read(folder.confirmation)
-    except StudyError as error:
-        yield Finding(str(folder.confirmation), "damaged", _after(str(error), folder.confirmation))
 
 
 def _corpus(folder: StudyFolder, study: optuna.Study) -> Iterator[Finding]:
@@ -185,13 +181,10 @@ def _trial(folder: StudyFolder, trial: FrozenTrial, whole: bool) -> Iterator[Fin
         yield from _run(path, who, whole, expert is not None, trial.user_attrs)
 
 
-def _others(folder: StudyFolder, named: set[str], whole: bool) -> Iterator[Finding]:
-    """Folders that no trial names: those of a confirmation, and what is left over."""
-    try:
-        confirmation = Confirmation.read(folder.confirmation)
-    except StudyError:
-        confirmation = None
-    seeds = set(confirmation.seeds) if confirmation is not None else set()
+def _others(
+    folder: StudyFolder, named: set[str], whole: bool, seeds: Sequence[int]
+) -> Iterator[Finding]:
+    """Folders that no trial names: a confirmation's, by its seeds, and what is left over."""
     for path in sorted(folder.runs.glob("*")):
         if not path.is_dir() or path.name in named:
             continue
