@@ -14,8 +14,8 @@ from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner.changes import check_definition, refuse_changes
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder
-from optuna_mde_studies.runner.identity import kept_mark, present_name
-from optuna_mde_studies.runner.sharing.storages import StorageError, is_there, kind
+from optuna_mde_studies.runner.identity import find, kept_mark
+from optuna_mde_studies.runner.sharing.storages import StorageError, kind
 from optuna_mde_studies.wording import shown
 from optuna_mde_trainers.spec import explain
 from pydantic import ValidationError
@@ -48,8 +48,6 @@ def check(folder: StudyFolder, definition: Definition) -> None:
         check_definition(folder, definition)
         return
     _check_url(folder.url, definition)
-    if not is_there(folder.url):
-        return
     kept = _kept(folder, definition.config.name)
     if kept is None:
         return
@@ -127,12 +125,8 @@ def _check_url(url: str, definition: Definition) -> None:
 
 
 def _kept(folder: StudyFolder, name: str) -> Mapping[str, Any] | None:
-    storage = folder.storage()
-    found = present_name(folder, storage, name)
-    if found is None:
-        return None
-    study_id = storage.get_study_id_from_name(found)
-    kept = storage.get_study_user_attrs(study_id).get(DEFINITION_ATTR)
+    study = find(folder, name)
+    kept = None if study is None else study.user_attrs.get(DEFINITION_ATTR)
     return kept if isinstance(kept, Mapping) else None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from optuna_mde_studies.runner.folder import StudyError
+from optuna_mde_studies.runner.sharing.storages import is_there
 from optuna_mde_trainers.spec import write_atomic
 
 if TYPE_CHECKING:
@@ -50,6 +51,32 @@ def present_name(
     return None
 
 
+def find(
+    folder: StudyFolder, name: str, sampler: optuna.samplers.BaseSampler | None = None
+) -> optuna.Study | None:
+    """The folder's study, as it is; None if there is none yet. Nothing is made.
+
+    Args:
+        folder: the study's.
+        name: the definition's.
+        sampler: who proposes. None: one that is never asked.
+
+    Raises:
+        StudyError: if its storage cannot be opened.
+    """
+    import optuna
+
+    if not is_there(folder.storage_url):
+        return None
+    storage = folder.storage()
+    found = present_name(folder, storage, name)
+    if found is None:
+        return None
+    return optuna.load_study(
+        study_name=found, storage=storage, sampler=sampler or optuna.samplers.RandomSampler()
+    )
+
+
 def open_existing(folder: StudyFolder, name: str | None) -> optuna.Study:
     """The folder's study, as it is; nothing is made.
 
@@ -60,17 +87,11 @@ def open_existing(folder: StudyFolder, name: str | None) -> optuna.Study:
     Raises:
         StudyError: if there is no storage, it is damaged, or holds no such study.
     """
-    import optuna
-
-    if folder.url is None and not folder.database.is_file():
-        raise StudyError("missing")
-    storage = folder.storage()
-    found = present_name(folder, storage, name or "")
-    if found is None:
-        raise StudyError(f"it holds no study of {folder.path}")
-    return optuna.load_study(
-        study_name=found, storage=storage, sampler=optuna.samplers.RandomSampler()
-    )
+    study = find(folder, name or "")
+    if study is None:
+        is_here = is_there(folder.storage_url)
+        raise StudyError(f"it holds no study of {folder.path}" if is_here else "missing")
+    return study
 
 
 def mark(folder: StudyFolder, study: optuna.Study, name: str) -> None:

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.runner.identity import present_name
+from optuna_mde_studies.runner.identity import find
 from optuna_mde_studies.runner.resources import places
-from optuna_mde_studies.runner.sharing.storages import is_there
 from optuna_mde_studies.runner.trials import FINISHED, num_finished
 from optuna_mde_studies.wording import amount, hours
 from optuna_mde_trainers.spec import RESULT_FILE, RunResult, SpecError
@@ -108,15 +107,9 @@ def done(config: StudyConfig, folder: StudyFolder) -> Done:
     Raises:
         StudyError: if its storage cannot be opened.
     """
-    if not is_there(folder.storage_url):
+    study = find(folder, config.name)
+    if study is None:
         return Done()
-    import optuna
-
-    storage = folder.storage()
-    name = present_name(folder, storage, config.name)
-    if name is None:
-        return Done()
-    study = optuna.load_study(study_name=name, storage=storage)
     finished = study.get_trials(deepcopy=False, states=FINISHED)
     alone = {f"{DEFAULT_PREFIX}{domain}": domain for domain in config.domains}
     experts = {alone[p] for t in finished for p in alone.keys() & t.params if t.params[p] == 1.0}

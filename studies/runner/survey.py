@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder, stored_config
-from optuna_mde_studies.runner.identity import present_name
+from optuna_mde_studies.runner.identity import find
 from optuna_mde_studies.runner.trials import holders, num_finished
 
 if TYPE_CHECKING:
@@ -58,17 +58,12 @@ def _in_folder(folder: StudyFolder) -> Found:
     config = stored_config(folder)
     folder = folder.placed(config)
     wanted = config.search.n_trials
-    name, finished, working = None, 0, False
-    if folder.url is not None or folder.database.is_file():
-        import optuna
-
-        storage = folder.storage()
-        name = present_name(folder, storage, config.name)
-        if name is not None:
-            study = optuna.load_study(study_name=name, storage=storage)
-            finished, working = num_finished(study), bool(holders(study))
+    name, finished, working = config.name, 0, False
+    study = find(folder, config.name)
+    if study is not None:
+        name, finished, working = study.study_name, num_finished(study), bool(holders(study))
     if working or folder.is_running():
         state = "running now"
     else:
         state = "finished" if finished >= wanted else "not finished"
-    return Found(name or config.name, finished, wanted, state, str(folder.path))
+    return Found(name, finished, wanted, state, str(folder.path))

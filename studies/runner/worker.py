@@ -17,7 +17,8 @@ import optuna
 from optuna.trial import TrialState
 from optuna_mde_studies.runner import recovery
 from optuna_mde_studies.runner.experiment import Experiment
-from optuna_mde_studies.runner.identity import present_name
+from optuna_mde_studies.runner.folder import StudyError
+from optuna_mde_studies.runner.identity import find
 from optuna_mde_studies.runner.messages import (
     Asked,
     Event,
@@ -100,10 +101,9 @@ class Worker:
                 objective=config.objective,
                 expert_budget=self.experiment.expert_budget,
             )
-            folder = self.experiment.folder
-            storage = folder.storage()
-            name = present_name(folder, storage, config.name) or config.name
-            self._study = optuna.load_study(study_name=name, storage=storage, sampler=sampler)
+            self._study = find(self.experiment.folder, config.name, sampler)
+            if self._study is None:
+                raise StudyError(f"{self.experiment.folder.path}: the study is gone")
         return self._study
 
     @property
