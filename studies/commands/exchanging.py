@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -67,19 +66,20 @@ def import_(
     out: OutOption = None,
 ) -> None:
     """Takes runs over from tables, as finished trials that the search learns from."""
-    from optuna_mde_studies.exchange.files import Tables, examine, take, without_known
+    from optuna_mde_studies.exchange.files import Tables, examine, take
     from optuna_mde_studies.wording import count
 
     source = Tables(ratios, metrics, runs, logprobs)
     found = source.read()
     into = _into_folder if storage is None else _into_storage
     target, begin, kept, where = into(study, storage or "", objective, ratios, found, out)
-    found = without_known(target, found, source)
-    examine(target, found, source)
-    experts = take(replace(target, study=begin()), found, source, kept)
+    new = examine(target, found, source)
+    experts = take(begin(), new, kept)
     for line in found.remarks:
         print(line)
-    print(f"{where}: {count(len(found.runs), 'run')} taken over, {experts} with an expert's file")
+    if known := len(found.runs) - len(new):
+        print(f"{count(known, 'run')} left out, in the study already")
+    print(f"{where}: {count(len(new), 'run')} taken over, {experts} with an expert's file")
 
 
 def export(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from optuna_mde_studies.exchange import experts, recorded, tables
 from optuna_mde_studies.exchange.origin import of_table
 from optuna_mde_studies.exchange.runs import DETAILS, TableRun, TableRuns, joined
 from optuna_mde_studies.exchange.tables import KEYS, LABELS, LONGEST_NAME, ExchangeError
-from optuna_mde_studies.wording import count
 
 from optuna_mde.mde.logprobs import ExpertFileError, opened, save_logprobs
 from optuna_mde.mde.urls import ALLOW, is_trusted
@@ -51,76 +50,67 @@ class Tables:
         return joined(tables.read(self.ratios), tables.read(self.metrics), details)
 
 
-def without_known(target: recorded.Target, found: TableRuns, source: Tables) -> TableRuns:
-    """The runs that the study has not taken over before: an import that was cut short goes on.
+@dataclass(frozen=True)
+class Candidate:
+    """A run of the tables, as the trial that it becomes."""
 
-    Raises:
-        ExchangeError: if one of them cannot be taken.
-    """
-    taken = recorded.taken_over(target.study)
-    runs = tuple(
-        run
-        for run in found.runs
-        if recorded.identity(_trial(target, found, source, run, None)) not in taken
-    )
-    known = len(found.runs) - len(runs)
-    said = (f"{count(known, 'run')} left out, in the study already",) if known else ()
-    return replace(found, runs=runs, remarks=(*found.remarks, *said))
+    run: TableRun
+    trial: FrozenTrial
+    file: Path | None
+    """Its log-probabilities."""
 
 
-def examine(target: recorded.Target, found: TableRuns, source: Tables) -> list[Path | None]:
-    """Everything that can be wrong with runs, before anything is written.
+def examine(target: recorded.Target, found: TableRuns, source: Tables) -> list[Candidate]:
+    """The runs that the study has not taken over before, with everything that can be wrong with
+    them; nothing is written.
 
     Args:
         target: the study, and how its runs are judged.
         found: the runs.
         source: the files that they stand in.
 
-    Returns:
-        The file of log-probabilities of every run, where it has one.
-
     Raises:
         ExchangeError: if one of them cannot be taken.
     """
-    if source.logprobs is None and any(run.logprobs for run in found.runs):
+    folder, table = source.logprobs, source.ratios.name
+    if folder is None and any(run.logprobs for run in found.runs):
         raise ExchangeError(
             f"{source.details}: names files of log-probabilities; say with --logprobs in which "
             "folder they lie"
         )
-    drafts = [_trial(target, found, source, run, None) for run in found.runs]
-    recorded.check(target.study, drafts)
-    folder = source.logprobs
-    return [experts.find(run, folder) if folder is not None else None for run in found.runs]
+    taken = recorded.taken_over(target.study)
+    trials = [
+        (run, recorded.as_trial(run, found.sets, target, of_table(table, run.name)))
+        for run in found.runs
+    ]
+    new = [(run, trial) for run, trial in trials if recorded.identity(trial) not in taken]
+    recorded.check(target.study, [trial for _, trial in new])
+    return [
+        Candidate(run, trial, None if folder is None else experts.find(run, folder))
+        for run, trial in new
+    ]
 
 
-def take(target: recorded.Target, found: TableRuns, source: Tables, kept: Path | None) -> int:
-    """Adds runs to a study; arguments as in `examine`.
+def take(study: optuna.Study, runs: Sequence[Candidate], kept: Path | None) -> int:
+    """Adds runs to a study.
 
     Args:
+        study: the study.
+        runs: what `examine` has found.
         kept: folder of the study that the experts' files are copied into, relative to which they
             are named; None names them where they lie.
 
     Returns:
         How many of them are experts with a file.
-
-    Raises:
-        ExchangeError: if one of them cannot be taken, before the first is.
     """
-    files = examine(target, found, source)
-    for run, path in zip(found.runs, files, strict=True):
-        url = None if path is None else _url(path, kept)
-        target.study.add_trial(_trial(target, found, source, run, url))
-    natural = next((run.mixture for run in found.runs if run.phase == "natural"), None)
-    if kept is None and natural is not None and not notes.natural(target.study):
-        notes.set_natural(target.study, natural)  # a definition knows its own
-    return sum(path is not None for path in files)
-
-
-def _trial(
-    target: recorded.Target, found: TableRuns, source: Tables, run: TableRun, url: str | None
-) -> FrozenTrial:
-    origin = of_table(source.ratios.name, run.name)
-    return recorded.as_trial(run, found.sets, target, url, origin)
+    for new in runs:
+        if new.file is not None:
+            recorded.name_file(new.trial, _url(new.file, kept))
+        study.add_trial(new.trial)
+    natural = next((new.run.mixture for new in runs if new.run.phase == "natural"), None)
+    if kept is None and natural is not None and not notes.natural(study):
+        notes.set_natural(study, natural)  # a definition knows its own
+    return sum(new.file is not None for new in runs)
 
 
 def _url(path: Path, kept: Path | None) -> str:

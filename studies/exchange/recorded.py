@@ -18,6 +18,7 @@ from optuna_mde_studies.exchange.tables import ExchangeError
 from optuna_mde_studies.wording import listed
 
 from optuna_mde import report_losses
+from optuna_mde.mde.urls import trust
 from optuna_mde.objective import Objective, ObjectiveError
 from optuna_mde.simplex.projection import MixtureError
 from optuna_mde.trials import notes, records
@@ -89,16 +90,15 @@ def as_trial(
     run: TableRun,
     sets: Sequence[str],
     target: Target,
-    url: str | None,
     origin: Mapping[str, Any],
 ) -> FrozenTrial:
-    """A finished trial that says what `suggest_mixture` and `report_losses` would have written.
+    """A finished trial that says what `suggest_mixture` and `report_losses` would have written,
+    but for its log-probabilities (`name_file`).
 
     Args:
         run: the run.
         sets: validation sets of all runs; one that the run lacks is absent in it.
         target: the study, its mixture and its objective.
-        url: of its log-probabilities.
         origin: where it comes from.
 
     Raises:
@@ -117,7 +117,7 @@ def as_trial(
     draft.set_user_attr(ORIGIN, dict(origin))
     if run.phase in PHASES:
         draft.set_user_attr("phase", run.phase)
-    values = _reported(draft, run, sets, target.objective, url)
+    values = _reported(draft, run, sets, target.objective)
     made = create_trial(
         state=state,
         values=values if state == TrialState.COMPLETE else None,
@@ -128,6 +128,12 @@ def as_trial(
     )
     made.datetime_start = made.datetime_complete = target.ended
     return made
+
+
+def name_file(trial: FrozenTrial, url: str) -> None:
+    """Says where the log-probabilities of a run lie, as `report_losses` does."""
+    trust(url)
+    trial.set_user_attr("logprobs", url)
 
 
 def check_sets(
@@ -301,7 +307,6 @@ def _reported(
     run: TableRun,
     sets: Sequence[str],
     objective: Objective | None,
-    url: str | None,
 ) -> Sequence[float]:
     """Values of a run, whose attributes are written on the draft."""
     try:
@@ -313,7 +318,6 @@ def _reported(
                 {name: run.losses.get(name, math.nan) for name in sets},
                 objective={name: dict(weights) or "mean" for name, weights in goals.goals},
                 limits=run.limits or None,
-                logprobs=url,
                 budget=run.budget,
                 tokens=run.tokens,
                 parameters=run.parameters,

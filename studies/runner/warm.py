@@ -88,13 +88,15 @@ def _take(experiment: Experiment, study: optuna.Study, name: str) -> Iterator[st
         study, found, experiment.domains, experiment.bounds, experiment.natural
     )
     target = recorded.Target(study, group, experiment.config.goals, datetime.now())
-    drafts = [recorded.as_trial(run, sets, target, None, origins[n]) for n, run in kept.items()]
-    recorded.check(study, drafts)
+    trials = {n: recorded.as_trial(run, sets, target, origins[n]) for n, run in kept.items()}
+    recorded.check(study, list(trials.values()))
     files = 0
     for number, run in kept.items():
         url = _file(run, folder, experiment.folder)
-        files += url is not None
-        study.add_trial(recorded.as_trial(run, sets, target, url, origins[number]))
+        if url is not None:
+            recorded.name_file(trials[number], url)
+            files += 1
+        study.add_trial(trials[number])
     yield from said
     yield f"{count(len(kept), 'run')} taken over, {files} with an expert's file"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna_mde_studies.exchange.files import Tables, take
+from optuna_mde_studies.exchange.files import Tables, examine, take
 from optuna_mde_studies.exchange.recorded import Target, mixture_of
 from optuna_mde_studies.exchange.tables import ExchangeError
 
@@ -105,7 +105,7 @@ def test_a_wounded_table_is_taken_or_refused(seed: int, tmp_path: Path) -> None:
         try:
             found = source.read()
             target = Target(study, mixture_of(study, found), None, datetime.now())
-            take(target, found, source, None)
+            take(study, examine(target, found, source), None)
         except ExchangeError as error:
             said.append(str(error))
             left = study.trials
