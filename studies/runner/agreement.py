@@ -7,6 +7,7 @@ at home: of `launch` only fields that say how much of a machine a run takes are 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
@@ -14,7 +15,7 @@ from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner.changes import check_definition, refuse_changes
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder
-from optuna_mde_studies.runner.identity import find, kept_mark
+from optuna_mde_studies.runner.identity import find, kept_mark, mark_of
 from optuna_mde_studies.runner.sharing.storages import StorageError, kind
 from optuna_mde_studies.wording import shown
 from optuna_mde_trainers.spec import explain
@@ -38,20 +39,27 @@ TRAVELLING = (
 
 
 def check(folder: StudyFolder, definition: Definition) -> None:
-    """Checks a definition against the one that began the study; nothing is written.
+    """Checks definition and files against those of the study that was begun; nothing is written.
 
     Raises:
         DefinitionError: if a field differs that runs depend on.
-        StudyError: if the storage cannot be opened.
+        StudyError: if the storage cannot be opened, or the study's files are elsewhere.
     """
     if folder.url is None:
         check_definition(folder, definition)
         return
     _check_url(folder.url, definition)
-    kept = _kept(folder, definition.config.name)
-    if kept is None:
+    study = find(folder, definition.config.name)
+    if study is None:
         return
-    refuse_changes(_read(kept, folder.url), definition, f"in {shown(folder.url)}")
+    kept = _kept(study)
+    if kept is not None:
+        _check_kept(kept, folder.url, definition)
+    _check_files(folder, study)
+
+
+def _check_kept(kept: Mapping[str, Any], url: str, definition: Definition) -> None:
+    refuse_changes(_read(kept, url), definition, f"in {shown(url)}")
     if kept.get("command") and definition.config.launch.command is None:
         raise DefinitionError(
             f"{definition.place(('launch', 'command'))}: the runs of this study are made by a "
@@ -82,7 +90,8 @@ def join(folder: StudyFolder, name: str) -> StudyConfig:
         StudyError: if the storage has no such study.
     """
     assert folder.url is not None
-    kept = _kept(folder, name)
+    study = find(folder, name)
+    kept = None if study is None else _kept(study)
     if kept is None:
         raise StudyError(
             f"there is no definition {name!r} here, and no study of this name with a definition "
@@ -98,23 +107,32 @@ def agree_on_files(folder: StudyFolder, study: optuna.Study) -> None:
         StudyError: if they are others: runs of one machine would be gone for the next.
     """
     here = str(folder.files.resolve())
-    known = study.user_attrs.get(FOLDER_ATTR)
-    mark = folder.files / folder.mark.name
-    if known == here:
+    if study.user_attrs.get(FOLDER_ATTR) == here:
         return
-    is_same = folder.url is None or known is None
-    if not is_same and mark.is_file() and mark.read_text("utf-8").strip() == kept_mark(folder):
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        is_same = not running  # else it is mounted elsewhere on the machine that runs them
-    if not is_same:
-        raise StudyError(
-            f"the runs of this study lie in {known}, and here they would lie in {here}; share one "
-            "folder, under the same path on every machine: `--set runs=/shared/folder`, or `--out`"
-        )
+    _check_files(folder, study)
     study.set_user_attr(FOLDER_ATTR, here)
     if folder.shared is not None:
         folder.files.mkdir(parents=True, exist_ok=True)
-        mark.write_text(kept_mark(folder) + "\n", encoding="utf-8")
+        _shared_mark(folder).write_text(kept_mark(folder) + "\n", encoding="utf-8")
+
+
+def _check_files(folder: StudyFolder, study: optuna.Study) -> None:
+    known, here = study.user_attrs.get(FOLDER_ATTR), str(folder.files.resolve())
+    if folder.url is None or known is None or known == here:
+        return
+    mark = _shared_mark(folder)
+    is_moved = mark.is_file() and mark.read_text("utf-8").strip() == mark_of(study)
+    if is_moved and not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        return  # else it is mounted elsewhere on the machine that runs them
+    raise StudyError(
+        f"the runs of this study lie in {known}, and here they would lie in {here}; share one "
+        "folder, under the same path on every machine: `--set runs=/shared/folder`, or `--out`"
+    )
+
+
+def _shared_mark(folder: StudyFolder) -> Path:
+    """What says whose the runs are, where machines share them."""
+    return folder.files / folder.mark.name
 
 
 def _check_url(url: str, definition: Definition) -> None:
@@ -124,9 +142,8 @@ def _check_url(url: str, definition: Definition) -> None:
         raise DefinitionError(f"{definition.place(('storage',))}: {error}") from None
 
 
-def _kept(folder: StudyFolder, name: str) -> Mapping[str, Any] | None:
-    study = find(folder, name)
-    kept = None if study is None else study.user_attrs.get(DEFINITION_ATTR)
+def _kept(study: optuna.Study) -> Mapping[str, Any] | None:
+    kept = study.user_attrs.get(DEFINITION_ATTR)
     return kept if isinstance(kept, Mapping) else None
 
 

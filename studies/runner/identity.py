@@ -102,12 +102,19 @@ def mark(folder: StudyFolder, study: optuna.Study, name: str) -> None:
         study: the study.
         name: the definition's.
     """
+    known = mark_of(study)
+    if not known:
+        known = kept_mark(folder) or uuid.uuid4().hex
+        study.set_user_attr(MARK_ATTR, {"id": known, "name": name})
+    if kept_mark(folder) != known:
+        write_atomic(folder.mark, known + "\n")
+
+
+def mark_of(study: optuna.Study) -> str:
+    """The mark that a study bears; empty if there is none."""
     known = study.user_attrs.get(MARK_ATTR)
-    if not isinstance(known, dict) or not isinstance(known.get("id"), str):
-        known = {"id": kept_mark(folder) or uuid.uuid4().hex, "name": name}
-        study.set_user_attr(MARK_ATTR, known)
-    if kept_mark(folder) != known["id"]:
-        write_atomic(folder.mark, known["id"] + "\n")
+    found = known.get("id") if isinstance(known, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def kept_mark(folder: StudyFolder) -> str:

@@ -108,15 +108,35 @@ def begin(definition: Definition, folder: StudyFolder) -> optuna.Study:
         return study
 
 
+def check(definition: Definition, folder: StudyFolder) -> bool:
+    """Refuses what can be known to be wrong with a start before it; nothing is written.
+
+    Returns:
+        Whether trials are to be run.
+
+    Raises:
+        DefinitionError: if the definition is none of the study any more, or asks for something
+            that this machine lacks.
+        StudyError: if the study's files are elsewhere.
+    """
+    agreement.check(folder, definition)
+    study = identity.find(folder, definition.config.name)
+    is_left = study is None or num_finished(study) < definition.config.search.n_trials
+    if is_left:
+        check_machine(definition)
+    return is_left
+
+
 def run(definition: Definition, folder: StudyFolder, progress: Display) -> Outcome:
     """Runs a study to its end: corpus, experts, search, confirmation.
 
     Raises:
         DefinitionError: if the definition does not fit the study in the folder, or the text.
-        StudyError: if it cannot go on.
+        StudyError: if it cannot go on; nothing is written if that is known before it starts.
     """
     folder = folder.placed(definition.config, progress.line)
-    agreement.check(folder, definition)  # a refused start makes no folder
+    if check(definition, folder):  # before there is a folder: a refused start writes nothing
+        warm.check(folder, definition.config.warm_start)
     create(folder)
     with folder.owned():
         discard_empty(folder)
@@ -258,8 +278,6 @@ class Session:
     # --- search ---
 
     def _search(self) -> None:
-        check_machine(self.definition)
-        warm.check(self.folder, self.config.warm_start)
         pool = self.pool  # they start while the corpus is made
         experiment = self.experiment
         with self.folder.asking():

@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.runner import agreement
-from optuna_mde_studies.runner.checks import check_machine
 from optuna_mde_studies.runner.corpus import open_experiment
 from optuna_mde_studies.runner.folder import StudyError, create
 from optuna_mde_studies.runner.launchers import launcher
 from optuna_mde_studies.runner.messages import Event, Exhausted, Failed, Noted, SearchOrder, Told
 from optuna_mde_studies.runner.recovery import MAX_IN_A_ROW, forgive
-from optuna_mde_studies.runner.session import begin
+from optuna_mde_studies.runner.session import begin, check
 from optuna_mde_studies.runner.sharing.owners import owner
 from optuna_mde_studies.runner.showing import show_best, show_trial
 from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished
@@ -37,9 +35,8 @@ def work(definition: Definition, folder: StudyFolder, progress: Display) -> int:
         StudyError: if runs keep failing.
     """
     folder = folder.placed(definition.config, progress.line)
-    agreement.check(folder, definition)
+    check(definition, folder)
     create(folder)
-    check_machine(definition)
     study = begin(definition, folder)
     experiment = open_experiment(definition, folder, study, progress)
     if WANTED_ATTR not in study.user_attrs:

@@ -124,6 +124,34 @@ def test_a_refused_join_writes_nothing(command, machine, tmp_path, url, cli, mon
     assert list(Path().iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["run", "work"])
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("runs=elsewhere", "share one folder, under the same path on every machine"),
+        ("launch.logger={wandb: {}, tensorboard: {}}", "launch.logger: "),
+        ("launch.command=no-such-trainer {spec}", "no program 'no-such-trainer'"),
+    ],
+)
+def test_a_start_that_this_machine_cannot_make_writes_nothing(
+    command, override, words, machine, tmp_path, url, cli, monkeypatch
+):
+    session.begin(*machine("first"))
+    before = Path(tmp_path / "shared.db").read_bytes()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    runs = ("--set", f"runs={tmp_path}/runs", "--set", override)
+    code, _, err = cli(command, "killed", "--storage", url, *runs)
+    assert code == 2
+    assert words in err
+    assert list(Path().iterdir()) == []
+    assert Path(tmp_path / "shared.db").read_bytes() == before
+    (tmp_path / "alone.yaml").write_text(DEFINITION)
+    alone = "launch.accelerator=cuda" if override.startswith("runs") else override
+    assert cli(command, "../alone.yaml", "--set", alone)[0] == 2
+    assert list(Path().iterdir()) == []
+
+
 def test_the_first_start_of_a_machine_that_joins_changes_nothing(
     machine, tmp_path, url, monkeypatch
 ):
