@@ -23,6 +23,7 @@ def train(
     ] = Path("runs"),
 ) -> None:
     """Performs one run from its spec; a finished one is not trained again."""
+    from optuna_mde_studies.runner.warned import heard
     from optuna_mde_studies.terminal import progress
     from optuna_mde_trainers.run import train as perform
     from optuna_mde_trainers.spec import RunSpec
@@ -32,7 +33,7 @@ def train(
     except OSError as error:
         fail(f"{spec}: cannot be read ({(error.strerror or str(error)).lower()})")
     try:
-        with progress.Progress(spec.name, progress.console()) as display:
+        with progress.Progress(spec.name, progress.console()) as display, heard(display.line):
             result = perform(asked, runs, on_step=display.own_steps(asked.training.mixture))
     except SystemExit:  # Lightning's, of code 0: a job script would take the run for finished
         print(

@@ -312,9 +312,8 @@ class Session:
         match event:
             case Exhausted():
                 self._is_searched = True
-            case Noted(text) if text != self._noted:  # every worker says it
-                self._noted = text
-                self.progress.line(text)
+            case Noted(text):
+                self._note(text)
             case Told(number):
                 self._failures = 0
                 show_trial(self.study, self.progress, number)
@@ -325,6 +324,11 @@ class Session:
                         f"{self._failures} runs failed one after the other; the last: {message} "
                         f"(details in {self.folder.logs})"
                     )
+
+    def _note(self, text: str) -> None:
+        if text != self._noted:  # every worker says it
+            self._noted = text
+            self.progress.line(text)
 
     # --- confirmation ---
 
@@ -382,6 +386,8 @@ class Session:
                     values = experiment.goals.values(result.losses)
                     shown = named(values, self.config.goals.names)
                     self.progress.finished(f"{order.name}: {shown}")
+                case Noted(text):
+                    self._note(text)
                 case Failed(order, message):
                     raise StudyError(f"a confirming run failed: {message}")
                 case Lost(RunOrder() as order, _):

@@ -40,6 +40,7 @@ from optuna_mde_studies.runner.sharing.leases import Heart, ask, is_held_by, lea
 from optuna_mde_studies.runner.sharing.owners import Owner, forget
 from optuna_mde_studies.runner.sharing.patience import impatient, is_away, is_full, patiently
 from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished, num_held
+from optuna_mde_studies.runner.warned import heard
 from optuna_mde_trainers.spec import DivergedError
 
 from optuna_mde import MDESampler
@@ -167,12 +168,17 @@ class Worker:
 
     def _train(self, spec: RunSpec) -> RunResult:
         """The run; where the disk is full it waits for space, and goes on from its checkpoint."""
-        return patiently(
-            lambda: self.experiment.train(spec, self._on_step),
-            lambda text: self._say(Noted(text)),
-            is_full,
-            ("no space is left for a run", "there is space again"),
-        )
+
+        def note(text: str) -> None:
+            self._say(Noted(text))
+
+        with heard(note):
+            return patiently(
+                lambda: self.experiment.train(spec, self._on_step),
+                note,
+                is_full,
+                ("no space is left for a run", "there is space again"),
+            )
 
     def _next_trial(self, turn: ExitStack) -> optuna.Trial | None:
         """A trial that is this process's now; None when enough are finished.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+import torch
 from optuna_mde_studies import cli
 from optuna_mde_studies.definition import reading
-from optuna_mde_studies.runner import session
+from optuna_mde_studies.runner import experiment, session, trials
 from optuna_mde_studies.runner.changes import keep_definition
 from optuna_mde_studies.runner.folder import (
     StudyError,
@@ -17,6 +20,7 @@ from optuna_mde_studies.runner.folder import (
     create,
     stored_config,
 )
+from optuna_mde_trainers.spec import ScoreSpec
 
 
 @pytest.fixture
@@ -80,3 +84,29 @@ def test_a_damaged_definition(content, folder, said):
     assert "runs/tiny/definition.yaml" in said("status", "tiny.yaml")
     with pytest.raises(StudyError, match=r"definition\.yaml is not what the study was begun with"):
         stored_config(folder)
+
+
+def test_another_versions_checkpoint_makes_way_and_the_study_goes_on(
+    tiny_run, tmp_path, monkeypatch, command
+):
+    """A run that waits with a checkpoint of its own, as one that was interrupted does."""
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    folder = StudyFolder(Path("runs/tiny"))
+    found = experiment.Experiment.open(folder)
+    study = session.open_study(folder, found.config)
+    study.enqueue_trial({"mix/code": 0.25, "mix/prose": 0.25, "mix/numbers": 0.5})
+    training = found.training({"code": 0.25, "prose": 0.25, "numbers": 0.5}, seed=0)
+    run = found.launched(training, ScoreSpec()).folder(folder.runs)
+    run.mkdir()
+    torch.save({"optuna_mde_version": 0}, run / "last.ckpt")
+    study.set_user_attr(trials.WANTED_ATTR, 7)
+    done = command("work", "tiny.yaml", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"run {run.name} begins afresh, as its checkpoint cannot be gone" in done.stdout
+    assert "7 trials are finished" in done.stdout
+    assert (run / "result.json").exists()
+    assert (run / "last.unusable").exists()
+    last = study.trials[-1]
+    assert (len(study.trials), last.state.name) == (7, "COMPLETE")
+    assert last.user_attrs["run"] == f"runs/{run.name}"

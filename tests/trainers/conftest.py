@@ -46,7 +46,7 @@ def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return prepare(config, folder / "corpus")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_spec(tiny_corpus: Corpus) -> Callable[..., RunSpec]:
     """A run of a fifth of a second; keywords change its training part."""
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 SPEC_FILE = "spec.json"
 CHECKPOINT_FILE = "last.ckpt"  # while the run is unfinished
+UNUSABLE_FILE = "last.unusable"  # a checkpoint that the run could not go on from
 WEIGHTS_FILE = "model.safetensors"  # with the names of transformers
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"  # of transformers: end of text, longest sequence
 EVALUATIONS_FOLDER = "evaluations"  # what lm-evaluation-harness says of the weights, by task
@@ -40,6 +41,22 @@ class DivergedError(RuntimeError):
     def __init__(self, message: str, step: int | None = None) -> None:
         super().__init__(message)
         self.step = step
+
+
+class CheckpointWarning(UserWarning):
+    """A run begins afresh, though it had a checkpoint.
+
+    Args:
+        folder: The run's.
+        fault: What is wrong with the checkpoint.
+    """
+
+    def __init__(self, folder: Path, fault: str) -> None:
+        super().__init__(
+            f"run {folder.name} begins afresh, as its checkpoint cannot be gone on with "
+            f"({fault}): delete {folder / UNUSABLE_FILE}, or put it back as {CHECKPOINT_FILE} for "
+            "the version that wrote it"
+        )
 
 
 def explain(error: ValidationError) -> str:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from optuna_mde_trainers.spec import RunError
+from optuna_mde_trainers.spec import UNUSABLE_FILE, CheckpointWarning
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ OnStep = Callable[[int, int], None]
 
 # Slurm sends it ahead of a time limit (sbatch --signal=USR1@120): a checkpoint, and on.
 SAVE_SIGNAL = getattr(signal, "SIGUSR1", None)
+
+VERSION_KEY = "optuna_mde_version"
+# Raised whenever a checkpoint holds something else than before; those without a number are of 1.
+CHECKPOINT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,11 @@ class Keeper(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.earlier_seconds = state_dict["seconds"]
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint[VERSION_KEY] = CHECKPOINT_VERSION
+
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -176,37 +186,51 @@ class Keeper(Callback):
 _PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "train_losses")
 
 
-def check_checkpoint(path: Path, module: LightningModule) -> None:
-    """See that a run can go on from a checkpoint. Nothing in the file is executed: whoever wrote
-    it may be somebody else.
+def make_way(path: Path, module: LightningModule, fingerprint: str) -> None:
+    """Set a checkpoint aside that a run cannot go on from, with a warning; the run begins afresh.
+
+    Nothing in the file is executed: whoever wrote it may be somebody else.
 
     Args:
         path: The file; some strategies make a folder, which they look at themselves.
         module: What is to go on.
-
-    Raises:
-        RunError: If it is damaged, of another model or of another version.
+        fingerprint: Of the data that it is trained on.
     """
-    if path.is_dir():
+    if not path.is_file():
         return
-    fault = ""
     try:
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        missing = [part for part in _PARTS if part not in held]
-        shapes = {name: tuple(value.shape) for name, value in held["state_dict"].items()}
-        ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-        if missing:
-            fault = f"it has no {', '.join(missing)}: another version wrote it"
-        elif not isinstance(held.get("global_step"), int) or shapes != ours:
-            fault = "it is of another model"
+        fault = _fault(held, module, fingerprint)
     except pickle.UnpicklingError:
         fault = "it holds more than numbers, or is damaged"
     except Exception as error:  # of torch, of zip, of whatever a damaged file is taken for
         fault = f"it is damaged: {' '.join(str(error).split())[:100]}"
     if fault:
-        raise RunError(
-            f"{path} cannot be gone on with ({fault}): delete it, and the run begins anew"
+        os.replace(path, path.with_name(UNUSABLE_FILE))
+        warnings.warn(CheckpointWarning(path.parent, fault), stacklevel=2)
+
+
+def _fault(held: dict[str, Any], module: LightningModule, fingerprint: str) -> str:
+    """Why a run cannot go on from a checkpoint; empty if it can."""
+    version = held.get(VERSION_KEY, 1)
+    if version != CHECKPOINT_VERSION:
+        return (
+            f"another version of optuna-mde wrote it, in format {version}, and this one reads "
+            f"format {CHECKPOINT_VERSION}"
         )
+    if missing := [part for part in _PARTS if part not in held]:
+        return f"it has no {', '.join(missing)}: another version wrote it"
+    shapes = {name: tuple(value.shape) for name, value in held["state_dict"].items()}
+    ours = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    if not isinstance(held.get("global_step"), int) or shapes != ours:
+        return "it is of another model"
+    loop = held["loops"].get("fit_loop", {})
+    loaders = loop.get("state_dict", {}).get("combined_loader")
+    if loaders is None or "epoch_loop.batch_progress" not in loop:
+        return f"Lightning {held.get('pytorch-lightning_version')} wrote it, in another form"
+    if [loader["fingerprint"] for loader in loaders] != [fingerprint]:
+        return "it is of other data"
+    return ""
 
 
 def _peak_memory(trainer: Trainer) -> int | None:

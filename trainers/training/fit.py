@@ -15,14 +15,15 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from optuna_mde_trainers.spec import CHECKPOINT_FILE, LaunchSpec, RunSpec
-from optuna_mde_trainers.training.checkpoints import Keeper, OnStep, Pauses, check_checkpoint
+from optuna_mde_trainers.training.checkpoints import Keeper, OnStep, Pauses, make_way
 from optuna_mde_trainers.training.checks import LaunchError
 from optuna_mde_trainers.training.data import BlockDataModule
 from optuna_mde_trainers.training.launching import callbacks, trainer_arguments
 from optuna_mde_trainers.training.module import LanguageModel
-from optuna_mde_trainers.training.ranks import Rank, environment_of
+from optuna_mde_trainers.training.ranks import Rank, environment_of, told_by_rank_zero
 
 if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
     from torch import Tensor
 
 
@@ -40,6 +41,8 @@ class Fitted:
     """Where this rank trained."""
     weights: dict[str, Tensor] | None
     """Of a sharded model, put together on rank 0; None where the module has them all."""
+    loggers: list[Logger]
+    """On rank 0, for the scores."""
 
 
 def fit(
@@ -52,13 +55,11 @@ def fit(
     rank: Rank | None = None,
     pauses: Pauses | None = None,
 ) -> Fitted:
-    """Train, from the folder's checkpoint if it has one. All ranks together.
+    """Train, from the folder's checkpoint if it has one that can be used. All ranks together.
 
     Raises:
         DivergedError: If the loss is no longer a number, or far above where it began.
-        DataMismatchError: If the checkpoint was made with other data.
         LaunchError: If Lightning refuses an argument.
-        RunError: If the checkpoint is damaged, or of another model or version.
         KeyboardInterrupt: If the user wants to stop.
         SystemExit: On SIGTERM, after a checkpoint.
     """
@@ -72,8 +73,9 @@ def fit(
         on_step if rank.writes else None,
         pauses,
     )
-    if checkpoint.exists():
-        check_checkpoint(checkpoint, module)
+    if rank.writes:
+        make_way(checkpoint, module, data.fingerprint)
+    told_by_rank_zero(rank, None)  # now the others may look whether there is one
     if launch.activation_checkpointing:
         module.model.recompute_activations()
     with quiet_lightning(), _compiled(module, launch.compile), _generators(module):
@@ -102,6 +104,7 @@ def fit(
         peak_memory_bytes=keeper.peak_memory_bytes,
         device=trainer.strategy.root_device,
         weights=keeper.weights,
+        loggers=trainer.loggers,
     )
 
 

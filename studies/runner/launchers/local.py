@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 from optuna_mde_studies.runner.launchers.contract import OnStep, Place, RunFailedError
 from optuna_mde_studies.runner.launchers.folders import completed, filled, prepared
-from optuna_mde_studies.runner.launchers.processes import HERE, PYTHON
-from optuna_mde_trainers.spec import RESULT_FILE, RunResult, RunSpec
+from optuna_mde_studies.runner.launchers.processes import HERE, OUTPUT_FILE, PYTHON
+from optuna_mde_trainers.spec import (
+    RESULT_FILE,
+    UNUSABLE_FILE,
+    CheckpointWarning,
+    RunResult,
+    RunSpec,
+)
 
 COMMAND_LOCK = "command.lock"
 """Held while a command is at work; not our trainer's, which the command may start."""
@@ -50,11 +57,19 @@ class SubprocessLauncher(InProcessLauncher):
 
     def run(self, spec: RunSpec, runs: Path, on_step: OnStep) -> RunResult:
         folder = prepared(spec, runs)
+        aside, before = folder / UNUSABLE_FILE, _written(folder / UNUSABLE_FILE)
         self.place.perform(filled(self.command, folder), folder, spec.launch)
+        if _written(aside) != before:  # it has said so to its log alone
+            warnings.warn(CheckpointWarning(folder, f"see {OUTPUT_FILE} beside it"), stacklevel=2)
         return RunResult.read(folder / RESULT_FILE)
 
     def warm_up(self) -> None:
         """Nothing: every process has imports of its own."""
+
+
+def _written(path: Path) -> int | None:
+    """When a file was written; a new one has been, too."""
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def under_torchrun(processes: int) -> tuple[str, ...]:

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from optuna_mde_trainers.run import train
-from optuna_mde_trainers.spec import RunResult, RunSpec
+from optuna_mde_trainers.spec import CheckpointWarning, RunResult, RunSpec
 from safetensors.torch import load_file
 
 MakeSpec = Callable[..., RunSpec]
@@ -134,3 +136,105 @@ def test_minutes_count_as_well_as_steps(make_spec: MakeSpec, tmp_path: Path) -> 
     steps: list[int] = []
     train(spec, tmp_path, on_step=lambda step, _: steps.append(step))
     assert 2 <= steps[0] <= 12
+
+
+@pytest.fixture(scope="module")
+def begun(make_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
+    """The checkpoint of step 5 of a run, whose training part the keywords change."""
+
+    class StopError(Exception):
+        pass
+
+    def stop(step: int, steps: int) -> None:
+        if step == 7:
+            raise StopError
+
+    def begun(**training: Any) -> bytes:
+        spec = make_spec({"checkpoint_every_n_steps": 5}, **training)
+        runs = tmp_path_factory.mktemp("begun")
+        with pytest.raises(StopError):
+            train(spec, runs, on_step=stop)
+        return (spec.folder(runs) / "last.ckpt").read_bytes()
+
+    return begun
+
+
+SMALLER = {
+    "hidden_size": 8,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def straight(make_spec: MakeSpec, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    return train(make_spec(), tmp_path_factory.mktemp("straight"))
+
+
+def altered(checkpoint: bytes, change: Callable[[dict[str, Any]], None]) -> bytes:
+    held = torch.load(BytesIO(checkpoint), weights_only=True)
+    change(held)
+    written = BytesIO()
+    torch.save(held, written)
+    return written.getvalue()
+
+
+def of_a_later_version(held: dict[str, Any]) -> None:
+    held["optuna_mde_version"] = 2
+
+
+def of_another_lightning(held: dict[str, Any]) -> None:
+    held["pytorch-lightning_version"] = "3.1.0"
+    held["loops"]["fit_loop"] = {"position": held["loops"]["fit_loop"]}
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (
+            lambda begun: altered(begun(), of_a_later_version),
+            "another version of optuna-mde wrote it, in format 2, and this one reads format 1",
+        ),
+        (
+            lambda begun: altered(begun(), of_another_lightning),
+            "Lightning 3.1.0 wrote it, in another form",
+        ),
+        (
+            lambda begun: altered(begun(), lambda held: held.pop("lr_schedulers")),
+            "it has no lr_schedulers: another version wrote it",
+        ),
+        (lambda begun: begun()[:-5000], "it is damaged: "),
+        (lambda begun: b"", "it is damaged: "),
+        (lambda begun: begun(model=SMALLER), "it is of another model"),
+        (lambda begun: begun(mixture={"letters": 1.0}), "it is of other data"),
+    ],
+)
+def test_a_run_begins_afresh_where_its_checkpoint_cannot_be_gone_on_with(
+    written: Callable[[Callable[..., bytes]], bytes],
+    said: str,
+    begun: Callable[..., bytes],
+    straight: RunResult,
+    make_spec: MakeSpec,
+    tmp_path: Path,
+) -> None:
+    spec = make_spec()
+    folder = spec.folder(tmp_path)
+    folder.mkdir()
+    content = written(begun)
+    (folder / "last.ckpt").write_bytes(content)
+    steps: list[int] = []
+    with pytest.warns(CheckpointWarning) as warned:
+        result = train(spec, tmp_path, on_step=lambda step, _: steps.append(step))
+    (warning,) = warned
+    text = str(warning.message)
+    assert text.startswith(f"run {folder.name} begins afresh, as its checkpoint cannot be gone on")
+    assert f"({said}" in text
+    assert text.endswith(
+        f"): delete {folder / 'last.unusable'}, or put it back as last.ckpt for "
+        "the version that wrote it"
+    )
+    assert steps == list(range(1, 25))
+    assert (result.losses, result.train_loss) == (straight.losses, straight.train_loss)
+    assert (folder / "last.unusable").read_bytes() == content
+    assert not (folder / "last.ckpt").exists()

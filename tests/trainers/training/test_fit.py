@@ -11,7 +11,7 @@ import torch
 from optuna_mde_trainers.corpus.blocks import Corpus
 from optuna_mde_trainers.run import train
 from optuna_mde_trainers.spec import RunSpec
-from optuna_mde_trainers.training.data import BlockDataModule, DataMismatchError
+from optuna_mde_trainers.training.data import BlockDataModule
 from optuna_mde_trainers.training.fit import fit
 from optuna_mde_trainers.training.models import build
 from optuna_mde_trainers.training.module import LanguageModel
@@ -72,26 +72,6 @@ def test_the_trainer_computes_what_a_bare_loop_does_bit_by_bit(
         assert torch.equal(a, b)
 
 
-def test_a_checkpoint_of_other_data_is_refused(
-    tiny_corpus: Corpus, make_spec: MakeSpec, tmp_path: Path
-) -> None:
-    class StopError(Exception):
-        pass
-
-    def stop(step: int, steps: int) -> None:
-        if step == 7:
-            raise StopError
-
-    spec = make_spec({"checkpoint_every_n_steps": 5})
-    _, module, data, _ = _parts(spec, tiny_corpus)
-    with pytest.raises(StopError):
-        fit(module, data, spec, tmp_path, stop)
-    other = make_spec(mixture={"letters": 1.0})
-    _, module, data, _ = _parts(other, tiny_corpus)
-    with pytest.raises(DataMismatchError, match="delete the checkpoint"):
-        fit(module, data, other, tmp_path)
-
-
 @pytest.mark.parametrize(
     ("number", "error", "first"),
     [(signal.SIGINT, KeyboardInterrupt, 1), (signal.SIGTERM, SystemExit, 9)],
@@ -123,23 +103,6 @@ def test_a_run_stops_at_once_when_asked_to(
     resumed = train(spec, tmp_path / "stopped", on_step=lambda step, _: steps.append(step))
     assert steps[0] == first
     assert resumed.losses == train(spec, tmp_path / "straight").losses
-
-
-@pytest.mark.parametrize("logger", ["csv", "tensorboard"])
-def test_the_log_holds_loss_and_learning_rate(
-    make_spec: MakeSpec, tmp_path: Path, logger: str
-) -> None:
-    if logger == "tensorboard":
-        pytest.importorskip("tensorboard")
-    spec = make_spec({"logger": logger}, max_steps=20)
-    train(spec, tmp_path)
-    log = tmp_path / spec.folder_name / "log" / "version_0"
-    if logger == "csv":
-        header, *rows = (log / "metrics.csv").read_text().split()
-        assert set(header.split(",")) == {"step", "train_loss", "lr"}
-        assert len(rows) == 2
-    else:
-        assert list(log.glob("events.out.*"))
 
 
 def test_training_is_quiet(
