@@ -175,7 +175,12 @@ def _trained(
         if done.is_whole:
             told_by_rank_zero(rank, _SCORE + json.dumps(sets))
         scores = _scores(done.model, corpus, sets, done.device, rank if done.is_whole else Rank())
-    return _recorded(scores, result, spec, folder)
+    result = _recorded(scores, result, spec, folder)
+    if done.loggers:
+        from optuna_mde_trainers.training.logs import conclude
+
+        conclude(done.loggers, spec, result)
+    return result
 
 
 def _points(spec: RunSpec, corpus: Corpus, folder: Path, rank: Rank) -> Pauses | None:

@@ -184,7 +184,7 @@ class Experiment:
             "mlflow": {"experiment_name": self.config.name},
         }
         if "MLFLOW_TRACKING_URI" not in os.environ:  # a server's counts before a folder
-            group["mlflow"]["tracking_uri"] = f"file:{self.folder.path.resolve() / 'mlruns'}"
+            group["mlflow"]["tracking_uri"] = f"sqlite:///{self.folder.path.resolve()}/mlflow.db"
         asked = self.config.launch.logger
         return {name: {**group.get(name, {}), **options} for name, options in asked.items()}
 

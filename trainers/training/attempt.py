@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from optuna_mde_trainers.training.schedule import Schedule
 
 if TYPE_CHECKING:
     import torch
+    from lightning.pytorch.loggers import Logger
     from optuna_mde_trainers.corpus.blocks import Corpus
     from optuna_mde_trainers.training.checkpoints import OnStep, Pauses
     from optuna_mde_trainers.training.fit import Fitted
@@ -38,6 +40,8 @@ class Trained:
     """Where this rank trained; None where the run has diverged."""
     is_whole: bool = True
     """Whether every rank has all weights, and not rank 0 alone."""
+    loggers: Sequence[Logger] = ()
+    """On rank 0, for the scores."""
 
 
 def trained(
@@ -96,7 +100,8 @@ def trained(
             "ledger": _ledger(spec, corpus, fitted, result.tokens, wall_seconds),
         }
     )
-    return Trained(model, result, fitted.device, is_whole=fitted.weights is None)
+    is_whole = fitted.weights is None
+    return Trained(model, result, fitted.device, is_whole=is_whole, loggers=fitted.loggers)
 
 
 def schedule_of(spec: RunSpec, corpus: Corpus) -> Schedule:

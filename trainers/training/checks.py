@@ -15,8 +15,13 @@ from optuna_mde_trainers.spec import RunError
 if TYPE_CHECKING:
     from optuna_mde_trainers.spec import LaunchConfig, ModelConfig, TrainingConfig
 
-# Package that each logger needs, and how to get it.
-LOGGER_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+# Packages of which each logger needs one.
+LOGGER_PACKAGES = {
+    "csv": (),
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+}
 
 # Arguments of the Trainer that other fields say, and those that would change what is trained.
 SAID_BY = {
@@ -67,11 +72,11 @@ def check_launch(
 
 def _check_packages(launch: LaunchConfig, model: ModelConfig) -> None:
     for name in launch.logger:
-        package = LOGGER_PACKAGES.get(name)
-        if package is not None and find_spec(package) is None:
+        packages = LOGGER_PACKAGES[name]
+        if packages and not any(map(find_spec, packages)):
             raise LaunchError(
-                f"launch.logger: {name} needs the package {package}, which is not installed: "
-                f"pip install {package}, or leave the logger out"
+                f"launch.logger: {name} needs the package {packages[0]}, which is not installed: "
+                f"pip install {packages[0]}, or leave the logger out"
             )
     for path, arguments in launch.callbacks:
         module = path.rpartition(".")[0]

@@ -1,20 +1,19 @@
-"""Lightning's Trainer as a spec asks for it: its arguments, strategy, loggers and callbacks."""
+"""Lightning's Trainer as a spec asks for it: its arguments, strategy and callbacks."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna_mde_trainers.spec import LaunchConfig, RunSpec
 from optuna_mde_trainers.training.checks import LaunchError
+from optuna_mde_trainers.training.logs import loggers
 from optuna_mde_trainers.training.ranks import Rank, environment_of
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
-    from lightning.pytorch.loggers import Logger
     from lightning.pytorch.strategies import Strategy
     from torch import nn
 
@@ -44,7 +43,7 @@ def trainer_arguments(spec: RunSpec, folder: Path, rank: Rank, model: nn.Module)
         "max_steps": training.max_steps,
         "max_epochs": -1,
         "gradient_clip_val": training.gradient_clip_val or None,
-        "logger": loggers(launch, folder) if rank.writes else False,
+        "logger": (rank.writes and loggers(launch, folder)) or False,
         "default_root_dir": folder,
         "enable_checkpointing": False,  # the keeper's
         "num_sanity_val_steps": 0,
@@ -87,29 +86,6 @@ def layer_classes(model: nn.Module) -> set[type[nn.Module]]:
     names = getattr(getattr(model, "net", None), "_no_split_modules", None) or ()
     named = {type(module) for module in model.modules() if type(module).__name__ in names}
     return named or {Layer}
-
-
-def loggers(launch: LaunchConfig, folder: Path) -> list[Logger] | bool:
-    """The loggers of a run, into its folder."""
-    made = [_logger(name, dict(options), folder) for name, options in launch.logger.items()]
-    return made or False
-
-
-def _logger(name: str, options: dict[str, Any], folder: Path) -> Logger:
-    from lightning.pytorch import loggers as known
-
-    try:
-        if name == "csv":
-            return known.CSVLogger(folder, **{"name": "log", **options})
-        if name == "tensorboard":
-            return known.TensorBoardLogger(folder, **{"name": "log", **options})
-        if name == "wandb":
-            return known.WandbLogger(**{"save_dir": folder, "name": folder.name, **options})
-        uri = os.environ.get("MLFLOW_TRACKING_URI", f"file:{folder / 'log'}")
-        defaults = {"tracking_uri": uri, "run_name": folder.name}
-        return known.MLFlowLogger(**{**defaults, **options})
-    except (TypeError, ModuleNotFoundError) as error:
-        raise LaunchError(f"launch.logger.{name}: {error}") from error
 
 
 def callbacks(launch: LaunchConfig) -> list[Callback]:

@@ -44,7 +44,7 @@ def test_a_retried_trial_keeps_its_spec(workplace):
 def test_loggers_show_a_study_as_one_group(workplace, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     found = experiment("launch.logger=[csv, tensorboard, wandb, mlflow]").launch.logger
-    store = f"file:{workplace.resolve()}/runs/tiny/mlruns"
+    store = f"sqlite:///{workplace.resolve()}/runs/tiny/mlflow.db"
     assert found == {
         "csv": {},
         "tensorboard": {},
