@@ -53,7 +53,8 @@ class Recommendation:
     against: Against | None = None
     """The recommended mixture minus the natural one, or the uniform one where that is unknown."""
     bounds: tuple[Bound, ...] = ()
-    """Floors and caps that hold the recommended mixture, those that are worth most first."""
+    """Floors, caps, linear constraints and limits that hold the recommended mixture, those that
+    are worth most first."""
     limits: dict[str, float] = field(default_factory=dict)
     """Limits in force: validation set -> nats per token that its loss must not exceed."""
 
@@ -81,7 +82,7 @@ class Recommendation:
             )
         lines = [head, "", *text_of((*self.rows, *self.pareto), self.goals), "", self.on_seeds]
         if self.bounds:
-            lines.append(f"Held by bounds: {held_by(self.bounds)}.")
+            lines.append(f"Held by: {held_by(self.bounds)}.")
         lines.append(f"Trust: {self.trust}.")
         lines.append(
             f"One more run is expected to gain {self.expected_gain:.4f} "

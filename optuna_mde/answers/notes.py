@@ -9,11 +9,12 @@ from optuna.trial import TrialState
 
 from optuna_mde.answers.differences import Against
 from optuna_mde.answers.fitted import Fitted
-from optuna_mde.answers.intervals import interval, signed
+from optuna_mde.answers.intervals import Interval, interval, signed
 from optuna_mde.answers.optimum import excess
 from optuna_mde.answers.references import best_run
 from optuna_mde.answers.rows import SAME, Row, full_runs, observed, widths
 from optuna_mde.answers.scarce import spoilt_expert
+from optuna_mde.observations import Kind
 from optuna_mde.simplex.projection import Array
 
 _NEAR = 0.2  # L1 distance of neighbours: a tenth of the mixture is another one
@@ -25,15 +26,20 @@ def notes(
     fitted: Fitted, best: Array, rows: Sequence[Row], versus: Against | None, signal: bool
 ) -> tuple[str, ...]:
     """Sentences on a recommended input `[d]`, its rows, and its difference to the baseline."""
+    broken = {row.name for row in rows if row.breaks}  # no rivals of a mixture that keeps limits
+    is_choice = "recommended" not in broken
+    fair = is_choice and versus is not None and versus.name not in broken
     said = [
         _on_the_fit(fitted),
-        _on_signal(signal),
-        _on_the_gain(fitted, versus) if signal else None,
-        _on_worse_runs(fitted, best),
+        _on_signal(fitted, versus, signal),
+        _on_the_gain(fitted, versus) if signal and fair else None,
+        _on_worse_runs(fitted, best) if is_choice else None,
         *_on_limits(fitted, best),
         *_on_bounds(rows),
         _on_a_cheap_expert(rows),
+        _on_negative_losses(fitted, rows),
         _on_missing_experts(fitted),
+        _on_lost_corners(fitted, best),
         _on_a_spoilt_expert(fitted),
         _on_weighted_tokens(fitted),
         _on_left_out(fitted),
@@ -52,19 +58,30 @@ def _on_the_fit(fitted: Fitted) -> str | None:
     )
 
 
-def _on_signal(signal: bool) -> str | None:
+def _on_signal(fitted: Fitted, versus: Against | None, signal: bool) -> str | None:
     if signal:
         return None
-    return (
+    said = (
         "The runs of the search do not tell mixtures apart from the noise of a single run: by "
         "them alone there is no winner to name (yet)."
     )
+    if versus is None or fitted.is_unlike or _gain(fitted, versus).low <= 0.0:
+        return said
+    return (
+        f"{said} That the interval of the gain on {versus.name} lies above 0 is the model's "
+        f"expectation, which these runs neither bear out nor refute: fresh seeds can."
+    )
+
+
+def _gain(fitted: Fitted, versus: Against) -> Interval:
+    """What the recommended mixture gains on another, above 0 whichever way the goal is."""
+    return signed(versus.objective, -fitted.shown_sign)
 
 
 def _on_the_gain(fitted: Fitted, versus: Against | None) -> str | None:
     if versus is None or fitted.is_unlike:
         return None
-    found = signed(versus.objective, -fitted.shown_sign)
+    found = _gain(fitted, versus)
     if found.low > 0.0:
         return None
     return (
@@ -161,6 +178,57 @@ def _on_missing_experts(fitted: Fitted) -> str | None:
     return (
         f"No expert log-probabilities for {', '.join(missing)}: "
         "its share is predicted from the rates alone."
+    )
+
+
+def _on_lost_corners(fitted: Fitted, best: Array) -> str | None:
+    """Shortened experts without a file teach nothing: no run is near their corners."""
+    observations, groups = fitted.observations, fitted.space.groups
+    if observations.block is None or not groups:
+        return None
+    short = {t.corner(groups[0]) for t in fitted.trials if t.losses and t.budget < 1.0}
+    rates = observations.X[observations.full][:, observations.block]
+    most = rates.max(axis=0, initial=0.0)
+    lost = [
+        (k, d)
+        for k, d in enumerate(observations.domains)
+        if d in short and d not in fitted.expert_domains and most[k] < 1.0
+    ]
+    if not lost:
+        return None
+    reached = ", ".join(f"{d} up to {100 * most[k]:.0f} %" for k, d in lost)
+    beyond = [d for k, d in lost if best[observations.block][k] > most[k] + SAME]
+    here = f", as those of the recommended mixture are ({', '.join(beyond)})" if beyond else ""
+    return (
+        f"Figures of mixtures with more of {', '.join(d for _, d in lost)} than full runs had "
+        f"({reached}) are extrapolated{here}: the experts of these domains were shortened, and "
+        f"left no log-probabilities that can be read."
+    )
+
+
+def _on_negative_losses(fitted: Fitted, rows: Sequence[Row]) -> str | None:
+    """A loss in nats per token is above 0: what is expected below it means nothing."""
+    observations = fitted.observations
+    told = np.where(np.isfinite(observations.Y), observations.Y, np.inf).min(axis=0, initial=0.0)
+    losses = [
+        target.name
+        for i, target in enumerate(observations.targets)
+        if target.kind is Kind.LOSS and told[i] >= 0.0
+    ]
+    found = [
+        f"{name} {row.losses[name].mean:.4f} ({row.name})"
+        for name in losses
+        for row in rows
+        if name in row.losses and row.losses[name].mean < 0.0
+    ]
+    if not found:
+        return None
+    more = len(found) - _MOST_NAMED
+    listed = ", ".join(found[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"Predicted losses below 0 make no sense: {listed}. The model extrapolates there, beyond "
+        f"its runs: take no figure of these mixtures at its word. Run one of them, or bound the "
+        f"rates to where runs are; a run that is broken is left out by exclude_trials."
     )
 
 

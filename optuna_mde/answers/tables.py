@@ -74,18 +74,22 @@ def label(row: Row) -> str:
 
 
 def held_by(bounds: Sequence[Bound]) -> str:
-    """Which bounds hold a mixture, and what another one is worth:
-    "web at its floor 0.2; forum at its cap 0.05: 0.1 would gain 0.013 ± 0.004"."""
+    """What holds a mixture, and what it is worth to loosen that: "web at its floor 0.2; forum at
+    its cap 0.05 (0.1 would gain 0.0130 ± 0.0040); the limit code ≤ 2.9 (to drop it would …)"."""
     return "; ".join(map(_held, bounds))
 
 
 def _held(bound: Bound) -> str:
-    text = f"{bound.domain} at its {bound.side} {bound.at:.3g}"
+    text = {
+        "constraint": f"the constraint {bound.domain}",
+        "limit": f"the limit {bound.domain} ≤ {bound.at:g}",
+    }.get(bound.side, f"{bound.domain} at its {bound.side} {bound.at:.3g}")
     if bound.gain is None or bound.sd is None:
         return text
+    other = "to drop it" if bound.to is None else f"{bound.to:.3g}"
     if bound.gain <= bound.sd:
-        return f"{text} ({bound.to:.3g} would gain nothing that is sure)"
-    return f"{text} ({bound.to:.3g} would gain {bound.gain:.4f} ± {bound.sd:.4f})"
+        return f"{text} ({other} would gain nothing that is sure)"
+    return f"{text} ({other} would gain {bound.gain:.4f} ± {bound.sd:.4f})"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

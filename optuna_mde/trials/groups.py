@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -79,8 +79,14 @@ class LinearConstraint:
         return cls(kept, 0.0 - sign * constant)
 
     def __str__(self) -> str:
-        terms = " + ".join(f"{c:g}*{d}" for d, c in self.coefficients)
-        return f"{terms} >= {self.rhs:g}"
+        """As one would write it: no term below zero."""
+        more = _sum((d, c) for d, c in self.coefficients if c > 0.0)
+        less = _sum((d, -c) for d, c in self.coefficients if c < 0.0)
+        if not more:
+            return f"{less or 0} <= {0.0 - self.rhs:g}"
+        if not less or self.rhs == 0.0:
+            return f"{more} >= {less or f'{self.rhs:g}'}"
+        return f"{more} >= {less} {'+' if self.rhs > 0.0 else '-'} {abs(self.rhs):g}"
 
 
 @dataclass(frozen=True)
@@ -200,6 +206,10 @@ class Group:
         if not np.isfinite(columns).all():
             raise ValueError(f"the mixture {group.prefix!r} has bounds that are no numbers")
         return group
+
+
+def _sum(terms: Iterable[tuple[str, float]]) -> str:
+    return " + ".join(d if c == 1.0 else f"{c:g}*{d}" for d, c in terms)
 
 
 def _term_pattern(domains: Sequence[str]) -> re.Pattern[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import optuna
@@ -61,6 +62,48 @@ def test_bounds_are_worth_what_a_search_without_them_finds(study):
     gains = [bound.gain for bound in recommend(study).bounds]
     assert gains == sorted(gains, reverse=True)
     assert "web at its floor 0.5 (0.25 would gain" in str(recommend(study))
+
+
+def limited(**asked: Any) -> optuna.Study:
+    """A study of the same losses, with a constraint or limits."""
+
+    def objective(trial: optuna.Trial) -> float:
+        mixture = suggest_mixture(trial, DOMAINS, constraints=asked.get("constraints", ()))
+        told = losses(np.array(list(mixture.values())))
+        named = dict(zip(("prose", "programs"), told.tolist(), strict=True))
+        return report_losses(trial, named, limits=asked.get("limits"))
+
+    study = optuna.create_study(sampler=MDESampler(seed=0))
+    study.optimize(objective, n_trials=14)
+    return study
+
+
+def test_a_constraint_is_worth_what_a_search_without_it_finds():
+    found = recommend(limited(constraints=["web + books >= 0.7"]))
+    (bound,) = found.bounds
+    assert (bound.side, bound.domain, bound.to) == ("constraint", "web + books >= 0.7", None)
+    grid = np.array([(w, c, 1 - w - c) for w, c in product(np.linspace(0, 1, 401), repeat=2)])
+    goals = losses(grid).mean(axis=1)
+    inside = (grid >= -1e-9).all(axis=1)
+    worth = goals[inside & (grid[:, 1] <= 0.3)].min() - goals[inside].min()
+    assert worth > 0.01
+    assert abs(bound.gain - worth) < 2 * bound.sd
+    assert bound.sd < 2 * worth
+    assert "Held by: the constraint web + books >= 0.7 (to drop it would gain 0." in str(found)
+
+
+def test_a_limit_is_worth_what_a_search_without_it_finds():
+    free = recommend(limited())
+    limit = free.losses["prose"].mean - 0.1
+    study = limited(limits={"prose": limit, "programs": 5.0})
+    found = recommend(study)
+    (bound,) = found.bounds
+    assert (bound.side, bound.domain, bound.at) == ("limit", "prose", limit)
+    grid = np.array([(w, c, 1 - w - c) for w, c in product(np.linspace(0, 1, 401), repeat=2)])
+    told = losses(grid[(grid >= -1e-9).all(axis=1)])
+    worth = told[told[:, 0] <= limit].mean(axis=1).min() - told.mean(axis=1).min()
+    assert bound.gain == pytest.approx(worth, rel=0.3)
+    assert f"the limit prose ≤ {limit:g} (to drop it would gain 0.0" in str(found)
 
 
 def test_a_mixture_inside_its_bounds_is_held_by_none():

@@ -137,3 +137,64 @@ def test_trials_that_were_told_and_teach_nothing_are_named() -> None:
         "Nothing is learned from trials 5, 6, 7, 8, 9, 10 and 2 more (a run on 0.5 of a full "
         "run); trial 14 (reports no losses, as others do)."
     ) in recommend(study).notes
+
+
+def test_losses_below_zero_are_said_to_mean_nothing() -> None:
+    study = optuna.create_study()
+    for a in np.linspace(0.0, 0.4, 9):  # a straight line that falls below 0 beyond the runs
+        losses = {"x": 1.0 - 2.0 * a, "y": 2.0}
+        add_run(study, {"a": a, "b": 1 - a}, (losses["x"],), losses=losses)
+    answer = recommend(study, "x")
+    assert answer.losses["x"].mean < 0
+    said = next(note for note in answer.notes if note.startswith("Predicted losses below 0"))
+    assert f"x {answer.losses['x'].mean:.4f} (recommended)" in said
+    assert " y " not in said
+    gains = optuna.create_study()
+    for a in np.linspace(0.0, 0.4, 9):  # no losses in nats per token, as their signs show
+        add_run(gains, {"a": a, "b": 1 - a}, (-a,), losses={"x": -a})
+    assert not any("below 0" in note for note in recommend(gains).notes)
+
+
+def test_shortened_experts_without_a_file_are_said_to_leave_figures_to_extrapolation() -> None:
+    def study_of(most: float, budget: float = 0.5) -> optuna.Study:
+        study = optuna.create_study()
+        for domain in ("a", "b"):
+            parts = {"mix/a": float(domain == "a"), "mix/b": float(domain == "b")}
+            study.add_trial(
+                optuna.create_trial(
+                    state=TrialState.PRUNED if budget < 1.0 else TrialState.COMPLETE,
+                    value=None if budget < 1.0 else 4.0,
+                    params=parts,
+                    distributions=dict.fromkeys(parts, FloatDistribution(0.0, 1.0)),
+                    user_attrs={"losses": {"x": 4.0}, "budget": budget},
+                )
+            )
+        for a in np.linspace(0.2, most, 8):
+            value = float(3 - a / 2)
+            add_run(study, {"a": a, "b": 1 - a}, (value,), losses={"x": value})
+        return study
+
+    def said(study: optuna.Study) -> list[str]:
+        return [note for note in recommend(study).notes if "extrapolated" in note]
+
+    beyond = study_of(0.6)
+    assert recommend(beyond).mixture["a"] > 0.6
+    (note,) = said(beyond)
+    assert "(a up to 60 %, b up to 80 %) are extrapolated, as those of the rec" in note
+    assert "mixture are (a): " in note
+    assert said(study_of(0.6, budget=1.0)) == []
+
+
+def test_an_interval_above_0_is_not_contradicted_where_runs_tell_nothing_apart() -> None:
+    study = optuna.create_study()
+    study.set_user_attr("natural", {"a": 0.05, "b": 0.95})
+    for a in np.linspace(0.0, 1.0, 11):
+        add_run(study, {"a": a, "b": 1 - a}, (float(3 + (a - 0.55) ** 2),))
+    answer = recommend(study)
+    assert answer.against is not None
+    assert answer.against.objective.high < 0
+    fitted = fit_study(study)
+    best = np.array(list(answer.mixture.values()))
+    found = notes(fitted, best, answer.rows, answer.against, signal=False)
+    (note,) = (note for note in found if "no winner to name" in note)
+    assert "the interval of the gain on natural lies above 0 is the model's expectation" in note

@@ -138,6 +138,25 @@ def test_constraints_are_read(text: str, coefficients: dict[str, float], rhs: fl
 
 
 @pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("code >= 2*math", "code >= 2*math"),
+        ("0.5 >= web + code", "web + code <= 0.5"),
+        ("0.1 <= math", "math >= 0.1"),
+        ("2 math - code >= -1e-1 + web", "2*math >= code + web - 0.1"),
+        ("code >= math + 0.2", "code >= math + 0.2"),
+    ],
+)
+def test_constraints_are_written_as_they_are_read(text: str, shown: str) -> None:
+    domains = ["web", "code", "math"]
+    parsed = LinearConstraint.parse(text, domains)
+    assert str(parsed) == shown
+    assert sorted(LinearConstraint.parse(shown, domains).coefficients) == sorted(
+        parsed.coefficients
+    )
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "code",
