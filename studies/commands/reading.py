@@ -89,7 +89,8 @@ def recommend(
         parts = [*summary.headline(about, found, confirmation)]
         parts += summary.outcome(found, about.goals or Objective.parse(None))
         parts += summary.beside(about, kept.folder, found, confirmation)
-        parts += filter(None, [trials.on_lost_experts(kept.study)])
+        if lost := about.lost_experts:
+            parts.append(trials.no_expert(lost, len(about.domains)))
         print_parts(progress.console(), parts)
     elif format is Format.json:
         print(answers.as_json(overview.read(kept.study), found, confirmation), end="")

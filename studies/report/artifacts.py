@@ -1,12 +1,12 @@
 """Files of runs as a dashboard opens them: what was asked, what came of it, losses on the way.
 
-Nothing is copied: the store reads the folders of runs. An artifact's id is the run's name (a hash)
-and one of our own files, so that whatever else a storage asks for does not exist.
+Nothing is copied: the store reads the folders of runs, and makes table and picture of losses from
+them. An artifact's id is the run's name (a hash) and one of our own files, so that whatever else
+a storage asks for does not exist.
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import re
@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING, BinaryIO
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import TrialState
+from optuna_mde_studies.report import curves
+from optuna_mde_studies.report.curve_picture import svg
 from optuna_mde_studies.runner.experiment import RUN_ATTR
-from optuna_mde_trainers.spec import RESULT_FILE, SPEC_FILE, RunResult, SpecError
+from optuna_mde_trainers.spec import RESULT_FILE, SPEC_FILE
 
 if TYPE_CHECKING:
     import optuna
 
 ADDED_FOLDER = "artifacts"
-CURVE_FILE = "losses.csv"
+CURVE_FILE, PICTURE_FILE = "losses.csv", "losses.svg"
 FILES = {"0": (RESULT_FILE, "application/json"), "1": (SPEC_FILE, "application/json"),
-         "2": (CURVE_FILE, "text/csv")}  # fmt: skip
-"""Last digit of an id -> name of the file and its type; the curve is made of a result's points."""
-_ID = re.compile(r"([0-9a-f]{16})-([012])")
+         "2": (CURVE_FILE, "text/csv"), "3": (PICTURE_FILE, "image/svg+xml")}  # fmt: skip
+"""Last digit of an id -> name of the file and its type; the last two are made of a result."""
+_ID = re.compile(r"([0-9a-f]{16})-([0123])")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RUN = re.compile(r"[0-9a-f]{16}")
 
@@ -58,11 +60,15 @@ class RunFiles:
             raise ArtifactNotFound(artifact_id)
         run, digit = found.groups()
         name, _ = FILES[digit]
+        if name in (CURVE_FILE, PICTURE_FILE):
+            curve = curves.read(self._runs / run)
+            if curve is None:
+                raise ArtifactNotFound(artifact_id)
+            text = curve.table() if name == CURVE_FILE else svg(curve)
+            return io.BytesIO(text.encode("utf-8"))
         try:
-            if name == CURVE_FILE:
-                return io.BytesIO(_curve(self._runs / run))
             return (self._runs / run / name).open("rb")
-        except (OSError, SpecError) as error:
+        except OSError as error:
             raise ArtifactNotFound(artifact_id) from error
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
@@ -92,28 +98,13 @@ def publish(study: optuna.Study, runs: Path) -> None:
         run = Path(str(trial.user_attrs.get(RUN_ATTR) or "")).name
         if not _RUN.fullmatch(run) or not (runs / run / RESULT_FILE).is_file():
             continue
-        for digit, (name, kind) in FILES.items():
-            key = f"dashboard:artifacts:{trial._trial_id}:{run}-{digit}"
-            if key not in known and (name != CURVE_FILE or _has_points(runs / run)):
-                meta = {"artifact_id": f"{run}-{digit}", "filename": name, "mimetype": kind}
-                text = json.dumps({**meta, "encoding": None})
-                study._storage.set_study_system_attr(study._study_id, key, text)
-
-
-def _has_points(run: Path) -> bool:
-    try:
-        return bool(RunResult.read(run / RESULT_FILE).points)
-    except (OSError, SpecError):
-        return False
-
-
-def _curve(run: Path) -> bytes:
-    """Losses at every scored point of a run, a line a point, its end last."""
-    result = RunResult.read(run / RESULT_FILE)
-    out = io.StringIO()
-    table = csv.writer(out)
-    table.writerow(["tokens", *result.losses])
-    for point in result.points:
-        table.writerow([point.tokens, *(point.losses.get(name, "") for name in result.losses)])
-    table.writerow([result.tokens, *result.losses.values()])
-    return out.getvalue().encode("utf-8")
+        keys = {d: f"dashboard:artifacts:{trial._trial_id}:{run}-{d}" for d in FILES}
+        missing = [digit for digit, key in keys.items() if key not in known]
+        made = (CURVE_FILE, PICTURE_FILE)
+        if any(FILES[d][0] in made for d in missing) and curves.read(runs / run) is None:
+            missing = [d for d in missing if FILES[d][0] not in made]
+        for digit in missing:
+            name, kind = FILES[digit]
+            meta = {"artifact_id": f"{run}-{digit}", "filename": name, "mimetype": kind}
+            text = json.dumps({**meta, "encoding": None})
+            study._storage.set_study_system_attr(study._study_id, keys[digit], text)

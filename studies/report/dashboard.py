@@ -18,10 +18,19 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import optuna
 import plotly.graph_objects as go
 from optuna.trial import TrialState
-from optuna_mde_studies.report import artifacts, epochs, figures, overview, statements, tasks
+from optuna_mde_studies.report import (
+    artifacts,
+    curves,
+    epochs,
+    figures,
+    overview,
+    statements,
+    tasks,
+)
 from optuna_mde_studies.report.headlines import headline
 from optuna_mde_studies.report.judgement import Judgement, judge
 from optuna_mde_studies.runner.folder import StudyError
+from optuna_mde_studies.runner.trials import no_expert
 from optuna_mde_studies.wording import sentence
 
 from optuna_mde.answers import tables
@@ -50,6 +59,7 @@ def publish(
     *,
     recommendation: Recommendation | None = None,
     confirmation: Confirmation | None = None,
+    runs: Path | None = None,
 ) -> None:
     """Puts our figures among the study's graphs, a note above them, and names on its objectives.
 
@@ -59,6 +69,7 @@ def publish(
         study: any study with mixtures; it need not be finished.
         recommendation: what `optuna_mde.recommend(study)` has said; asked for if missing.
         confirmation: runs of the recommended mixture and others with fresh seeds.
+        runs: folder of the study's runs, whose losses on the way are drawn; None: there is none.
     """
     from optuna_dashboard import get_note, save_note, save_plotly_graph_object
 
@@ -66,9 +77,11 @@ def publish(
     recommendation = answered.recommendation if answered else recommendation
     found = overview.read(study)
     confirmed = judge(found, recommendation, confirmation)
+    traced = curves.of_study(found, runs, recommendation, confirmation) if runs else ()
     for picture in [
         *figures.confirmation(confirmed),
         *figures.pictures(found, recommendation, answered),
+        *figures.of_curves(found, traced),
     ]:
         save_plotly_graph_object(study, _card(picture), graph_object_id=picture.key)
     _, _, rest = get_note(study).rpartition(END)
@@ -109,7 +122,7 @@ class Follower:
         told = len(self._study.get_trials(deepcopy=False, states=done))
         if (now := (told, confirmation)) == self._shown:
             return False
-        publish(self._study, confirmation=confirmation)
+        publish(self._study, confirmation=confirmation, runs=self._runs)
         if self._runs is not None:
             artifacts.publish(self._study, self._runs)
         self._shown = now
@@ -152,6 +165,8 @@ def _note(
         lines += [*_markdown(table), ""] if table is not None else []
     if warning := epochs.warning(found, recommendation):
         lines += [_plain(warning), ""]
+    if lost := found.lost_experts:
+        lines += [_plain(sentence(no_expert(lost, len(found.domains)))), ""]
     lines.append(_plain(sentence(recommendation.trust.statement)))
     return "\n".join(lines)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optuna_mde_studies.runner.experiment import same_mixture
 from optuna_mde_studies.wording import rates
 from optuna_mde_trainers.spec import EVALUATIONS_FOLDER, SPEC_FILE, RunSpec, SpecError
 
@@ -89,7 +88,5 @@ def _confirming(run: Path, confirmation: Confirmation | None) -> str:
         training = RunSpec.read(run / SPEC_FILE).training
     except (OSError, SpecError):
         return run.name
-    for name, mixture in confirmation.mixtures.items() if confirmation is not None else ():
-        if same_mixture(mixture, training.mixture):
-            return f"{name}, seed {training.seed}"
-    return f"{rates(training.mixture)}, seed {training.seed}"
+    name = confirmation.named(training.mixture) if confirmation is not None else None
+    return f"{name or rates(training.mixture)}, seed {training.seed}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.report import mixture_figures, search_figures
+from optuna_mde_studies.report import curves, mixture_figures, search_figures
 from optuna_mde_studies.wording import listed
 
 from optuna_mde.visualization import effects, front, mixtures, predicted, ternary
@@ -13,9 +13,10 @@ from optuna_mde.visualization.palette import shortened
 from optuna_mde.visualization.trained import left_out, runs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import plotly.graph_objects as go
+    from optuna_mde_studies.report.curves import Traced
     from optuna_mde_studies.report.judgement import Judgement
     from optuna_mde_studies.report.overview import Overview
 
@@ -54,6 +55,29 @@ def confirmation(judgement: Judgement | None) -> list[Picture]:
         for i, (goal, found) in enumerate(judgement.differences.items())
         if found
     ]
+
+
+def of_curves(overview: Overview, traced: Sequence[Traced]) -> Iterator[Picture]:
+    """Losses of the runs on their way, as far as they were kept."""
+    scored = None
+    if overview.goals is not None:
+        scored = curves.objective(traced, overview.goals, overview.objectives[0])
+    if scored is not None:
+        yield Picture(
+            "curves",
+            "Losses on the way",
+            "The objective of every run that was scored before its end.",
+            scored,
+        )
+    trained = curves.training(traced)
+    if trained is not None:
+        yield Picture(
+            "training",
+            "Training losses",
+            "Each point is the mean since the one before. Runs train on different text, so that "
+            "a lower line is no better mixture: look for lines that leave their path.",
+            trained,
+        )
 
 
 def pictures(

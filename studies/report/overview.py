@@ -10,7 +10,7 @@ from optuna_mde_studies.exchange.origin import is_own
 from optuna_mde_studies.runner.experiment import RUN_ATTR
 from optuna_mde_studies.runner.recovery import INTERRUPTED
 from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR
-from optuna_mde_studies.runner.trials import is_forbidden
+from optuna_mde_studies.runner.trials import is_forbidden, lost_experts
 
 from optuna_mde.objective import Objective
 from optuna_mde.trials import records
@@ -85,6 +85,8 @@ class Overview:
     """Domain -> tokens of its whole source; empty where unknown."""
     bounds: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Domain -> floor and cap in force, of those that have one or the other."""
+    lost_experts: tuple[str, ...] = ()
+    """Domains whose experts failed for good."""
 
     @property
     def complete(self) -> tuple[Run, ...]:
@@ -140,6 +142,7 @@ def read(study: Study) -> Overview:
             for name, tokens in _numbers(study.user_attrs.get(SOURCE_ATTR)).items()
         },
         bounds=_bounds(group) if group else {},
+        lost_experts=tuple(lost_experts(study, facts)),
     )
 
 

@@ -15,6 +15,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.report import (
+    curves,
     evaluations,
     figures,
     overview,
@@ -69,6 +70,8 @@ def write(
     confirmed = judge(found, recommendation, confirmation)
     drawn = figures.confirmation(confirmed)
     shown = figures.pictures(found, recommendation, answered, in_parts=True)
+    traced = curves.of_study(found, at(folder).runs, recommendation, confirmation)
+    shown += figures.of_curves(found, traced)
     tables = {"trials": sections.runs(found), "losses": sections.losses(found)}
     parts = [
         sections.header(found),
@@ -123,6 +126,7 @@ def _answer(
 ) -> Iterator[str]:
     if recommendation is None:
         yield sections.no_answer(reason)
+        yield sections.warnings(None, found)
         return
     yield sections.answer(found, recommendation, confirmed)
     yield sections.warnings(recommendation, found)

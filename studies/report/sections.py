@@ -17,6 +17,7 @@ from optuna_mde_studies.report.statements import (
     recommended,
     seeds_in_words,
 )
+from optuna_mde_studies.runner.trials import no_expert
 from optuna_mde_studies.wording import (
     NARROW,
     NONE,
@@ -184,11 +185,13 @@ def trust(recommendation: Recommendation) -> str:
     return f"<h2>How far to trust it</h2>{_facts(facts)}<p>{escape(sentence(known.statement))}</p>"
 
 
-def warnings(recommendation: Recommendation, overview: Overview) -> str:
+def warnings(recommendation: Recommendation | None, overview: Overview) -> str:
     """What the reader should know before the figures; nothing where all is well."""
-    said = [*recommendation.notes]
-    if repeated := epochs.warning(overview, recommendation):
+    said = [*(recommendation.notes if recommendation else ())]
+    if recommendation and (repeated := epochs.warning(overview, recommendation)):
         said.append(repeated)
+    if lost := overview.lost_experts:
+        said.append(sentence(no_expert(lost, len(overview.domains))))
     if not said:
         return ""
     items = "".join(f"<li>{escape(text)}</li>" for text in said)

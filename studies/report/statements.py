@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MOST_WORSE = 6
 """Validation sets that a sentence names."""
 MOST_BOUNDS = 4
-"""Bounds that a sentence names."""
+"""Bounds, constraints and limits that a sentence names."""
 
 
 def objective_in_words(goals: Objective | None) -> str:
@@ -65,7 +65,7 @@ def recommended(
 def findings(
     overview: Overview, recommendation: Recommendation, judgement: Judgement | None = None
 ) -> list[str]:
-    """What the recommended mixture gains, what it makes worse, and which bounds hold it.
+    """What the recommended mixture gains, what it makes worse, and what holds it.
 
     Gain and losses are those of runs with fresh seeds where the mixture was confirmed, else those
     that are predicted, and it is said which.
@@ -88,8 +88,8 @@ def gain_in_words(
     """What the recommended mixture gains on the mixture in use, goal by goal."""
     versus = recommendation.against
     if versus is None:
-        found = recommendation.objective
-        return f"Predicted: {found.mean:.3f} (90 % interval {found.low:.3f} to {found.high:.3f})."
+        own = recommendation.objective
+        return f"Predicted: {own.mean:.3f} (90 % interval {own.low:.3f} to {own.high:.3f})."
     goals = recommendation.goals or ("",)
     confirmed = judgement.against(versus.name) if judgement else []
     if confirmed and judgement:
@@ -98,13 +98,15 @@ def gain_in_words(
     else:
         how, level = "predicted for the training seed that the runs share, not confirmed", 90
     unit = " nats per token" if overview.goals else ""
-    gains = [
-        _gain(name, gain)
-        for name, gain in zip(
-            goals, gains_on_baseline(overview, recommendation, judgement), strict=False
-        )
-    ]
-    return f"Gain on {versus.name}, {how} ({level} % interval): {'; '.join(gains)}{unit}."
+    found = gains_on_baseline(overview, recommendation, judgement)
+    gains = [_gain(name, gain) for name, gain in zip(goals, found, strict=False)]
+    text = f"Gain on {versus.name}, {how} ({level} % interval): {'; '.join(gains)}{unit}."
+    if confirmed or recommendation.signal or not any(gain.low > 0 for gain in found):
+        return text
+    return (
+        f"{text} That is what the model expects: the runs, which differ by no more than their "
+        f"noise, do not bear it out."
+    )
 
 
 def _gain(name: str, gain: Interval) -> str:
@@ -140,8 +142,8 @@ def _bounds(recommendation: Recommendation) -> str:
     if not bounds:
         return ""
     named, rest = bounds[:MOST_BOUNDS], len(bounds) - MOST_BOUNDS
-    more = f"; and {count(rest, 'other bound')}" if rest > 0 else ""
-    return f"Held by bounds: {held_by(named)}{more}."
+    more = f"; and {rest} more" if rest > 0 else ""
+    return f"Held by: {held_by(named)}{more}."
 
 
 def mde_in_words(found: MdeAlone, recommendation: Recommendation) -> str:

@@ -197,6 +197,11 @@ class Confirmation(BaseModel):
         runs = [losses for found in self.losses.values() for losses in found]
         return all(name in losses for losses in runs for name in objective.sets)
 
+    def named(self, mixture: Mapping[str, float]) -> str | None:
+        """Under which name it compares a mixture, if it does."""
+        names = (name for name, own in self.mixtures.items() if same_mixture(own, mixture))
+        return next(names, None)
+
     def values(self, objective: Objective) -> dict[str, dict[str, list[float]]]:
         """Goal -> name -> objective value of every seed."""
         goals: dict[str, dict[str, list[float]]] = {goal: {} for goal in objective.names}

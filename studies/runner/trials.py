@@ -19,11 +19,12 @@ from optuna_mde.trials.records import read_trial
 from optuna_mde.trials.targets import present_objective, present_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import optuna
     from optuna.trial import FrozenTrial
 
+    from optuna_mde.trials.facts import Facts
     from optuna_mde.trials.groups import Group
     from optuna_mde.trials.records import Record
 
@@ -88,26 +89,36 @@ def counts(study: optuna.Study) -> dict[str, int]:
     return found
 
 
-def on_lost_experts(study: optuna.Study) -> str | None:
-    """A sentence on the domains whose experts failed for good, and what that costs; None without
-    any."""
-    facts, groups = read_facts(study), study_space(study).groups
+def lost_experts(study: optuna.Study, facts: Facts | None = None) -> list[str]:
+    """Domains whose experts failed for good: none is tried again."""
+    facts = facts or read_facts(study)
+    groups = study_space(study, facts=facts).groups
     if not groups:
-        return None
+        return []
     runs: dict[str, list[TrialState]] = {domain: [] for domain in groups[0].domains}
     for trial in facts.trials:
         if (domain := trial.corner(groups[0])) is not None:
             runs[domain].append(trial.state)
-    lost = [
+    return [
         domain
         for domain, states in runs.items()
         if domain not in facts.notes.experts
         and states.count(TrialState.FAIL) == len(states) >= TRIES
     ]
-    if not lost:
-        return None
+
+
+def on_lost_experts(study: optuna.Study) -> str | None:
+    """A sentence on the domains whose experts failed for good; None without any."""
+    facts = read_facts(study)
+    groups = study_space(study, facts=facts).groups
+    lost = lost_experts(study, facts)
+    return no_expert(lost, len(groups[0].domains)) if lost else None
+
+
+def no_expert(lost: Sequence[str], domains: int) -> str:
+    """What it costs that some of so many domains have no expert."""
     cost = "their shares are predicted from the rates alone"
-    if len(runs) - len(lost) < 2:
+    if domains - len(lost) < 2:
         cost = "there is no MDE, and the search goes by its runs alone"
     return (
         f"NO EXPERT of {listed(lost)}: every run failed, {TRIES} times or more, and none is tried "

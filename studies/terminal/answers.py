@@ -47,6 +47,7 @@ def as_json(
         "noise_sd": found.noise_sd,
         "signal": found.signal,
         "notes": found.notes,
+        "no_expert": overview.lost_experts,
         "confirmation": _confirmation(judge(overview, found, confirmation)),
     }
     return json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str) + "\n"

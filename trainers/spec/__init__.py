@@ -31,6 +31,7 @@ from optuna_mde_trainers.spec.results import (
     Realised,
     RunResult,
     TaskResult,
+    TrainPoint,
 )
 from optuna_mde_trainers.spec.runs import (
     SPEC_VERSION,
@@ -85,6 +86,7 @@ __all__ = [
     "ScoreSpec",
     "SpecError",
     "TaskResult",
+    "TrainPoint",
     "TrainingConfig",
     "TrainingSpec",
     "explain",

@@ -95,6 +95,17 @@ class Point(_Record):
     """File of the token log-probabilities in the run's folder, if they were asked for."""
 
 
+class TrainPoint(_Record):
+    """Training loss on the way."""
+
+    step: int
+    """Steps done."""
+    tokens: int
+    """Training tokens until then."""
+    loss: float
+    """Mean training loss of the steps since the point before, nats per token."""
+
+
 class Ledger(_Record):
     """What a run cost."""
 
@@ -148,6 +159,8 @@ class RunResult(_Record):
     included; scoring and start-up are not."""
     points: list[Point] = []
     """Losses at earlier points of the run, in their order."""
+    train_curve: list[TrainPoint] = []
+    """Training loss from the first step to the last, thinned."""
     ledger: Ledger | None = None
     """What the run cost."""
     diverged: str | None = None

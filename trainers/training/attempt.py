@@ -15,6 +15,7 @@ from optuna_mde_trainers.spec import (
     RunError,
     RunResult,
     RunSpec,
+    TrainPoint,
 )
 from optuna_mde_trainers.training.checks import micro_batch_size
 from optuna_mde_trainers.training.ranks import Rank
@@ -93,9 +94,14 @@ def trained(
         _write_weights(model, spec, corpus, folder)
     result = _result(spec, corpus, schedule, model, steps=training.max_steps)
     wall_seconds = time.monotonic() - started + fitted.earlier_seconds
+    per_step = training.global_batch_size * corpus.block_size
     result = result.model_copy(
         update={
             "train_loss": module.final_train_loss(),
+            "train_curve": [
+                TrainPoint(step=step, tokens=step * per_step, loss=loss)
+                for step, loss in module.train_curve()
+            ],
             "seconds": fitted.seconds,
             "ledger": _ledger(spec, corpus, fitted, result.tokens, wall_seconds),
         }

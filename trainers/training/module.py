@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ CHECK_EVERY_N_STEPS = 10
 # A run is given up when the mean loss of as many steps is this multiple of the first one, which is
 # near the logarithm of the vocabulary: no run that learns comes near it.
 DIVERGED_RATIO = 2.0
+
+CURVE_POINTS = 50  # of a run's training loss in its result: what a picture of it can show
 
 
 class LanguageModel(LightningModule):
@@ -134,6 +137,13 @@ class LanguageModel(LightningModule):
     def final_train_loss(self) -> float:
         """Mean loss of the last tenth of the steps, nats per token."""
         return float(self.train_losses[-math.ceil(self.max_steps / 10) :].cpu().double().mean())
+
+    def train_curve(self) -> list[tuple[int, float]]:
+        """(steps done, mean loss of the steps since the entry before), in spans as even as can
+        be; nats per token."""
+        spans = self.train_losses.cpu().double().tensor_split(min(CURVE_POINTS, self.max_steps))
+        ends = accumulate(len(span) for span in spans)
+        return [(end, float(span.mean())) for end, span in zip(ends, spans, strict=True)]
 
     def _check_losses(self, steps: int) -> None:
         losses = self.train_losses[:steps]

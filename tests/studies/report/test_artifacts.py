@@ -8,6 +8,7 @@ import json
 import uuid
 from pathlib import Path
 from threading import Event, Thread
+from xml.etree import ElementTree
 
 import optuna
 import pytest
@@ -15,12 +16,16 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna_dashboard import get_note
 from optuna_dashboard.artifact._backend import list_trial_artifacts
 from optuna_mde_studies.report import artifacts, dashboard
+from optuna_mde_studies.report.curve_picture import svg
+from optuna_mde_studies.report.curves import Curve
 from optuna_mde_trainers.spec import RunResult
-from optuna_mde_trainers.spec.results import Point
+from optuna_mde_trainers.spec.results import Point, TrainPoint
 
 from optuna_mde import report_losses, suggest_mixture
 
 RUN = "0123456789abcdef"
+FILES = ["result.json", "spec.json", "losses.csv", "losses.svg"]
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
@@ -37,6 +42,10 @@ def runs(tmp_path: Path) -> Path:
         realised={},
         seconds=1.0,
         points=[Point(step=1, tokens=100, losses={"docs": 4.0, "prose": 5.0})],
+        train_curve=[
+            TrainPoint(step=1, tokens=100, loss=6.0),
+            TrainPoint(step=2, tokens=200, loss=3.0),
+        ],
     )
     result.write(folder / "result.json")
     (folder / "spec.json").write_text("{}")
@@ -64,16 +73,70 @@ def test_a_finished_trial_shows_the_files_of_its_run(study, runs):
         artifacts.publish(study, runs)
     attrs = study._storage.get_study_system_attrs(study._study_id)
     shown = list_trial_artifacts(attrs, {}, study.trials[0])
-    assert [meta["filename"] for meta in shown] == ["result.json", "spec.json", "losses.csv"]
+    assert [meta["filename"] for meta in shown] == FILES
     store = artifacts.RunFiles(runs)
     found = {m["filename"]: store.open_reader(m["artifact_id"]).read() for m in shown}
     assert json.loads(found["result.json"])["losses"] == {"docs": 2.0, "prose": 3.0}
     lines = list(csv.reader(io.StringIO(found["losses.csv"].decode())))
     assert lines == [
-        ["tokens", "docs", "prose"],
-        ["100", "4.0", "5.0"],
-        ["400", "2.0", "3.0"],
+        ["tokens", "training", "docs", "prose"],
+        ["100", "6.0", "4.0", "5.0"],
+        ["200", "3.0", "", ""],
+        ["400", "", "2.0", "3.0"],
     ]
+
+
+def test_losses_are_a_picture_that_the_dashboard_shows(study, runs):
+    """A line for training and each set, as far to the right as tokens, as high as losses."""
+    artifacts.publish(study, runs)
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    (meta,) = (m for m in list_trial_artifacts(attrs, {}, study.trials[0])
+               if m["mimetype"].startswith("image/"))  # fmt: skip
+    root = ElementTree.fromstring(
+        artifacts.RunFiles(runs).open_reader(meta["artifact_id"]).read().decode()
+    )
+    paths = [line.get("points") or "" for line in root.findall(f"{SVG}polyline")]
+    lines = [[tuple(map(float, p.split(","))) for p in path.split()] for path in paths]
+    assert [len(line) for line in lines] == [2, 2, 2]
+    (train, docs, prose) = lines
+    assert train[0][0] == docs[0][0] < train[1][0] < docs[1][0]
+    assert train[0][1] < prose[0][1] < docs[0][1] < prose[1][1] < docs[1][1]
+    assert train[1][1] == prose[1][1]
+    words = [text.text or "" for text in root.findall(f"{SVG}text")]
+    assert [word.split()[1] for word in words if word.split()[0] in ("2.000", "3.000")] == [
+        "training",
+        "prose",
+        "docs",
+    ]
+
+
+def test_what_a_run_has_named_means_nothing_in_its_picture():
+    names = ["</text><script>alert(1)</script>", "a\0b\x1b", "Ω & <i>"]
+    lines = dict.fromkeys(names, ((1, 2.0), (9, 1.5)))
+    root = ElementTree.fromstring(svg(Curve((), lines)))
+    assert {tag.tag for tag in root.iter()} == {
+        f"{SVG}{name}" for name in ("svg", "rect", "path", "text", "polyline", "circle")
+    }
+    assert sum("script" in (text.text or "") for text in root.iter(f"{SVG}text")) == 1
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        Curve(((0, 3.0),), {}),  # a single point, before any token
+        Curve((), {f"set {i}": ((5, 2.0), (10**12, 2.0)) for i in range(40)}),  # flat, and many
+        Curve(((1, 1e-9), (2, 1e9)), {"a": ((2, 0.5),)}),
+    ],
+)
+def test_all_of_a_picture_lies_in_its_frame(curve):
+    root = ElementTree.fromstring(svg(curve))
+    wide, high = float(root.attrib["width"]), float(root.attrib["height"])
+    for text in root.findall(f"{SVG}text"):
+        assert 0 <= float(text.attrib["x"]) <= wide
+        assert 0 <= float(text.attrib["y"]) <= high
+    for dot in root.findall(f"{SVG}circle"):
+        assert 0 <= float(dot.attrib["cx"]) <= wide
+        assert 0 <= float(dot.attrib["cy"]) <= high
 
 
 def test_what_a_user_adds_lies_beside_the_runs(runs):
@@ -91,7 +154,7 @@ def test_what_a_user_adds_lies_beside_the_runs(runs):
 
 
 @pytest.mark.parametrize(
-    "wanted", ["../secret", f"{RUN}-3", f"{RUN}-0/../../secret", "ffffffffffffffff-0", "", RUN]
+    "wanted", ["../secret", f"{RUN}-4", f"{RUN}-0/../../secret", "ffffffffffffffff-0", "", RUN]
 )
 def test_nothing_else_can_be_opened(wanted, runs):
     with pytest.raises(ArtifactNotFound):
@@ -103,7 +166,7 @@ def test_a_run_that_a_storage_invents_shows_nothing(study, runs):
     add_run(study, 0.6, run="f" * 16)
     artifacts.publish(study, runs)
     attrs = study._storage.get_study_system_attrs(study._study_id)
-    assert [len(list_trial_artifacts(attrs, {}, t)) for t in study.trials] == [3, 0, 0]
+    assert [len(list_trial_artifacts(attrs, {}, t)) for t in study.trials] == [len(FILES), 0, 0]
 
 
 def test_figures_are_renewed_when_a_trial_has_finished(study, runs, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from optuna_mde_studies.report import overview
 from optuna_mde_studies.report.headlines import Headline, headline
 from optuna_mde_studies.report.judgement import judge
+from optuna_mde_studies.report.statements import findings
 
 from optuna_mde import recommend
 from optuna_mde.answers.intervals import Interval
@@ -32,6 +33,20 @@ def test_fresh_seeds_name_a_winner_that_the_search_alone_could_not(finished, inv
     found = said(study, unsure, invented.confirmation(recommendation))
     assert found.names
     assert found.text.startswith("Train on ")
+
+
+def test_a_gain_that_the_runs_do_not_bear_out_is_called_the_models(finished, invented):
+    study, recommendation = finished
+    found = overview.read(study)
+    sure = predicted(recommendation, 0.1, 0.9)
+    told = findings(found, replace(sure, signal=False))[0]
+    assert told.startswith("Gain on natural, predicted")
+    assert "do not bear it out" in told
+    assert "bear" not in findings(found, sure)[0]
+    unsure = replace(predicted(recommendation, -0.1, 0.9), signal=False)
+    assert "bear" not in findings(found, unsure)[0]
+    confirmed = judge(found, sure, invented.confirmation(recommendation))
+    assert "bear" not in findings(found, replace(sure, signal=False), confirmed)[0]
 
 
 @pytest.mark.parametrize(("low", "high", "names"), [(-0.6, 0.9, False), (0.1, 0.9, True)])

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import optuna
 import pytest
+from optuna_dashboard import get_note
 from optuna_mde_studies.definition import reading
-from optuna_mde_studies.report import overview, page
+from optuna_mde_studies.report import dashboard, overview, page
 from optuna_mde_studies.report.search_figures import history
 from optuna_mde_studies.runner import trials
 from optuna_mde_studies.runner.changes import changed_fields
 from optuna_mde_studies.runner.folder import StudyFolder, create, write_definition
-from optuna_mde_studies.terminal import summary
+from optuna_mde_studies.terminal import answers, summary
 
-from optuna_mde import report_losses, suggest_mixture
+from optuna_mde import recommend, report_losses, suggest_mixture
 
 RATES = (0.9, 0.1, 0.5, 0.3)
 
@@ -115,7 +118,7 @@ def test_a_long_value_is_shown_where_it_changed(workplace):
     assert "--lr 1e-3 now" in said
 
 
-def test_experts_that_failed_for_good_are_named_with_what_it_costs():
+def test_experts_that_failed_for_good_are_named_with_what_it_costs(tmp_path):
     study = optuna.create_study(study_name="own")
 
     def run(state, **rates):
@@ -130,7 +133,13 @@ def test_experts_that_failed_for_good_are_named_with_what_it_costs():
     run(failed, web=1, code=0, books=0)
     assert trials.on_lost_experts(study) is None, "it is tried once more"
     run(failed, web=1, code=0, books=0)
-    assert "NO EXPERT of web: " in list(summary.status(study, {}, 4))[-1]
+    said = list(summary.status(study, {}, 4))[-1]
+    assert "NO EXPERT of web: " in said
+    found = recommend(study)
+    assert json.loads(answers.as_json(overview.read(study), found, None))["no_expert"] == ["web"]
+    assert said in page.write(study, tmp_path, recommendation=found).read_text("utf-8")
+    dashboard.publish(study, recommendation=found)
+    assert "NO EXPERT of web: every run failed, " in get_note(study)
     for _ in range(2):
         run(failed, web=0, code=1, books=0)
     assert "web and code" in trials.on_lost_experts(study)

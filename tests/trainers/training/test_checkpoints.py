@@ -91,6 +91,7 @@ def test_killed_at_any_step_or_in_a_checkpoint_it_ends_with_the_same_bits(
         folder = spec.folder(Path(case[1]))
         result = RunResult.read(folder / "result.json")
         assert (result.losses, result.train_loss) == (straight.losses, straight.train_loss)
+        assert result.train_curve == straight.train_curve
         for name, weight in load_file(folder / "model.safetensors").items():
             assert torch.equal(weight, weights[name])
 

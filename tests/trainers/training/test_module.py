@@ -7,7 +7,7 @@ import pytest
 import torch
 from optuna_mde_trainers.spec import DivergedError, ModelConfig, OptimizerConfig, TrainingSpec
 from optuna_mde_trainers.training.models import build
-from optuna_mde_trainers.training.module import LanguageModel
+from optuna_mde_trainers.training.module import CURVE_POINTS, LanguageModel
 from optuna_mde_trainers.training.optimizer import adamw, learning_rate_factor, warmup_steps
 
 
@@ -57,6 +57,20 @@ def test_the_final_train_loss_is_that_of_the_last_tenth() -> None:
     module = LanguageModel(model, OptimizerConfig(), max_steps=25)
     module.train_losses.copy_(torch.arange(25.0))
     assert module.final_train_loss() == pytest.approx(23)  # of 22, 23, 24
+
+
+@pytest.mark.parametrize("steps", [7, CURVE_POINTS, 3 * CURVE_POINTS + 1])
+def test_the_curve_of_the_training_loss_is_of_all_steps(steps: int) -> None:
+    model = build(ModelConfig(), vocab_size=64, max_positions=8, seed=0)
+    module = LanguageModel(model, OptimizerConfig(), max_steps=steps)
+    module.train_losses.copy_(torch.rand(steps))
+    ends, losses = map(list, zip(*module.train_curve(), strict=True))
+    assert len(ends) == min(steps, CURVE_POINTS)
+    assert ends[-1] == steps
+    spans = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    assert max(spans) - min(spans) <= 1
+    for end, span, loss in zip(ends, spans, losses, strict=True):
+        assert loss == pytest.approx(float(module.train_losses[end - span : end].mean()))
 
 
 def test_a_rate_is_held_and_then_falls_to_zero() -> None:
