@@ -222,7 +222,7 @@ def _shared(
     import torch
     from optuna_mde_trainers.scoring.sets import score_sets
     from optuna_mde_trainers.scoring.sharding import Shard
-    from optuna_mde_trainers.training.fit import scoring_device
+    from optuna_mde_trainers.training.devices import scoring_device
 
     model = kept_model(spec, corpus, folder)
     together = nullcontext() if rank.world_size == 1 else process_group(rank, launch)

@@ -141,7 +141,8 @@ def _performed(spec: RunSpec, runs: Path, rank: Rank, on_step: OnStep | None) ->
             _check_points(spec, result)
             if not missing:
                 return result
-        check_launch(spec.launch, spec.training, spec.training.model)
+        if result is None:
+            check_launch(spec.launch, spec.training, spec.training.model)
         with threads(spec.launch, rank):
             if result is None:
                 spec.write(folder / SPEC_FILE)
@@ -303,7 +304,7 @@ def _recorded(
 
 
 def _device(launch: LaunchSpec) -> torch.device:
-    from optuna_mde_trainers.training.fit import scoring_device
+    from optuna_mde_trainers.training.devices import scoring_device
 
     return scoring_device(launch)
 

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from optuna_mde_trainers.spec import CHECKPOINT_FILE, LaunchSpec, RunSpec
+from optuna_mde_trainers.spec import CHECKPOINT_FILE, RunSpec
 from optuna_mde_trainers.training.checkpoints import Keeper, OnStep, Pauses, make_way
 from optuna_mde_trainers.training.checks import LaunchError
 from optuna_mde_trainers.training.data import BlockDataModule
 from optuna_mde_trainers.training.launching import callbacks, trainer_arguments
 from optuna_mde_trainers.training.module import LanguageModel
-from optuna_mde_trainers.training.ranks import Rank, environment_of, told_by_rank_zero
+from optuna_mde_trainers.training.ranks import Rank, told_by_rank_zero
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -106,15 +105,6 @@ def fit(
         weights=keeper.weights,
         loggers=trainer.loggers,
     )
-
-
-def scoring_device(launch: LaunchSpec) -> torch.device:
-    """The device that the run's accelerator stands for; of several, the first."""
-    devices = launch.devices[:1] if isinstance(launch.devices, list) else 1
-    with quiet_lightning():
-        return Fabric(
-            accelerator=launch.accelerator, devices=devices, plugins=[environment_of(Rank())]
-        ).device
 
 
 @contextmanager
