@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import warnings
-from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ import optuna
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import Definition
 from optuna_mde_studies.runner import agreement, confirm, evidence, findings, identity, warm
+from optuna_mde_studies.runner.batch import perform
 from optuna_mde_studies.runner.changes import changed_fields, discard_empty
 from optuna_mde_studies.runner.checks import check_machine
 from optuna_mde_studies.runner.confirm import Confirmation
@@ -32,13 +31,11 @@ from optuna_mde_studies.runner.messages import (
     Event,
     Exhausted,
     Failed,
-    Lost,
     Noted,
     Order,
     RunOrder,
     SearchOrder,
     Told,
-    Trained,
 )
 from optuna_mde_studies.runner.recovery import MAX_IN_A_ROW, forgive, is_abandoned, settle
 from optuna_mde_studies.runner.resources import places
@@ -359,40 +356,20 @@ class Session:
         """Results of runs, in their order; those that are finished already are taken."""
         experiment = self.experiment
         results = {order.name: experiment.finished(order.spec) for order in orders}
-        waiting = deque(run for run in orders if results[run.name] is None)
+        waiting = [order for order in orders if results[order.name] is None]
         self.progress.done += len(orders) - len(waiting)
         self.progress.total = self.progress.done + len(waiting)
         self.progress.counting("confirmation", len(orders) - len(waiting), len(orders))
+
+        def keep(order: RunOrder, result: RunResult) -> None:
+            results[order.name] = result
+            shown = named(experiment.goals.values(result.losses), self.config.goals.names)
+            self.progress.finished(f"{order.name}: {shown}")
+
+        def fail(order: RunOrder, message: str) -> None:
+            raise StudyError(f"a confirming run failed: {message}")
+
         if waiting:
             self.progress.stage(stage)
-            if self.folder.url is not None:  # another machine begins elsewhere in the list
-                waiting.rotate(random.randrange(len(waiting)))
-
-        def next_order() -> RunOrder | None:
-            while waiting:
-                order = waiting.popleft()
-                found = experiment.finished(order.spec)
-                if found is None:
-                    return order
-                results[order.name] = found
-                self.progress.done += 1
-            return None
-
-        def on_event(worker: int, event: Event) -> None:
-            self.progress.event(worker, event)
-            match event:
-                case Trained(order, result):
-                    results[order.name] = result
-                    values = experiment.goals.values(result.losses)
-                    shown = named(values, self.config.goals.names)
-                    self.progress.finished(f"{order.name}: {shown}")
-                case Noted(text):
-                    self._note(text)
-                case Failed(order, message):
-                    raise StudyError(f"a confirming run failed: {message}")
-                case Lost(RunOrder() as order, _):
-                    waiting.appendleft(order)
-
-        if waiting:
-            self.pool.run(next_order, on_event)
+            perform(waiting, experiment, self.pool, self.progress, keep, fail)
         return [result for result in results.values() if result is not None]
