@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +11,7 @@ from optuna_mde_studies.commands.shared import (
     SetOption,
     StorageOption,
     StudyArgument,
+    orderly,
     print_parts,
     quiet,
     resolve,
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
     from optuna_mde_studies.runner.session import Outcome
     from optuna_mde_studies.terminal.progress import Progress
     from rich.console import Console
-
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def run(
@@ -43,7 +39,7 @@ def run(
     definition, folder = resolve(study, out, set, storage=storage)
     console = progress.console()
     quiet()
-    with _orderly(folder), progress.Progress(definition.config.name, console) as display:
+    with orderly(folder), progress.Progress(definition.config.name, console) as display:
         outcome = session.run(definition, folder, display)
         _write_report(outcome, folder, display)
     _print_outcome(console, outcome, definition, folder)
@@ -66,7 +62,7 @@ def work(
     definition, folder = resolve(study, out, set, storage=storage)
     console = progress.console()
     quiet()
-    with _orderly(folder), progress.Progress(definition.config.name, console) as display:
+    with orderly(folder), progress.Progress(definition.config.name, console) as display:
         finished = working.work(definition, folder, display)
     console.print(f"{finished} trials are finished, as many as the study asks for.")
 
@@ -85,36 +81,10 @@ def confirm(
     definition, folder = resolve_existing(study, out)
     console = progress.console()
     quiet()
-    with _orderly(folder), progress.Progress(definition.config.name, console) as display:
+    with orderly(folder), progress.Progress(definition.config.name, console) as display:
         outcome = session.confirm_again(definition, folder, display, seeds)
         _write_report(outcome, folder, display)
     _print_outcome(console, outcome, definition, folder)
-
-
-@contextmanager
-def _orderly(folder: StudyFolder) -> Iterator[None]:
-    """Ends what is told to end with a sentence, and with the exit code that shells have for it."""
-    from optuna_mde_studies.runner.signals import TERMINATED, end_orderly
-
-    end_orderly()
-    kept = f"Every finished run is kept in {folder.files}; the same command goes on."
-    try:
-        yield
-    except KeyboardInterrupt:
-        code = INTERRUPTED
-    except SystemExit as error:
-        # Lightning has ended a run of this process: with no code on SIGTERM, with 1 on Ctrl-C.
-        ends = {None: TERMINATED, 0: TERMINATED, 1: INTERRUPTED, TERMINATED: TERMINATED}
-        if error.code not in ends:
-            raise
-        code = ends[error.code]
-    else:
-        return
-    if code == INTERRUPTED:
-        print(f"\nInterrupted. {kept}", file=sys.stderr)
-    else:
-        print(f"Stopped by SIGTERM; trials at work are handed back. {kept}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 def _write_report(outcome: Outcome, folder: StudyFolder, display: Progress) -> None:

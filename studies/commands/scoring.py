@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from optuna_mde_studies.commands.shared import OutOption, fail, quiet, resolve_existing
+from optuna_mde_studies.commands.shared import (
+    OutOption,
+    fail,
+    orderly,
+    quiet,
+    resolve,
+    resolve_existing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from optuna_mde_studies.runner.scoring import Scored
     from optuna_mde_trainers.rescoring import Source
 
 # Suffixes of files that are a set by themselves.
@@ -91,32 +99,31 @@ def _score_study(
     accelerator: str | None,
 ) -> None:
     from optuna_mde_studies.runner import evidence
+    from optuna_mde_studies.runner.scoring import score_missing
     from optuna_mde_studies.runner.session import open_study
     from optuna_mde_studies.terminal import progress
 
+    launch = resolve(study, out)[0].config.launch  # as it is now: of this machine, these workers
     definition, folder = resolve_existing(study, out)
     quiet()
-    config = definition.config
     if accelerator is not None:
-        launch = config.launch.model_copy(update={"accelerator": accelerator})
-        config = config.model_copy(update={"launch": launch})
-    with progress.Progress(config.name, progress.console()) as display:
+        launch = launch.model_copy(update={"accelerator": accelerator})
+    config = definition.config.model_copy(update={"launch": launch})
+    with orderly(folder), progress.Progress(config.name, progress.console()) as display:
         experiment = evidence.with_sets(config, folder, sets, validation_tokens, display.line)
-        opened = open_study(folder, definition.config)
-        left = evidence.score_missing(experiment, opened, display)
-        scored = display.done
-    _say_next(scored, sets, study, left)
+        scored = score_missing(experiment, open_study(folder, definition.config), display)
+    _say_next(scored, sets, study)
 
 
-def _say_next(scored: int, sets: Mapping[str, Source], study: str, left: list[str]) -> None:
-    if not scored:
-        print("Every finished run has a loss of every set already.")
-    elif len(left) < scored:
+def _say_next(scored: Scored, sets: Mapping[str, Source], study: str) -> None:
+    if scored.results:
         name = next(iter(sets), "SET")
         print(
             f"What the study minimises is as before. `optuna-mde recommend {study} --objective "
             f"{name}` asks for another goal at once; `objective` in the definition changes it."
         )
+    elif not scored.left:
+        print("Every finished run has a loss of every set already.")
 
 
 def _score_runs(

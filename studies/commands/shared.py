@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from optuna_mde_studies.definition.reading import Definition
     from optuna_mde_studies.runner.folder import StudyFolder
     from rich.console import Console, RenderableType
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 VERSIONS = ("optuna", "torch", "botorch", "gpytorch", "lightning", "datasets")
 """Packages that an answer may depend on."""
@@ -215,6 +217,32 @@ def open_kept(definition: Definition, folder: StudyFolder) -> optuna.Study:
     if not folder.definition.is_file():
         return open_existing(folder, definition.config.name)
     return open_study(folder, definition.config)
+
+
+@contextmanager
+def orderly(folder: StudyFolder) -> Iterator[None]:
+    """Ends what is told to end with a sentence, and with the exit code that shells have for it."""
+    from optuna_mde_studies.runner.signals import TERMINATED, end_orderly
+
+    end_orderly()
+    kept = f"Every finished run is kept in {folder.files}; the same command goes on."
+    try:
+        yield
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except SystemExit as error:
+        # Lightning has ended a run of this process: with no code on SIGTERM, with 1 on Ctrl-C.
+        ends = {None: TERMINATED, 0: TERMINATED, 1: INTERRUPTED, TERMINATED: TERMINATED}
+        if error.code not in ends:
+            raise
+        code = ends[error.code]
+    else:
+        return
+    if code == INTERRUPTED:
+        print(f"\nInterrupted. {kept}", file=sys.stderr)
+    else:
+        print(f"Stopped by SIGTERM; trials at work are handed back. {kept}", file=sys.stderr)
+    raise SystemExit(code)
 
 
 def print_parts(console: Console, parts: Iterable[RenderableType]) -> None:

@@ -55,12 +55,14 @@ def perform(
         return None
 
     def on_event(worker: int, event: Event) -> None:
+        if isinstance(event, Failed):
+            assert isinstance(event.order, RunOrder)
+            on_failure(event.order, event.message)
+            return
         progress.event(worker, event)
         match event:
             case Trained(order, result):
                 on_result(order, result)
-            case Failed(RunOrder() as order, message):
-                on_failure(order, message)
             case Lost(RunOrder() as order, exitcode):
                 deaths[order.name] += 1
                 if deaths[order.name] == tries:

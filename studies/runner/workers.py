@@ -74,6 +74,8 @@ class Pool:
     folder: StudyFolder
     places: Places
     config: StudyConfig
+    trains: bool = True
+    """Whether workers load what training needs while they start; scoring needs less."""
     owners: set[str] = field(default_factory=set)
     """Ids of its processes, the dead ones too, as they stand on leases."""
     _workers: list[_Worker] = field(default_factory=list)
@@ -192,7 +194,7 @@ class Pool:
         ours, theirs = context.Pipe()
         process = context.Process(
             target=work,
-            args=(theirs, replace(self.folder, say=None), self.config, index),
+            args=(theirs, replace(self.folder, say=None), self.config, index, self.trains),
             name=f"worker-{index}",
             daemon=True,
         )
@@ -240,7 +242,9 @@ def _last_line(path: Path) -> str:
 # --- the worker's side ---------------------------------------------------------------------------
 
 
-def work(connection: Connection, folder: StudyFolder, config: StudyConfig, index: int) -> None:
+def work(
+    connection: Connection, folder: StudyFolder, config: StudyConfig, index: int, trains: bool
+) -> None:
     """A worker process, from its start to the runner's end."""
     _end_with_runner()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's to handle
@@ -248,7 +252,7 @@ def work(connection: Connection, folder: StudyFolder, config: StudyConfig, index
     _write_to(log_file(folder, index))
     print(f"{datetime.now():%Y-%m-%d %H:%M:%S} worker process {os.getpid()}", flush=True)
     with owner() as me:
-        worker = _worker(connection, folder, config, me)
+        worker = _worker(connection, folder, config, me, trains)
         while True:
             try:
                 order = connection.recv()
@@ -257,7 +261,9 @@ def work(connection: Connection, folder: StudyFolder, config: StudyConfig, index
             worker.perform(order)
 
 
-def _worker(connection: Connection, folder: StudyFolder, config: StudyConfig, me: Owner) -> Worker:
+def _worker(
+    connection: Connection, folder: StudyFolder, config: StudyConfig, me: Owner, trains: bool
+) -> Worker:
     import optuna
     from optuna_mde_studies.runner.experiment import Experiment
     from optuna_mde_studies.runner.launchers import launcher
@@ -273,7 +279,8 @@ def _worker(connection: Connection, folder: StudyFolder, config: StudyConfig, me
     # Its default lock is a semaphore between processes, which a killed one leaves behind.
     tqdm.set_lock(threading.RLock())
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    launcher(config.launch).warm_up()
+    if trains:
+        launcher(config.launch).warm_up()
     say(Ready(me.id))
     waits = replace(folder, say=lambda text: say(Noted(text)))
     # The corpus is made while the workers start.
