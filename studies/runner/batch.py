@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.runner.messages import Event, Failed, Lost, RunOrder, Trained
+from optuna_mde_studies.runner.messages import Event, Failed, Lost, Noted, RunOrder, Trained
 
 if TYPE_CHECKING:
     from optuna_mde_studies.runner.display import Display
@@ -40,7 +40,7 @@ def perform(
     Raises:
         StudyError: if workers keep dying.
     """
-    waiting, deaths = deque(orders), Counter[str]()
+    waiting, deaths, noted = deque(orders), Counter[str](), ""
     if waiting and experiment.folder.url is not None:  # another machine begins elsewhere
         waiting.rotate(random.randrange(len(waiting)))
 
@@ -55,6 +55,7 @@ def perform(
         return None
 
     def on_event(worker: int, event: Event) -> None:
+        nonlocal noted
         if isinstance(event, Failed):
             assert isinstance(event.order, RunOrder)
             on_failure(event.order, event.message)
@@ -63,6 +64,9 @@ def perform(
         match event:
             case Trained(order, result):
                 on_result(order, result)
+            case Noted(text) if text != noted:  # every worker says it
+                noted = text
+                progress.line(text)
             case Lost(RunOrder() as order, exitcode):
                 deaths[order.name] += 1
                 if deaths[order.name] == tries:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,14 +60,24 @@ def rewritten(**changes: str) -> None:
 def test_every_finished_run_is_scored_and_none_is_trained(finished: Path, cli: Cli) -> None:
     trained = weights()
     told = [(t.values, t.user_attrs["losses"]) for t in study().trials]
-    gone = study().trials[4].user_attrs["run"]
+    gone, cut = (study().trials[n].user_attrs["run"] for n in (4, 5))
     (Path("runs/tiny") / gone / "model.safetensors").unlink()
+    damaged = Path("runs/tiny") / cut / "model.safetensors"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
     code, out, err = cli("score", "tiny", "--set", "proverbs=proverbs.txt")
     assert (code, err) == (0, "")
     assert "trial 4 was not scored: " in out
     assert "model.safetensors is gone" in out
+    assert "trial 5 was not scored: " in out
+    damaged.write_bytes(whole)
+    code, out, err = cli("score", "tiny", "--set", "proverbs=proverbs.txt")
+    assert (code, err) == (0, "")
+    assert "scoring 2 finished runs on proverbs; none is trained" in out
+    assert "[2/2 scored] trial 5: proverbs " in out
     assert [(t.values, t.user_attrs["losses"]) for t in study().trials] == told
-    assert weights().items() <= trained.items()
+    assert weights().keys() == trained.keys() - {Path("runs/tiny") / gone / "model.safetensors"}
+    assert all(weights()[path] == trained[path] for path in weights() if path != damaged)
     losses = get_losses(study())
     for trial in study().trials:
         folder = Path("runs/tiny") / trial.user_attrs["run"]
@@ -82,6 +98,53 @@ def test_every_finished_run_is_scored_and_none_is_trained(finished: Path, cli: C
     code, out, _ = cli("recommend", "tiny", "--objective", "proverbs", "--format", "json")
     assert code == 0
     assert "proverbs" in json.loads(out)["rows"][0]["losses"]
+
+
+def scored() -> dict[Path, int]:
+    """Files of the runs that have a loss of the further set, by when they were written."""
+    found = Path("runs/tiny/runs").glob("*/result.json")
+    return {p: p.stat().st_mtime_ns for p in found if "proverbs" in RunResult.read(p).losses}
+
+
+@pytest.mark.slow
+def test_scoring_that_is_killed_goes_on_and_may_be_shared(finished: Path) -> None:
+    trained, runs = weights(), set(Path("runs/tiny/runs").glob("*/result.json"))
+
+    def start() -> subprocess.Popen[bytes]:
+        program = Path(sys.executable).with_name("optuna-mde")
+        arguments = ("score", "tiny", "--set", "proverbs=proverbs.txt")
+        return subprocess.Popen([program, *arguments], start_new_session=True)
+
+    first = start()
+    while len(scored()) < 2:
+        assert first.poll() is None
+        time.sleep(0.002)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = scored()
+    assert len(kept) < len(runs)
+
+    written: dict[Path, set[int]] = {path: set() for path in runs}
+    log = Path("runs/tiny/logs/worker-0.log")
+    said = len(log.read_text())
+    pair, killed = [start(), start()], False
+    while any(process.poll() is None for process in pair):
+        for path, when in scored().items():
+            written[path].add(when)
+        if not killed and (found := re.findall(r"worker process (\d+)", log.read_text()[said:])):
+            os.kill(int(found[-1]), signal.SIGKILL)  # another worker takes its place
+            killed = True
+        time.sleep(0.002)
+    assert [process.returncode for process in pair] == [0, 0]
+    assert {path: len(times) for path, times in written.items()} == dict.fromkeys(runs, 1)
+    assert kept.items() <= scored().items()
+    assert weights() == trained
+    losses = get_losses(study())
+    for trial in study().trials:
+        result = RunResult.read(Path("runs/tiny") / trial.user_attrs["run"] / "result.json")
+        assert losses[trial.number]["proverbs"] == result.losses["proverbs"]
+    fresh = json.loads(Path("runs/tiny/confirm.json").read_text())["losses"]
+    assert all("proverbs" in run for runs in fresh.values() for run in runs)
 
 
 @pytest.mark.slow
