@@ -26,6 +26,8 @@ from optuna_mde_studies.runner.workers import log_file
 from optuna_mde_studies.terminal.progress import Progress
 from rich.console import Console
 
+from tests.conftest import Command
+
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED)  # experts train half a run, and end pruned
 STEPS = "training.max_steps=150"  # long enough that a signal finds a run at work
 
@@ -97,7 +99,10 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     command = Path(sys.executable).with_name("optuna-mde")
     with (folder / "output.txt").open("w") as output:
         return subprocess.Popen(
-            [command, "run", "tiny.yaml", "--set", STEPS], cwd=folder, stdout=output, stderr=output
+            [command, "run", "tiny.yaml", "--set", STEPS],
+            cwd=folder,
+            stdout=output,
+            stderr=output,
         )
 
 
@@ -164,6 +169,41 @@ def test_ctrl_c_leaves_no_trial_running(workplace: Path, folder: StudyFolder) ->
     states = states_of(folder)
     assert "RUNNING" not in states
     assert states.count("WAITING") == states.count("FAIL") > 0
+
+
+@pytest.mark.slow
+def test_sigterm_hands_all_trials_back_and_going_on_finishes_them(
+    workplace: Path, folder: StudyFolder, command: Command
+) -> None:
+    runner = start(workplace)
+    wait_for(lambda: mid_run(folder))
+    workers = children_of(runner.pid)
+    finished = {t.number: t for t in trials_of(folder) if t.state in TOLD}
+    time.sleep(1)  # both are at their steps
+    runner.send_signal(signal.SIGTERM)
+    assert runner.wait(30) == 143
+    said = (workplace / "output.txt").read_text(encoding="utf-8")
+    assert "Stopped by SIGTERM; trials at work are handed back." in said
+    assert "Traceback" not in said
+    wait_for(lambda: not any(map(is_alive, workers)), 10)
+
+    trials = trials_of(folder)
+    assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
+    left = [trial for trial in trials if trial.state == TrialState.FAIL]
+    waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+    assert {trial.user_attrs["continues"] for trial in waiting} == {t.number for t in left}
+    assert any((folder.path / trial.user_attrs["run"] / "last.ckpt").exists() for trial in left)
+    status = command("status", "tiny.yaml", folder=workplace).stdout
+    assert f"interrupted {len(left)}" in status or f"{len(left)} interrupted" in status, status
+    assert "not running" in status
+
+    search(folder)
+    trials = trials_of(folder)
+    told = [trial for trial in trials if trial.state in TOLD]
+    assert len(told) == 6
+    assert {trial.state for trial in trials} <= {*TOLD, TrialState.FAIL}
+    assert all(trials[number] == before for number, before in finished.items())
+    assert {trial.user_attrs["run"] for trial in left} <= {t.user_attrs["run"] for t in told}
 
 
 def test_runs_that_keep_failing_end_the_study_with_their_reason(workplace, folder):
