@@ -59,12 +59,14 @@ def patiently(
 def is_away(error: BaseException | None) -> bool:
     """Whether an error of a storage says that it cannot be reached, rather than what is wrong."""
     from filelock import Timeout
-    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
     from sqlalchemy.exc import TimeoutError as NoConnection
 
+    # OSError: a journal's file, or the disk below it. Pending: Optuna asks once more in a session
+    # whose connection was lost.
+    away = OperationalError, InterfaceError, NoConnection, PendingRollbackError, OSError, Timeout
     while error is not None:
-        # OSError: a journal's file, or the disk below it.
-        if isinstance(error, OperationalError | InterfaceError | NoConnection | OSError | Timeout):
+        if isinstance(error, away):
             return True
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return True
