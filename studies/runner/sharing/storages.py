@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 120.0
 """How long a writer waits for the others. SQLite's default of 5 is short on a loaded machine."""
 
+DRIVERS = {"MySQLdb": "mysqlclient", "psycopg": "psycopg[binary]", "psycopg2": "psycopg2-binary"}
+"""Packages of drivers that are imported under other names."""
+PROXY_SECONDS = 10.0
+"""For a gRPC proxy to answer when it is asked first."""
+
 
 class StorageError(ValueError):
     """A storage that cannot be opened; the message says why."""
@@ -64,6 +69,11 @@ def open_storage(url: str, shared: Path) -> BaseStorage:
         # on an empty SQLite file, one lives.
         with lock(url, shared, "tables"):
             return _opened(url)
+    except ModuleNotFoundError as error:
+        package = DRIVERS.get(str(error.name), error.name)
+        raise StorageError(
+            f"it needs the package {package}, which is not installed: pip install '{package}'"
+        ) from error
     except (SQLAlchemyError, StorageInternalError, RuntimeError, ImportError, OSError) as error:
         raise StorageError(reason(error)) from error
 
@@ -122,11 +132,23 @@ def _opened(url: str) -> BaseStorage:
             host, _, port = url.partition("://")[2].rstrip("/").rpartition(":")
             if not host or not port.isdecimal():
                 raise StorageError(f"{url}: write grpc://host:port")
-            proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
-            proxy.wait_server_ready(timeout=10)
-            return proxy
+            return _proxy(host, int(port))
         case _:
             return get_storage(database(url))
+
+
+def _proxy(host: str, port: int) -> BaseStorage:
+    import optuna
+
+    proxy = optuna.storages.GrpcStorageProxy(host=host, port=port)
+    try:
+        proxy.wait_server_ready(timeout=PROXY_SECONDS)
+    except ConnectionError as error:
+        raise StorageError(
+            f"no proxy answers at {host}:{port} within {PROXY_SECONDS:g} s; start it with "
+            "optuna.storages.run_grpc_proxy_server"
+        ) from error
+    return proxy
 
 
 def database(url: str, *, is_made: bool = True) -> RDBStorage:

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,26 @@ def test_a_lock_that_others_hold_is_waited_for_so_long(url: str, tmp_path: Path)
 def test_what_is_no_storage_is_said(url: str, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="write"):
         open_storage(url, tmp_path)
+
+
+def test_the_package_of_a_driver_is_named(tmp_path: Path) -> None:
+    for scheme, module, package in (
+        ("mysql+pymysql", "pymysql", "pymysql"),
+        ("mysql", "MySQLdb", "mysqlclient"),
+        ("postgresql+psycopg2", "psycopg2", "psycopg2-binary"),
+    ):
+        if find_spec(module) is None:
+            with pytest.raises(StorageError, match=f"not installed: pip install '{package}'"):
+                open_storage(f"{scheme}://me@host/db", tmp_path)
+
+
+def test_a_proxy_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("grpc")
+    monkeypatch.setattr(storages, "PROXY_SECONDS", 0.2)
+    with pytest.raises(StorageError, match=r"no proxy answers at 127\.0\.0\.1:1 .*; start it"):
+        open_storage("grpc://127.0.0.1:1", tmp_path)
 
 
 def test_passwords_are_not_shown() -> None:
