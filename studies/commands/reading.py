@@ -75,6 +75,7 @@ def recommend(
     """Prints the best mixture by what is known now, for the study's goal or another one."""
     from optuna_mde_studies.exchange import trainers
     from optuna_mde_studies.report import overview
+    from optuna_mde_studies.report.judgement import judge
     from optuna_mde_studies.runner import trials
     from optuna_mde_studies.terminal import answers, progress, summary
 
@@ -86,8 +87,12 @@ def recommend(
     confirmation = None if question else kept.confirmation
     if format is Format.text:
         about = overview.read(kept.study)
+        goals = about.goals or Objective.parse(None)
+        judgement = judge(about, found, confirmation)
         parts = [*summary.headline(about, found, confirmation)]
-        parts += summary.outcome(found, about.goals or Objective.parse(None))
+        parts += summary.outcome(found, goals, judgement)
+        if judgement is not None and judgement.is_current:
+            parts += summary.confirmed(judgement.confirmation, goals)
         parts += summary.beside(about, kept.folder, found, confirmation)
         if lost := about.lost_experts:
             parts.append(trials.no_expert(lost, len(about.domains)))

@@ -98,11 +98,13 @@ def _print_outcome(
     console: Console, outcome: Outcome, definition: Definition, folder: StudyFolder
 ) -> None:
     from optuna_mde_studies.report import overview
+    from optuna_mde_studies.report.judgement import judge
     from optuna_mde_studies.terminal import summary
 
     goals, found = definition.config.goals, overview.read(outcome.study)
+    judgement = judge(found, outcome.recommendation, outcome.confirmation)
     parts = [*summary.headline(found, outcome.recommendation, outcome.confirmation)]
-    parts += summary.outcome(outcome.recommendation, goals)
+    parts += summary.outcome(outcome.recommendation, goals, judgement)
     if outcome.confirmation is not None:
         parts += summary.confirmed(outcome.confirmation, goals)
     parts += summary.beside(found, folder, outcome.recommendation, outcome.confirmation)

@@ -178,14 +178,19 @@ def _drawn(lines: Sequence[tuple[Traced, Line]], name: str) -> go.Figure:
             text=text,
             mode="lines",
             line={"width": 2 if role else 1, "color": COLOURS.get(role, FORESEEN)},
-            opacity=1.0 if role else 0.55,
+            opacity=1.0 if role else 0.7,
             name=title,
             hovertemplate="%{text}<br>%{x:,} tokens: %{y:.4f}<extra></extra>",
         )
     return quiet(
         figure,
         height=380,
-        xaxis={"type": "log", "title": {"text": "training tokens"}, "tickformat": "~s"},
+        xaxis={
+            "type": "log",
+            "title": {"text": "training tokens"},
+            "tickformat": "~s",
+            "dtick": "D2",
+        },
         yaxis={"title": {"text": f"{name}, nats per token"}, "showgrid": True},
     )
 

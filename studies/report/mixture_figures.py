@@ -133,6 +133,7 @@ def confirmed(differences: Sequence[Difference]) -> go.Figure:
             marker={"size": 12, "color": colour},
             text=[signed(difference.mean)],
             textposition="top center",
+            cliponaxis=False,
             hoverinfo="text",
             hovertext=[
                 f"{signed(difference.mean, 4)}"

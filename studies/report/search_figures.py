@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 
 FEWEST_MIXED = 3
+STAGGERED = 3
+"""Lines on which the values of runs beyond the edge stand in turn, side by side on a phone."""
 BULK = 0.8
 """Share of the mixed runs, the best, by which the range is chosen that is drawn to scale."""
 REACH = 1.0
@@ -63,8 +65,10 @@ def history(
     _add_best_so_far(figure, runs, values, spent, low, high, maximise=up)
     if len(overview.objectives) == 1:
         _add_predictions(figure, runs, spent, low, high)
+    beyond = [r.number for r, v in zip(runs, values, strict=True) if not low <= v <= high]
+    lines = {number: i % STAGGERED for i, number in enumerate(beyond)}
     for style, members in by_marker(runs).items():
-        _add_observed(figure, style, members, objective, spent, low, high)
+        _add_observed(figure, style, members, objective, spent, low, high, lines)
     natural = [run.values[objective] for run in runs if run.phase == "natural"]
     if natural and low <= sum(natural) / len(natural) <= high:
         _add_reference(figure, sum(natural) / len(natural), "natural")
@@ -128,6 +132,7 @@ def _add_observed(
     spent: Mapping[int, float],
     low: float,
     high: float,
+    lines: Mapping[int, int],
 ) -> None:
     values = [run.values[objective] for run in runs]
     off = [not low <= value <= high for value in values]
@@ -136,7 +141,10 @@ def _add_observed(
         x=short(spent[run.number] for run in runs),
         y=short(min(max(value, low), high) for value in values),
         mode="markers+text",
-        text=[f"{v:.2f}" if out else "" for v, out in zip(values, off, strict=True)],
+        text=[
+            "<br>" * lines[run.number] + f"{value:.2f}" if out else ""
+            for run, value, out in zip(runs, values, off, strict=True)
+        ],
         textposition="bottom center",
         textfont={"size": 10, "color": MUTED},
         marker={

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from optuna_mde_studies.report import costs as ledger
-from optuna_mde_studies.report import epochs, tasks
+from optuna_mde_studies.report import epochs, pieces, tasks
 from optuna_mde_studies.report.headlines import headline
 from optuna_mde_studies.report.statements import (
+    JUDGED,
+    MDE,
+    ROWS,
     findings,
     objective_in_words,
     recommended,
@@ -20,7 +23,6 @@ from optuna_mde_studies.report.statements import (
 from optuna_mde_studies.runner.trials import no_expert
 from optuna_mde_studies.wording import (
     NARROW,
-    NONE,
     amount,
     count,
     in_words,
@@ -34,7 +36,7 @@ from optuna_mde.answers.front import marked
 from optuna_mde.visualization.palette import domain_colours, shortened, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from optuna_mde_studies.report.judgement import Judgement
     from optuna_mde_studies.report.overview import Overview, Run
@@ -114,14 +116,14 @@ def _rates_table(overview: Overview, rates: Mapping[str, float]) -> str:
         cells += [percent(natural.get(domain, 0.0))] if natural else []
         lines.append(cells + ([_bounds(overview, domain)] if overview.bounds else []))
     head = ["domain", "recommended", *(["natural"] if natural else [])]
-    return _table([*head, *(["bounds"] if overview.bounds else [])], lines, text=1)
+    return pieces.table([*head, *(["bounds"] if overview.bounds else [])], lines, text=1)
 
 
 def _bounds(overview: Overview, domain: str) -> str:
     if domain not in overview.bounds:
         return ""
     low, high = overview.bounds[domain]
-    return f"{percent(low)} to {percent(high)}"
+    return f"{100 * low:.3g} to {100 * high:.3g}{NARROW}%"
 
 
 def _snippet(rates: Mapping[str, float], beside: Mapping[str, Any]) -> str:
@@ -137,19 +139,27 @@ def comparison(recommendation: Recommendation) -> str:
     """Recommended, natural, uniform, best expert, best seen: predicted and observed."""
     rows, title = recommendation.rows, "<h2>Beside the alternatives</h2>"
     found = tables.by_goal(rows, recommendation.goals)
+    names = {row.name for row in rows}
+    said = "; ".join(f"{name}: {what}" for name, what in ROWS.items() if name in names)
+    words = f'<p class="muted small">{escape(sentence(said))}</p>' if said else ""
     if recommendation.goals:
-        return title + "".join(
-            f"<h3>{escape(goal)}</h3>{_compared(table)}" for goal, table in found.items()
+        return (
+            title
+            + "".join(
+                f"<h3>{escape(goal)}</h3>{_compared(table)}" for goal, table in found.items()
+            )
+            + words
         )
     (table,) = found.values()
     gains = [signed(row.objective.mean - rows[0].objective.mean, 4) for row in rows]
     lines = [(*line, gain) for line, gain in zip(table.lines, ["", *gains[1:]], strict=True)]
-    return title + _compared(tables.Table((*table.head, "minus recommended"), tuple(lines)))
+    table = tables.Table((*table.head, "minus recommended"), tuple(lines))
+    return title + _compared(table) + words
 
 
 def _compared(table: tables.Table) -> str:
     head, *lines = ([escape(cell) for cell in line] for line in (table.head, *table.lines))
-    return _table(head, lines, text=1, first=True)
+    return pieces.table(head, lines, text=1, first=True)
 
 
 def trade_offs(overview: Overview, front: Sequence[Row], recommended: Row) -> str:
@@ -157,7 +167,7 @@ def trade_offs(overview: Overview, front: Sequence[Row], recommended: Row) -> st
     colours = domain_colours(overview.domains)
     lines = [
         [
-            _bar(row.mixture, colours),
+            pieces.bar(row.mixture, colours),
             escape(in_words(row.mixture)) + (" <b>recommended</b>" if chosen else ""),
             *(f"{goal.mean:.3f}" for goal in row.goals),
         ]
@@ -166,7 +176,9 @@ def trade_offs(overview: Overview, front: Sequence[Row], recommended: Row) -> st
     return (
         "<h2>Other trade-offs</h2><p>Mixtures that are predicted to be best for some weighting of "
         "the objectives, and their predicted values.</p>"
-        + _table(["mixture", "", *map(escape, overview.objectives)], lines, text=2)
+        + pieces.table(
+            ["mixture", "", *map(escape, overview.objectives)], lines, text=2, kind="cards"
+        )
     )
 
 
@@ -182,7 +194,10 @@ def trust(recommendation: Recommendation) -> str:
         facts["inside the 90 % interval"] = f"{100 * known.coverage:.0f}{NARROW}%"
     facts["noise of one run (sd)"] = f"{recommendation.noise_sd:.3f}"
     facts["gain of one more run"] = f"{recommendation.expected_gain:.3f}"
-    return f"<h2>How far to trust it</h2>{_facts(facts)}<p>{escape(sentence(known.statement))}</p>"
+    return (
+        f"<h2>How far to trust it</h2>{pieces.facts(facts)}"
+        f'<p>{escape(sentence(known.statement))}</p><p class="muted small">{JUDGED}</p>'
+    )
 
 
 def warnings(recommendation: Recommendation | None, overview: Overview) -> str:
@@ -200,7 +215,9 @@ def warnings(recommendation: Recommendation | None, overview: Overview) -> str:
 
 def mde(said: str) -> str:
     """What MDE has to do with the answer; nothing without experts' files."""
-    return f"<h2>What MDE alone would have said</h2><p>{escape(said)}</p>" if said else ""
+    if not said:
+        return ""
+    return f"<h2>What MDE alone would have said</h2><p>{MDE}</p><p>{escape(said)}</p>"
 
 
 def end_tasks(
@@ -213,7 +230,7 @@ def end_tasks(
     return (
         "<h2>End tasks</h2><p>Share of the questions whose right choice is the likeliest by byte, "
         "as observed. The search goes by losses, which are less noisy; nothing is predicted here."
-        f"</p>{_cells(found)}"
+        f"</p>{pieces.of_words(found)}"
     )
 
 
@@ -221,7 +238,9 @@ def evaluated(found: tables.Table | None) -> str:
     """What lm-evaluation-harness made of runs; nothing where it was not asked."""
     if found is None:
         return ""
-    return f"<h2>Downstream evaluations</h2><p>By lm-evaluation-harness.</p>{_cells(found)}"
+    return (
+        f"<h2>Downstream evaluations</h2><p>By lm-evaluation-harness.</p>{pieces.of_words(found)}"
+    )
 
 
 def target_epochs(overview: Overview, recommendation: Recommendation) -> str:
@@ -229,7 +248,7 @@ def target_epochs(overview: Overview, recommendation: Recommendation) -> str:
     found = epochs.table(overview, recommendation)
     if found is None:
         return ""
-    return f"<h2>Epochs of the target run</h2>{_cells(found)}"
+    return f"<h2>Epochs of the target run</h2>{pieces.of_words(found)}"
 
 
 def confirmation(judgement: Judgement) -> str:
@@ -261,7 +280,7 @@ def confirmed(goal: str, differences: Sequence[Difference], said: str) -> str:
         for d in differences
     ]
     title = f"<b>{escape(goal)}:</b> " if goal else ""
-    return f"<p>{title}{escape(said)}</p>" + _table(
+    return f"<p>{title}{escape(said)}</p>" + pieces.table(
         ["recommended mixture", "difference", "95 % interval"], lines, text=1
     )
 
@@ -273,7 +292,7 @@ def runs(overview: Overview) -> str:
     head = ["trial", "phase", "mixture", "", *(["parameters"] if beside else [])]
     head += ["observed", "predicted ± sd", "seconds"]
     lines = [_run_line(run, colours, beside=beside) for run in overview.runs]
-    return _table(head, lines, text=5 if beside else 4, kind="runs")
+    return pieces.table(head, lines, text=5 if beside else 4, kind="runs")
 
 
 def _run_line(run: Run, colours: Mapping[str, str], *, beside: bool) -> list[str]:
@@ -285,7 +304,7 @@ def _run_line(run: Run, colours: Mapping[str, str], *, beside: bool) -> list[str
         str(run.number),
         escape(PHASES.get(run.phase, run.phase))
         + (' <span class="bad">forbidden</span>' if run.forbidden else ""),
-        _bar(run.mixture, colours),
+        pieces.bar(run.mixture, colours),
         escape(in_words(run.mixture)) if run.mixture else "",
         *([escape(parameters)] if beside else []),
         observed,
@@ -307,7 +326,7 @@ def losses(overview: Overview) -> str:
         for run in overview.runs
         if run.losses
     ]
-    return _table(["trial", *names], lines, text=0)
+    return pieces.table(["trial", *names], lines, text=0, kind="losses")
 
 
 TITLES = {
@@ -346,10 +365,10 @@ def corpus(held: Corpus) -> str:
         "<h2>Corpus</h2>"
         + "".join(f"<p>{escape(sentence(text))}</p>" for text in dropped)
         + '<div class="pair">'
-        + _table(
+        + pieces.table(
             ["domain", "training tokens", "of its source", "MB", "natural share"], domains, text=1
         )
-        + _table(["validation set", "tokens scored", ""], sets, text=1)
+        + pieces.table(["validation set", "tokens scored", ""], sets, text=1)
         + "</div>"
     )
 
@@ -364,8 +383,8 @@ def costs(overview: Overview, confirmation: Confirmation | None = None) -> str:
     weights = {run.weights for run in overview.runs if run.weights}
     if len(weights) == 1:
         facts["weights of the model"] = amount(weights.pop())
-    shown = _cells(ledger.table(overview, confirmation))
-    return f"<h2>Costs</h2>{shown}{_facts(facts) if facts else ''}"
+    shown = pieces.of_words(ledger.table(overview, confirmation))
+    return f"<h2>Costs</h2>{shown}{pieces.facts(facts) if facts else ''}"
 
 
 def versions() -> str:
@@ -377,56 +396,6 @@ def versions() -> str:
         except metadata.PackageNotFoundError:
             continue
     return f'<h2>Versions</h2><p class="muted">{escape(", ".join(found))}</p>'
-
-
-# Small things
-
-
-def _table(
-    head: Sequence[str],
-    lines: Iterable[Sequence[str]],
-    *,
-    text: int,
-    first: bool = False,
-    kind: str = "",
-) -> str:
-    """A table of ready HTML cells; columns from `text` on hold numbers, its class is `kind`."""
-    kinds = ["" if i < text else ' class="n"' for i in range(len(head))]
-    titles = "".join(f"<th{kind}>{title}</th>" for title, kind in zip(head, kinds, strict=True))
-    rows = []
-    for i, line in enumerate(lines):
-        cells = "".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(line, kinds, strict=True))
-        rows.append(f'<tr class="first">{cells}</tr>' if first and i == 0 else f"<tr>{cells}</tr>")
-    opened = f'<table class="{kind}">' if kind else "<table>"
-    return (
-        f'<div class="scroll">{opened}<thead><tr>{titles}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _cells(table: tables.Table) -> str:
-    """A table in words, of names and figures."""
-    head, *lines = ([escape(cell) for cell in line] for line in (table.head, *table.lines))
-    return _table(head, lines, text=1)
-
-
-def _facts(facts: Mapping[str, str]) -> str:
-    pairs = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in facts.items()
-    )
-    return f'<dl class="facts">{pairs}</dl>'
-
-
-def _bar(mixture: Mapping[str, float], colours: Mapping[str, str]) -> str:
-    stops, start = [], 0.0
-    for domain, rate in mixture.items():
-        if rate >= NONE and domain in colours:
-            stops.append(f"{colours[domain]} {start:.1%} {start + rate:.1%}")
-            start += rate
-    if not stops:
-        return ""
-    return f'<div class="bar" style="background:linear-gradient(90deg,{",".join(stops)})"></div>'
 
 
 def _plain(value: object) -> str:

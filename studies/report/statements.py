@@ -26,6 +26,24 @@ MOST_WORSE = 6
 """Validation sets that a sentence names."""
 MOST_BOUNDS = 4
 """Bounds, constraints and limits that a sentence names."""
+ROWS = {
+    "recommended": "the allowed mixture with the best predicted objective (the mean of several)",
+    "natural": "the shares in which the text was found",
+    "uniform": "equal shares",
+    "best expert": "the best domain alone",
+    "best seen": "the best allowed run of the search",
+}
+"""What the rows of a recommendation are, in words."""
+JUDGED = (
+    "Leave-one-out: every run that is no expert (a run on one domain alone) is predicted from all "
+    "others. The error is the root mean square of predicted minus observed; the noise the standard"
+    " deviation of a run about its mixture's own loss, the gain what the most promising run is "
+    "expected to improve."
+)
+MDE = (
+    "Mixture of Data Experts predicts the loss of a mixture without training it, by mixing the "
+    "predictions of the experts, each trained on one domain alone."
+)
 
 
 def objective_in_words(goals: Objective | None) -> str:

@@ -30,6 +30,7 @@ from optuna_mde.answers.tables import by_goal, rates
 if TYPE_CHECKING:
     import optuna
     from optuna_mde_studies.definition.config import StudyConfig
+    from optuna_mde_studies.report.judgement import Judgement
     from optuna_mde_studies.report.overview import Overview
     from optuna_mde_studies.runner.folder import StudyFolder
     from optuna_mde_studies.runner.plan import Done, Plan
@@ -42,6 +43,9 @@ LABEL_WIDTH = 14
 """Columns that a row's name keeps, however many figures stand beside it."""
 MAX_BEST = 5
 """Trials of a Pareto front that are listed."""
+ON_FRESH_SEEDS = (
+    "Intervals are for the training seed that these runs share; fresh seeds stand below."
+)
 
 
 def headline(
@@ -55,11 +59,14 @@ def headline(
     yield Text("\n".join(statements.findings(found, recommendation, confirmed)))
 
 
-def outcome(recommendation: Recommendation, objective: Objective) -> Iterator[RenderableType]:
+def outcome(
+    recommendation: Recommendation, objective: Objective, judgement: Judgement | None = None
+) -> Iterator[RenderableType]:
     """The recommended mixture beside the ones that everybody asks for, and how far to trust it."""
     for goal, cells in by_goal(recommendation.rows, recommendation.goals).items():
         yield _shown(cells, f"{goal}, predicted" if goal else "nats per token")
-    yield Text(recommendation.on_seeds)
+    told = judgement is not None and judgement.is_current
+    yield Text(ON_FRESH_SEEDS if told else recommendation.on_seeds)
     yield _shown(rates(recommendation.rows), "% of the tokens")
     if recommendation.pareto:
         yield _front(recommendation, objective)

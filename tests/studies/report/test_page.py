@@ -125,6 +125,15 @@ def test_the_table_has_the_recommendations_numbers(finished, page):
         assert trial == ("" if row.trial is None else str(row.trial))
 
 
+def test_cells_of_wide_tables_say_of_which_column_they_are(page):
+    """A phone shows them as cards, without the head."""
+    read = Page(unpacked(page))
+    named = [a["data-column"] for tag, a in read.tags if tag == "td" and "data-column" in a]
+    wide = [table for table in read.tables if len(table[0]) > 4]
+    heads = [table[0] for table in wide if table[0][0] != "trial" for _ in table[1:]]
+    assert named == [title for head in heads for title in head]
+
+
 def test_every_trial_stands_in_the_tables_with_its_losses(finished, page):
     study, _ = finished
     tables = Page(unpacked(page)).tables
