@@ -95,10 +95,12 @@ class Modeller:
         if len(observations.fullest) < 2:
             return None
         self._reader = self._reader or Reader()
+        domains = (*observations.domains, *observations.retired)
         files: dict[str, list[Source]] = {}
         for file in observations.experts:
-            files.setdefault(file.domain, []).append(Source(file.url, file.losses, file.more))
-        domains = (*observations.domains, *observations.retired)
+            if file.domain in domains:  # else the experts of its parts tell
+                source = Source(file.url, file.losses, file.more)
+                files.setdefault(file.domain, []).append(source)
         experts = self._reader.read(domains, files)
         if not experts.table.sets:
             return None

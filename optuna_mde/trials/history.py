@@ -8,7 +8,7 @@ arrays and names, never a trial.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -157,19 +157,40 @@ def _serving(file: ExpertFile, group: Group) -> list[ExpertFile]:
 def _retired(
     group: Group | None, told: Sequence[Record], experts: Sequence[ExpertFile]
 ) -> tuple[tuple[str, ...], Array, Array]:
-    """Domains that have become others and have a file, their shares `[R, K]`, and what the runs
-    `[n, R]` trained of them."""
+    """Domains that have become others and whose file tells of old runs, their shares `[R, K]`, and
+    what the runs `[n, R]` trained of them."""
     domains = group.domains if group is not None else ()
+    mixtures = [trial.mixture(group.prefix) or {} for trial in told] if group else []
     served = {file.domain for file in experts} - {*domains}
+    if group is not None and served:
+        served -= _told_by_parts(group, mixtures, experts)
     origins = {old: dict(new) for old, new in (group.origins if group else ()) if old in served}
     shares = [[new.get(domain, 0.0) for domain in domains] for new in origins.values()]
-    mixtures = [trial.mixture(group.prefix) or {} for trial in told] if group else []
     held = [[mixture.get(old, 0.0) for old in origins] for mixture in mixtures]
     return (
         tuple(origins),
         np.array(shares).reshape(len(origins), len(domains)),
         np.array(held).reshape(len(told), len(origins)),
     )
+
+
+def _told_by_parts(
+    group: Group, mixtures: Sequence[Mapping[str, float]], experts: Sequence[ExpertFile]
+) -> set[str]:
+    """Domains that were split, and whose parts have experts and hold nothing else.
+
+    A run of such a domain is a run of its parts at their shares. Told by their experts, it speaks
+    of the mixtures that are asked about; MDE by the old expert has errors of its own
+    (`python -m benchmarks.domains`).
+    """
+    own = {file.domain for file in experts if not file.of}
+    parts = [new for _, shares in group.origins for new, _ in shares]
+
+    def is_whole(old: str, new: Sequence[str]) -> bool:
+        beside = {name for mixture in mixtures if old in mixture for name in mixture}
+        return len(new) > 1 and all(n in own - beside and parts.count(n) == 1 for n in new)
+
+    return {old for old, shares in group.origins if is_whole(old, [new for new, _ in shares])}
 
 
 def _runs(

@@ -216,33 +216,55 @@ def test_a_domain_that_is_added_is_in_the_next_answer(tmp_path: Path) -> None:
     assert not found.X[:-1, 3].any()
 
 
-def test_the_expert_of_a_split_domain_tells_of_old_runs_where_shares_do_not(
+def test_runs_of_a_split_domain_are_told_by_its_parts_experts_once_all_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(TOKENS, "code", 0.5 * TOKENS["code"] + 0.1)  # no mixture of its parts
     study = begun(tmp_path)
+    by_its_own = mde_losses(observed(study))
+    n = len(by_its_own)
+    revise_domains(study, {"code": SHARES})
+    trainer = Trainer(tmp_path, ["web", "python", "other", "books"])
+    study.optimize(trainer, n_trials=1)
+    assert observed(study).retired == ("code",)
+    np.testing.assert_allclose(mde_losses(observed(study))[:n], by_its_own, atol=1e-6)
+    study.optimize(trainer, n_trials=2)
+    found = observed(study)
+    assert found.retired == ()
+    mixtures = [dict(zip(found.domains, row.tolist(), strict=True)) for row in found.X[:n]]
+    wanted = [list(losses_of(mixture).values()) for mixture in mixtures]
+    np.testing.assert_allclose(mde_losses(found)[:n], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"code": "sources"},  # other text
+        {"code": {"python": 0.6, "web": 0.4}},  # web has text of its own
+        {"code": {"python": 0.6, "press": 0.4}, "books": "press"},  # of two
+    ],
+)
+def test_runs_of_a_domain_that_its_parts_do_not_make_up_are_told_by_its_own_expert(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(TOKENS, "code", 0.5 * TOKENS["code"] + 0.1)
+    monkeypatch.setitem(TOKENS, "press", 0.5 * (TOKENS["books"] + TOKENS["code"]))
+    study = begun(tmp_path)
     before = observed(study)
     wanted = mde_losses(before)
-    revise_domains(study, {"code": SHARES})
-    study.optimize(Trainer(tmp_path, ["web", "python", "other", "books"]), n_trials=3)
+    revise_domains(study, changes)
+    study.optimize(Trainer(tmp_path, list(observed(study).domains)), n_trials=3)
     found = observed(study)
+    assert not any(found.fullest[domain].of for domain in found.domains)
+    assert "code" in found.retired
     np.testing.assert_allclose(mde_losses(found)[: len(wanted)], wanted, atol=1e-6)
     surrogate = Modeller().surrogate(found, study_space(study).region().blocks)
     features = surrogate.features
     _, _, prior = features.lift(surrogate.runs.X)
-    _, _, alone = (
-        Modeller()
-        .surrogate(before, [before.block])
-        .features.lift(  # type: ignore[list-item]
-            torch.from_numpy(before.X)
-        )
-    )
+    earlier = Modeller().surrogate(before, study_space(begun(tmp_path / "b")).region().blocks)
+    _, _, alone = earlier.features.lift(torch.from_numpy(before.X))
     # but for the coreset's error
     np.testing.assert_allclose(prior[: len(wanted)].numpy(), alone.numpy(), atol=2e-3)
-    mixed = np.array([[0.4, 0.18, 0.12, 0.3]])
-    _, _, asked = features.lift(torch.from_numpy(mixed))
-    by_parts = losses_of(dict(zip(found.domains, mixed[0].tolist(), strict=True)))
-    assert abs(float(asked[0, 0]) - by_parts["early"]) < 0.02  # tempered, of the new experts
 
 
 def test_what_cannot_be_revised_is_refused(tmp_path: Path) -> None:
