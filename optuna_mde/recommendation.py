@@ -102,4 +102,8 @@ def recommend_by(fitted: Fitted) -> Recommendation:
         against=versus,
         bounds=holding(fitted, best),
         limits={fitted.observations.targets[i].label: limit for i, limit in fitted.limits},
+        weights={
+            name: {fitted.observations.outputs[i]: float(row[i]) for i in row.nonzero()[0]}
+            for name, row in zip(fitted.names, fitted.weights, strict=True)
+        },
     )

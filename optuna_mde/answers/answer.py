@@ -57,6 +57,8 @@ class Recommendation:
     are worth most first."""
     limits: dict[str, float] = field(default_factory=dict)
     """Limits in force: validation set -> nats per token that its loss must not exceed."""
+    weights: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What was minimised: goal -> {validation set (or objective value): weight}, 0 left out."""
 
     @property
     def on_seeds(self) -> str:

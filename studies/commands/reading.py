@@ -90,6 +90,7 @@ def recommend(
         goals = about.goals or Objective.parse(None)
         judgement = judge(about, found, confirmation)
         parts = [*summary.headline(about, found, confirmation)]
+        parts += summary.asked(found) if "objective" in question else ()
         parts += summary.outcome(found, goals, judgement)
         if judgement is not None and judgement.is_current:
             parts += summary.confirmed(judgement.confirmation, goals)

@@ -149,7 +149,7 @@ def _worse(overview: Overview, recommendation: Recommendation, judgement: Judgem
     named = [f"{shortened(name)} {signed(mean, 2)}" for name, mean in worse[:MOST_WORSE]]
     rest = len(worse) - len(named)
     text = listed([*named, f"{count(rest, 'other set')}"] if rest else named)
-    counted = overview.counted or frozenset(overview.sets)
+    counted = {s for weights in recommendation.weights.values() for s in weights}
     hit = [shortened(name) for name, _ in worse if name in counted]
     counts = f"of these the objective counts {listed(hit)}" if hit else "the objective counts none"
     return f"Worse than {versus.name}: {text}; {counts}."

@@ -35,6 +35,7 @@ def as_json(
         "unit": "nats per token" if overview.goals else None,
         "mixture": copyable(found.mixture, DECIMALS),
         "params": found.params,
+        "weights": found.weights,
         "objective": _interval(found.objective),
         "losses": {name: _interval(loss) for name, loss in found.losses.items()},
         "rows": [_row(row, found.goals) for row in found.rows],

@@ -26,6 +26,7 @@ from rich.text import Text
 from optuna_mde.answers.front import marked
 from optuna_mde.answers.tables import Table as Cells
 from optuna_mde.answers.tables import by_goal, rates
+from optuna_mde.objective import Objective
 
 if TYPE_CHECKING:
     import optuna
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from optuna_mde_studies.runner.survey import Found
 
     from optuna_mde.answers.answer import Recommendation
-    from optuna_mde.objective import Objective
 
 LABEL_WIDTH = 14
 """Columns that a row's name keeps, however many figures stand beside it."""
@@ -57,6 +57,12 @@ def headline(
     said = headlines.headline(found, recommendation, rates, confirmed)
     yield Text(said.text, style="bold")
     yield Text("\n".join(statements.findings(found, recommendation, confirmed)))
+
+
+def asked(recommendation: Recommendation) -> Iterator[RenderableType]:
+    """The objective that a question named in place of the study's."""
+    goals = tuple((goal, tuple(sets.items())) for goal, sets in recommendation.weights.items())
+    yield Text(statements.objective_in_words(Objective(goals)))
 
 
 def outcome(

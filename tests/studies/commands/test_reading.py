@@ -61,6 +61,24 @@ def test_json_holds_what_the_tables_say(cli: Run, own: optuna.Study) -> None:
     assert found["confirmation"] is None
 
 
+def test_another_objective_is_the_one_that_is_spoken_of(cli: Run, own: optuna.Study) -> None:
+    code, out, _ = cli("recommend", "sqlite:///own.db", "--objective", "python=1,boilerplate=3")
+    assert code == 0
+    assert "Objective: 0.25 python + 0.75 boilerplate." in " ".join(out.split())
+    (worse,) = [line for line in out.splitlines() if line.startswith("Worse than natural")]
+    counted = worse.rpartition("; ")[2]
+    assert counted in ("the objective counts none.", "of these the objective counts python.")
+    assert "docs" in worse
+    code, out, _ = cli(
+        "recommend", "sqlite:///own.db", "--objective", "python", "--format", "json"
+    )
+    assert json.loads(out)["weights"] == {"python": {"python": 1}}
+    code, out, _ = cli("recommend", "sqlite:///own.db", "--format", "json")
+    assert json.loads(out)["weights"]["objective"] == {
+        name: pytest.approx(1 / 3) for name in ("docs", "prose", "mathdocs")
+    }
+
+
 def test_rates_go_to_a_trainer(cli: Run, own: optuna.Study) -> None:
     code, out, _ = cli("recommend", "sqlite:///own.db", "--format", "yaml")
     rates = yaml.safe_load(out)
