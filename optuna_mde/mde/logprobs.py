@@ -293,10 +293,11 @@ def is_missing(url: str) -> bool:
 
 
 def resolve(url: str, folder: str | None) -> str:
-    """A URL as it can be opened from here; relative paths start from ``folder``."""
+    """A URL as it can be opened from here; relative paths start from ``folder``, which may be a
+    URL as well."""
     if folder is None or "://" in url or os.path.isabs(url):
         return url
-    return str(Path(folder) / url)
+    return f"{folder.rstrip('/')}/{url}" if "://" in folder else str(Path(folder) / url)
 
 
 def _write_bytes(url: str, data: bytes) -> None:

@@ -56,6 +56,7 @@ def _of_definition(
     except StudyError as error:
         place = str(folder.database) if folder.url is None else shown(folder.url)
         findings.append(audit.Finding(place, str(error), "all trials are lost"))
+    folder.bring(folder.corpus, folder.runs, folder.imported, folder.confirmation)
     if kept is not None:
         findings += audit.audit(folder, kept, config)
         runs = sum(path.is_dir() for path in folder.runs.glob("*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,9 +73,10 @@ def import_(
     source = Tables(ratios, metrics, runs, logprobs)
     found = source.read()
     into = _into_folder if storage is None else _into_storage
-    target, begin, kept, where = into(study, storage or "", objective, ratios, found, out)
+    target, begin, kept, where, share = into(study, storage or "", objective, ratios, found, out)
     new = examine(target, found, source)
     experts = take(begin(), new, kept)
+    share()
     for line in found.remarks:
         print(line)
     if known := len(found.runs) - len(new):
@@ -97,9 +99,9 @@ def export(
         print(line)
 
 
-Into = tuple["Target", Callable[[], "optuna.Study"], Path | None, str]
+Into = tuple["Target", Callable[[], "optuna.Study"], Path | None, str, Callable[[], None]]
 """What is taken into, for checks; what begins the study, if it has not begun; its folder for files
-of experts; and where it is, for people."""
+of experts; where it is, for people; and what shows such files to other machines."""
 
 
 def _into_storage(
@@ -131,7 +133,7 @@ def _into_storage(
     known = overview.read(study)
     check_sets(study, goals or known.goals or told, known.sets, found)
     target = Target(study, mixture_of(study, found), goals, written(ratios))
-    return target, begin, None, f"{shown(url)}, study {name}"
+    return target, begin, None, f"{shown(url)}, study {name}", lambda: None
 
 
 def _into_folder(
@@ -145,6 +147,7 @@ def _into_folder(
     from optuna_mde_studies.runner import session
     from optuna_mde_studies.runner.changes import keep_definition
     from optuna_mde_studies.runner.folder import StudyError, create
+    from optuna_mde_studies.runner.remote import check_url
 
     if objective is not None:
         raise StudyError("--objective: a definition says what its study is judged by; change it")
@@ -155,6 +158,7 @@ def _into_folder(
     config = definition.config
 
     def begin() -> optuna.Study:
+        check_url(definition, folder)
         create(folder)
         with folder.owned():
             keep_definition(folder, definition)
@@ -168,7 +172,8 @@ def _into_folder(
     check_sets(study, config.goals, list(config.corpus.set_names), found)
     group = mixture_of(study, found, config.domains, config.search.bounds, config.search.natural)
     target = Target(study, group, config.goals, written(ratios))
-    return target, begin, folder.imported, str(folder.path)
+    share = partial(folder.share, folder.imported)
+    return target, begin, folder.imported, str(folder.path), share
 
 
 def _objective(text: str | None) -> Objective | None:

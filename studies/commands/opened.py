@@ -68,7 +68,10 @@ class Opened:
         """What fresh seeds said; nothing is confirmed in a study of another program."""
         from optuna_mde_studies.runner.confirm import Confirmation
 
-        return Confirmation.read(self.folder.confirmation) if self.config is not None else None
+        if self.config is None:
+            return None
+        self.folder.bring(self.folder.confirmation)
+        return Confirmation.read(self.folder.confirmation)
 
     def recommend(self, question: Mapping[str, Any]) -> Recommendation:
         """The recommendation; the one that was kept, where a definition's study has a folder.
@@ -85,6 +88,7 @@ class Opened:
 
         try:
             if self.folder.definition.is_file() and not question:
+                self.folder.bring(self.folder.recommendation)
                 return findings.recommend(self.study, self.folder.recommendation)
             return optuna_mde.recommend(self.study, **question)
         except ValueError as error:  # nothing to learn from yet

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from optuna_mde_studies.commands.opened import KeptStudyArgument, NameOption, opened
@@ -15,6 +15,9 @@ from optuna_mde_studies.commands.questions import (
     asked,
 )
 from optuna_mde_studies.commands.shared import OutOption, fail, print_parts
+
+if TYPE_CHECKING:
+    from optuna_mde_studies.runner.confirm import Confirmation
 
 
 class Format(StrEnum):
@@ -38,10 +41,17 @@ def dashboard(
 ) -> None:
     """Opens Optuna Dashboard on a study, with this package's figures, renewed as trials finish."""
     from optuna_mde_studies.report import dashboard as server
+    from optuna_mde_studies.runner.remote import is_small
 
     kept = opened(study, name, out)
     runs = kept.folder.runs if kept.config is not None else None
-    follower = server.Follower(kept.study, lambda: kept.confirmation, runs)
+
+    def confirmation() -> Confirmation | None:
+        if runs is not None:
+            kept.folder.bring(runs, only=is_small)
+        return kept.confirmation
+
+    follower = server.Follower(kept.study, confirmation, runs)
     follower.follow()
     server.serve(kept.storage, host, port, runs=runs, follower=follower)
 
@@ -50,9 +60,11 @@ def report(study: KeptStudyArgument, name: NameOption = None, out: OutOption = N
     """Writes the HTML report again, of a running study too."""
     from optuna_mde_studies.report import page
     from optuna_mde_studies.runner.folder import create
+    from optuna_mde_studies.runner.remote import bring_evaluations
 
     kept = opened(study, name, out)
     create(kept.folder)
+    bring_evaluations(kept.folder)
     print(page.write(kept.study, kept.folder.path, confirmation=kept.confirmation))
 
 

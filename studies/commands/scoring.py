@@ -99,6 +99,7 @@ def _score_study(
     accelerator: str | None,
 ) -> None:
     from optuna_mde_studies.runner import evidence
+    from optuna_mde_studies.runner.corpus import building
     from optuna_mde_studies.runner.scoring import score_missing
     from optuna_mde_studies.runner.session import open_study
     from optuna_mde_studies.terminal import progress
@@ -110,8 +111,10 @@ def _score_study(
         launch = launch.model_copy(update={"accelerator": accelerator})
     config = definition.config.model_copy(update={"launch": launch})
     with orderly(folder), progress.Progress(config.name, progress.console()) as display:
-        experiment = evidence.with_sets(config, folder, sets, validation_tokens, display.line)
-        scored = score_missing(experiment, open_study(folder, definition.config), display)
+        opened = open_study(folder, definition.config)
+        with building(folder, opened, display):
+            experiment = evidence.with_sets(config, folder, sets, validation_tokens, display.line)
+        scored = score_missing(experiment, opened, display)
     _say_next(scored, sets, study)
 
 

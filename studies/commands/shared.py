@@ -225,7 +225,8 @@ def orderly(folder: StudyFolder) -> Iterator[None]:
     from optuna_mde_studies.runner.signals import TERMINATED, end_orderly
 
     end_orderly()
-    kept = f"Every finished run is kept in {folder.files}; the same command goes on."
+    place = folder.remote or folder.files
+    kept = f"Every finished run is kept in {place}; the same command goes on."
     try:
         yield
     except KeyboardInterrupt:

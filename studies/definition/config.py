@@ -253,8 +253,8 @@ class StudyConfig(_Section):
     """URL of the Optuna storage that machines share. None: a file of SQLite in the study's folder,
     for one machine."""
     runs: Annotated[str, Field(min_length=1)] | None = None
-    """Folder that machines share: corpus and runs lie in `<runs>/<name>`. None: the study's own
-    folder."""
+    """Folder that machines share, a path or a URL: corpus and runs lie in `<runs>/<name>`. None:
+    the study's own folder."""
     objective: Annotated[
         Any, AfterValidator(_check_objective), WithJsonSchema(OBJECTIVE_SCHEMA)
     ] = "mean"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from optuna_mde_studies.definition.config import StudyConfig, training_spec
+from optuna_mde_studies.wording import shown
 from optuna_mde_trainers.spec import SUM_TOLERANCE, explain
 from pydantic import ValidationError
 
@@ -32,6 +34,7 @@ def inconsistencies(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
         )
     yield from _score_problems(config)
     yield from _training_problems(config)
+    yield from _runs_problems(config)
 
 
 def objective_problems(
@@ -185,6 +188,38 @@ def _training_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
         training_spec(config, {"uniform": 1.0}, corpus="", tokenizer="", seed=0)
     except ValidationError as error:
         yield ("training",), explain(error)
+
+
+def _runs_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
+    """What a URL cannot do that a path can."""
+    runs, launch = config.runs, config.launch
+    if runs is None or "://" not in runs:
+        return
+    field: FieldPath = ("runs",)
+    parts = urlsplit(runs)
+    if "::" in runs:
+        yield field, f"{shown(runs)} names several file systems; give the URL of one"
+    if parts.password is not None:
+        yield (
+            field,
+            f"{shown(runs)}: a password would be kept in the storage; take it out, and say it in "
+            f"the environment, as FSSPEC_{parts.scheme.upper()}_PASSWORD",
+        )
+    if parts.query or parts.fragment:
+        yield field, f"{shown(runs)}: what stands behind ? or # names no folder; take it out"
+    if launch.launcher in ("slurm", "ray") or launch.num_nodes > 1:
+        what = f"launch.{launch.launcher}" if launch.num_nodes == 1 else "launch.num_nodes"
+        yield (
+            field,
+            f"runs of {what} take place on other machines, which see folders alone and no URL; "
+            "name a path that they share, or start `optuna-mde work` on each of them",
+        )
+    if config.storage is not None and config.storage.startswith("grpc:"):
+        yield (
+            field,
+            "a grpc storage keeps its lock in a folder that machines share, which no URL is; name "
+            "a path, or the URL of the database itself as storage",
+        )
 
 
 def _objective_field(objective: Any, name: str) -> FieldPath:

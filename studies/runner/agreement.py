@@ -7,7 +7,6 @@ at home: of `launch` only fields that say how much of a machine a run takes are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
@@ -16,6 +15,7 @@ from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner.changes import check_definition, refuse_changes
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder
 from optuna_mde_studies.runner.identity import find, kept_mark, mark_of
+from optuna_mde_studies.runner.sharing.mirror import RemoteError
 from optuna_mde_studies.runner.sharing.storages import StorageError, kind
 from optuna_mde_studies.wording import shown
 from optuna_mde_trainers.spec import explain
@@ -106,33 +106,45 @@ def agree_on_files(folder: StudyFolder, study: optuna.Study) -> None:
     Raises:
         StudyError: if they are others: runs of one machine would be gone for the next.
     """
-    here = str(folder.files.resolve())
-    if study.user_attrs.get(FOLDER_ATTR) == here:
+    known = study.user_attrs.get(FOLDER_ATTR)
+    if known == folder.root:
         return
     _check_files(folder, study)
-    study.set_user_attr(FOLDER_ATTR, here)
+    if known is not None:  # of one machine alone, whose files are here
+        folder.share(folder.corpus, folder.runs, folder.imported, folder.confirmation)
+    folder.share(folder.mark)
+    study.set_user_attr(FOLDER_ATTR, folder.root)
     if folder.shared is not None:
         folder.files.mkdir(parents=True, exist_ok=True)
-        _shared_mark(folder).write_text(kept_mark(folder) + "\n", encoding="utf-8")
+        mark = folder.files / folder.mark.name
+        mark.write_text(kept_mark(folder) + "\n", encoding="utf-8")
 
 
 def _check_files(folder: StudyFolder, study: optuna.Study) -> None:
-    known, here = study.user_attrs.get(FOLDER_ATTR), str(folder.files.resolve())
+    known, here = study.user_attrs.get(FOLDER_ATTR), folder.root
     if folder.url is None or known is None or known == here:
         return
-    mark = _shared_mark(folder)
-    is_moved = mark.is_file() and mark.read_text("utf-8").strip() == mark_of(study)
+    mark = _mark_there(folder)
+    is_moved = bool(mark) and mark == mark_of(study)
     if is_moved and not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         return  # else it is mounted elsewhere on the machine that runs them
     raise StudyError(
         f"the runs of this study lie in {known}, and here they would lie in {here}; share one "
-        "folder, under the same path on every machine: `--set runs=/shared/folder`, or `--out`"
+        "folder, under the same path or URL on every machine: `--set runs=/shared/folder`, or "
+        "`--out`"
     )
 
 
-def _shared_mark(folder: StudyFolder) -> Path:
-    """What says whose the runs are, where machines share them."""
-    return folder.files / folder.mark.name
+def _mark_there(folder: StudyFolder) -> str:
+    """What says whose the files are, where machines share them; empty where nothing does."""
+    path = folder.files / folder.mark.name
+    if folder.mirror is None:
+        return path.read_text("utf-8").strip() if path.is_file() else ""
+    try:
+        found = folder.mirror.read(path.name)
+    except RemoteError as error:
+        raise StudyError(f"runs: {error}") from None
+    return (found or b"").decode("utf-8", "replace").strip()
 
 
 def _check_url(url: str, definition: Definition) -> None:

@@ -27,13 +27,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.special import stdtrit  # not scipy.stats, whose import takes as long as all others
 
 from optuna_mde.answers.intervals import Interval
+from optuna_mde.objective import Objective
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from optuna_mde_studies.runner.experiment import Experiment
-
-    from optuna_mde.objective import Objective
 
 RECOMMENDED = "recommended"
 
@@ -201,6 +200,18 @@ class Confirmation(BaseModel):
         """Under which name it compares a mixture, if it does."""
         names = (name for name, own in self.mixtures.items() if same_mixture(own, mixture))
         return next(names, None)
+
+    def is_of(self, objective: str | None, sets: Sequence[str]) -> bool:
+        """Whether it was made for an objective.
+
+        Args:
+            objective: as `Objective.to_json` writes it.
+            sets: what a mean is over.
+        """
+        if self.objective is None or objective is None:
+            return self.objective == objective
+        one, other = (Objective.from_json(text) for text in (self.objective, objective))
+        return one.averaging(sets).weighs_as(other.averaging(sets))
 
     def values(self, objective: Objective) -> dict[str, dict[str, list[float]]]:
         """Goal -> name -> objective value of every seed."""

@@ -17,10 +17,12 @@ from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyError
 from optuna_mde_studies.runner.resources import tokenising_count
+from optuna_mde_studies.runner.sharing.claims import claimed
 from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR, caps, share, source_tokens
 from optuna_mde_studies.runner.trials import num_finished
 from optuna_mde_studies.wording import rates
 from optuna_mde_trainers.corpus import corpora
+from optuna_mde_trainers.corpus.blocks import CORPUS_FILE
 
 if TYPE_CHECKING:
     import optuna
@@ -39,13 +41,13 @@ def open_experiment(
         DefinitionError: if the sources hold too little text for the definition.
         StudyError: if the study has trials on text that is another one today.
     """
-    with _building(folder, progress):
+    with building(folder, study, progress):
         return _opened(definition, folder, study, progress)
 
 
 @contextmanager
-def _building(folder: StudyFolder, progress: Display) -> Iterator[None]:
-    """One process builds the corpus, and those that come meanwhile wait for it."""
+def building(folder: StudyFolder, study: optuna.Study, progress: Display) -> Iterator[None]:
+    """One process builds or extends the corpus, and those that come meanwhile wait for it."""
     folder.files.mkdir(parents=True, exist_ok=True)
     turn = FileLock(folder.files / ".corpus.lock")
     try:
@@ -54,9 +56,34 @@ def _building(folder: StudyFolder, progress: Display) -> Iterator[None]:
         progress.stage("waiting for another process, which builds the corpus")
         turn.acquire()
     try:
-        yield
+        with _carrying(folder, study, progress):
+            yield
     finally:
         turn.release()
+
+
+@contextmanager
+def _carrying(folder: StudyFolder, study: optuna.Study, progress: Display) -> Iterator[None]:
+    """Where machines share a URL: begins with the corpus that lies there, and leaves its own."""
+    if folder.mirror is None:
+        yield
+        return
+    told = ""
+
+    def wait(place: str) -> None:
+        nonlocal told
+        if place != told:
+            progress.stage(f"waiting for {place}, which builds the corpus")
+            told = place
+        folder.bring(folder.corpus)  # what is there already
+
+    folder.bring(folder.corpus)  # beside others, who would wait for the claim
+    with claimed(study, folder.asking, wait):
+        folder.bring(folder.corpus)
+        if not (folder.corpus / CORPUS_FILE).is_file():  # whoever brought it there was killed
+            shutil.rmtree(folder.corpus, ignore_errors=True)
+        yield
+        folder.share(folder.corpus, removes=True)
 
 
 def _opened(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import TrialState
 from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner import agreement
+from optuna_mde_studies.runner.corpus import building
 from optuna_mde_studies.runner.experiment import SPEC_ATTR
 from optuna_mde_studies.runner.folder import StudyError
 from optuna_mde_studies.runner.resources import tokenising_count
@@ -46,13 +47,14 @@ def follow(
     if new or gone:
         progress.stage(f"revising the corpus: {listed(new) or 'no domain'} added")
         try:
-            revise(
-                config.corpus,
-                folder.corpus,
-                progress=progress.line,
-                processes=tokenising_count(),
-                share=share(config),
-            )
+            with building(folder, study, progress):
+                revise(
+                    config.corpus,
+                    folder.corpus,
+                    progress=progress.line,
+                    processes=tokenising_count(),
+                    share=share(config),
+                )
         except CorpusChangedError as error:
             raise StudyError(
                 f"{folder.path}: with the domains, something else has changed "

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from optuna_mde_studies.definition.config import StudyConfig, training_spec
 from optuna_mde_studies.runner.folder import StudyFolder, stored_config
 from optuna_mde_studies.runner.launchers import Launcher, RunFailedError, launcher
+from optuna_mde_studies.runner.remote import RemoteRuns
 from optuna_mde_studies.runner.target import bounds, caps, source_tokens
 from optuna_mde_studies.wording import listed
 from optuna_mde_trainers.spec import (
@@ -214,7 +215,12 @@ class Experiment:
     @cached_property
     def launcher(self) -> Launcher:
         """What performs the runs."""
-        return launcher(self.config.launch)
+        return self.carrying(launcher(self.config.launch))
+
+    def carrying(self, performs: Launcher) -> Launcher:
+        """A launcher whose runs come to where the study's files lie."""
+        mirror = self.folder.mirror
+        return performs if mirror is None else RemoteRuns(performs, mirror)
 
     def train(self, spec: RunSpec, on_step: Callable[[int, int], None]) -> RunResult:
         """Trains and scores, or takes the result of a run that is finished already.
@@ -249,6 +255,7 @@ class Experiment:
         except SpecError as error:
             path = spec.folder(self.folder.runs) / RESULT_FILE
             path.replace(path.with_suffix(".damaged"))
+            self.folder.share(path.parent, removes=True)
             if self.folder.say is not None:
                 self.folder.say(f"{error}: set aside, and the run performed again")
 

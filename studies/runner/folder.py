@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import yaml
 from filelock import FileLock, Timeout
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.runner.sharing.mirror import Mirror, RemoteError
 from optuna_mde_studies.runner.sharing.patience import Say, held, patient
 from optuna_mde_studies.runner.sharing.storages import StorageError, lock, open_storage
 from optuna_mde_studies.wording import shown
@@ -47,16 +48,63 @@ class StudyFolder:
     """Folder of the corpus and the runs. None: the study's own."""
     say: Say | None = None
     """Hears that the storage is away and is waited for. None: it is not waited for."""
+    remote: str | None = None
+    """URL of the folder that machines share in place of a path: the study's own has copies."""
 
     def placed(self, config: StudyConfig, say: Say | None = None) -> StudyFolder:
         """The same folder, with storage and runs where the definition has them."""
-        shared = None if config.runs is None else Path(config.runs) / config.name
-        return StudyFolder(self.path, config.storage, shared, say or self.say)
+        shared = remote = None
+        if config.runs is not None and "://" in config.runs:
+            remote = f"{config.runs.rstrip('/')}/{config.name}"
+        elif config.runs is not None:
+            shared = Path(config.runs) / config.name
+        return StudyFolder(self.path, config.storage, shared, say or self.say, remote)
 
     @property
     def files(self) -> Path:
         """What all machines see: the corpus, the runs, and what was found."""
         return self.path if self.shared is None else self.shared
+
+    @property
+    def root(self) -> str:
+        """Where these are for all machines: what relative paths on trials start from."""
+        return self.remote or str(self.files.resolve())
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """What moves files between here and the URL; None where machines share a path."""
+        return None if self.remote is None else Mirror(self.remote, self.files, self.say)
+
+    def bring(self, *paths: Path, only: Callable[[str], bool] = lambda name: True) -> None:
+        """Sees that files, or all below folders, are here as others have left them at the URL.
+
+        Args:
+            paths: below `files`.
+            only: which of them are wanted, by name.
+
+        Raises:
+            StudyError: if the URL does not answer.
+        """
+        if self.mirror is not None:
+            with _remote_errors():
+                self.mirror.pull(*self._names(paths), only=only)
+
+    def share(self, *paths: Path, removes: bool = False) -> None:
+        """Sees that files, or all below folders, are at the URL as they are here.
+
+        Args:
+            paths: below `files`.
+            removes: whether what has been taken away here goes there too.
+
+        Raises:
+            StudyError: if the URL does not answer.
+        """
+        if self.mirror is not None:
+            with _remote_errors():
+                self.mirror.push(*self._names(paths), removes=removes)
+
+    def _names(self, paths: Iterable[Path]) -> list[str]:
+        return [path.relative_to(self.files).as_posix() for path in paths]
 
     @property
     def definition(self) -> Path:
@@ -110,7 +158,7 @@ class StudyFolder:
         Raises:
             StudyError: if it cannot be reached, is damaged, or of another version of Optuna.
         """
-        trust(str(self.files.resolve() / "runs"))
+        trust(f"{self.root}/runs")
         try:
             opened = open_storage(self.storage_url, self.files)
         except StorageError as error:
@@ -171,6 +219,14 @@ class StudyFolder:
                 return False
         except Timeout:
             return True
+
+
+@contextmanager
+def _remote_errors() -> Iterator[None]:
+    try:
+        yield
+    except RemoteError as error:
+        raise StudyError(f"runs: {error}") from error
 
 
 def at(path: Path) -> StudyFolder:

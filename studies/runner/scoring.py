@@ -90,8 +90,9 @@ def score_missing(experiment: Experiment, study: optuna.Study, display: Display)
         StudyError: if workers keep dying.
     """
     _keep_mean(experiment, study)
-    scored = Scored(study)
-    confirmation = Confirmation.read(experiment.folder.confirmation)
+    scored, folder = Scored(study), experiment.folder
+    folder.bring(folder.confirmation)
+    confirmation = Confirmation.read(folder.confirmation)
     fresh = [] if confirmation is None else _fresh_runs(experiment, confirmation)
     runs = [*_searched_runs(experiment, study, scored.left), *fresh]
     missing = sorted({name for run in runs for name in run.sets})
@@ -105,7 +106,8 @@ def score_missing(experiment: Experiment, study: optuna.Study, display: Display)
             scored.add()
     if confirmation is not None and fresh and all(run.name in scored.results for run in fresh):
         results = [scored.results[run.name] for run in fresh]
-        confirm.gather(confirmation, results).write(experiment.folder.confirmation)
+        confirm.gather(confirmation, results).write(folder.confirmation)
+        folder.share(folder.confirmation)
     _say(study, missing, scored.left, display)
     return scored
 
@@ -205,7 +207,8 @@ def _kept(experiment: Experiment, run: _Run) -> RunResult:
             "launch.command trained it, and only that trainer reads its weights; score it there, "
             "and add the losses with optuna_mde.add_losses"
         )
-    if not (folder / WEIGHTS_FILE).is_file():
+    is_here = experiment.folder.mirror is None  # else whoever scores it brings it over
+    if is_here and not (folder / WEIGHTS_FILE).is_file():
         raise RunError(f"{folder / WEIGHTS_FILE} is gone")
     return result
 

@@ -38,6 +38,7 @@ from optuna_mde_studies.runner.messages import (
     Told,
 )
 from optuna_mde_studies.runner.recovery import MAX_IN_A_ROW, forgive, is_abandoned, settle
+from optuna_mde_studies.runner.remote import check_url
 from optuna_mde_studies.runner.resources import places
 from optuna_mde_studies.runner.sharing.leases import is_held_by
 from optuna_mde_studies.runner.showing import show_best, show_trial
@@ -46,7 +47,6 @@ from optuna_mde_studies.runner.workers import Pool
 from optuna_mde_studies.wording import count, goals, named
 
 from optuna_mde.answers.tables import label
-from optuna_mde.objective import Objective
 from optuna_mde.trials.notes import has_objective, stored_objective
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def check(definition: Definition, folder: StudyFolder) -> bool:
             that this machine lacks.
         StudyError: if the study's files are elsewhere.
     """
+    check_url(definition, folder)
     agreement.check(folder, definition)
     study = identity.find(folder, definition.config.name)
     is_left = study is None or num_finished(study) < definition.config.search.n_trials
@@ -149,6 +150,7 @@ def confirm_again(
 ) -> Outcome:
     """Confirms a study's recommendation as it is now, whether or not its search is over."""
     folder = folder.placed(definition.config, progress.line)
+    check_url(definition, folder)
     create(folder)
     with folder.owned(), Session(definition, folder, progress) as session:
         if not num_finished(session.study):
@@ -214,6 +216,7 @@ class Session:
 
     def search(self) -> None:
         """Trials until as many are finished as the definition asks for."""
+        self.folder.bring(self.folder.corpus)
         follow(self.definition, self.folder, self.study, self.progress)
         self._settle(is_abandoned)
         evidence.take_up(
@@ -241,12 +244,15 @@ class Session:
         Args:
             n_seeds: seeds to confirm with. None: at least as many as the definition says, if any.
         """
+        folder = self.folder
+        folder.bring(folder.recommendation, folder.confirmation)
         recommendation = findings.recommend(
             self.study,
-            self.folder.recommendation,
+            folder.recommendation,
             lambda: self.progress.stage("fitting the recommendation"),
         )
-        kept = Confirmation.read(self.folder.confirmation)
+        folder.share(folder.recommendation)
+        kept = Confirmation.read(folder.confirmation)
         seeds = self.config.confirm.seeds if n_seeds is None else n_seeds
         confirmation = None
         if kept is not None and self._is_current(kept, n_seeds):
@@ -258,19 +264,12 @@ class Session:
     def _is_current(self, kept: Confirmation, n_seeds: int | None) -> bool:
         if kept.told != num_finished(self.study):
             return False
-        if has_objective(self.study) and not self._is_of_this_goal(kept):
+        sets = self.config.corpus.set_names
+        if has_objective(self.study) and not kept.is_of(stored_objective(self.study), sets):
             return False
         if n_seeds is None:
             return len(kept.seeds) >= self.config.confirm.seeds
         return len(kept.seeds) == n_seeds
-
-    def _is_of_this_goal(self, kept: Confirmation) -> bool:
-        present = stored_objective(self.study)
-        if kept.objective is None or present is None:
-            return kept.objective == present
-        sets = self.config.corpus.set_names
-        one, other = (Objective.from_json(text) for text in (kept.objective, present))
-        return one.averaging(sets).weighs_as(other.averaging(sets))
 
     # --- search ---
 
@@ -350,6 +349,7 @@ class Session:
         )
         confirmation = confirm.gather(confirmation, results)
         confirmation.write(self.folder.confirmation)
+        self.folder.share(self.folder.confirmation)
         return confirmation
 
     def train(self, orders: list[RunOrder], stage: str) -> list[RunResult]:

@@ -27,7 +27,7 @@ from optuna_mde_studies.runner.folder import (
     stored_config,
 )
 from optuna_mde_studies.wording import count, listed
-from optuna_mde_trainers.corpus.blocks import Corpus
+from optuna_mde_trainers.corpus.blocks import CORPUS_FILE, Corpus
 
 if TYPE_CHECKING:
     import optuna
@@ -75,6 +75,7 @@ def _take(experiment: Experiment, study: optuna.Study, name: str) -> Iterator[st
     new = {n: _bare(run) for n, run in runs if origins[n] not in known}
     if not new:
         return
+    folder.bring(folder.corpus / CORPUS_FILE)
     said += _compared(experiment, config, Corpus.load(folder.corpus))
     foreign = [n for n, run in new.items() if _has_mass_outside(run, experiment.domains)]
     if foreign:
@@ -182,6 +183,11 @@ def _file(run: TableRun, there: StudyFolder, here: StudyFolder) -> str | None:
     """An expert's file, copied from one study's folder into the other's; None where it is gone, or
     lies elsewhere than below that folder."""
     path = experts.inside(there.files, run.logprobs) if run.logprobs is not None else None
-    if path is None or not path.is_file():
+    if path is None:
         return None
-    return experts.keep(path, here.imported).relative_to(here.files).as_posix()
+    there.bring(there.files / path.relative_to(there.files.resolve()))
+    if not path.is_file():
+        return None
+    kept = experts.keep(path, here.imported)
+    here.share(kept)
+    return kept.relative_to(here.files).as_posix()

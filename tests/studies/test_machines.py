@@ -1,4 +1,5 @@
-"""Two "machines" that share a database and a folder: separate folders, processes and /tmp."""
+"""Two "machines" that share a database, and a folder or a URL: separate folders, processes and
+/tmp."""
 
 from __future__ import annotations
 
@@ -17,15 +18,14 @@ import pytest
 from optuna_mde_studies.runner.sharing.storages import open_storage
 from optuna_mde_studies.runner.trials import FINISHED
 
-from tests.servers import postgresql_server
+from tests.servers import postgresql_server, s3_server
 
-# Leases that lapse within the patience of a test.
-MAIN = """
+# Leases that lapse within the patience of a test, in processes that are started by others too.
+PATIENCE = """
 from optuna_mde_studies.runner.sharing import leases
 leases.BEAT_SECONDS, leases.LAPSE_SECONDS = 0.3, 3.0
-from optuna_mde_studies.cli import main
-main()
 """
+MAIN = "from optuna_mde_studies.cli import main; main()"
 TRAINER = f"{sys.executable} {Path(__file__).with_name('their_trainer.py')} {{spec}} {{out}}"
 
 
@@ -35,6 +35,7 @@ class Machine:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "tmp").mkdir(parents=True)
+        (folder / "tmp/sitecustomize.py").write_text(PATIENCE)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         with (self.folder / "output.txt").open("a") as output:
@@ -44,7 +45,11 @@ class Machine:
                 stdout=output,
                 stderr=output,
                 text=True,
-                env={**os.environ, "TMPDIR": str(self.folder / "tmp")},
+                env={
+                    **os.environ,
+                    "TMPDIR": str(self.folder / "tmp"),
+                    "PYTHONPATH": os.pathsep.join([str(self.folder / "tmp"), *sys.path]),
+                },
                 start_new_session=True,
             )
 
@@ -53,7 +58,7 @@ class Machine:
         return (self.folder / "output.txt").read_text()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def url() -> Iterator[str]:
     with postgresql_server() as found:
         yield found
@@ -82,13 +87,23 @@ def wait_for(condition: Callable[[], object], machine: Machine, seconds: float =
         time.sleep(0.1)
 
 
+@pytest.fixture(params=["path", "s3"])
+def runs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where both machines have corpus and runs."""
+    if request.param == "path":
+        yield f"{tmp_path}/shared"
+        return
+    with s3_server("bucket"):
+        yield "s3://bucket/shared"
+
+
 @pytest.mark.slow
 def test_the_other_machine_finishes_the_study(
-    machines: tuple[Machine, Machine], url: str, tmp_path: Path
+    machines: tuple[Machine, Machine], url: str, runs: str
 ) -> None:
     first, second = machines
     held = f"sh -c 'while [ -e hold ]; do sleep 0.1; done; {TRAINER}'"
-    shared = ("--set", f"runs={tmp_path}/shared", "--set", f"launch.command={held}")
+    shared = ("--set", f"runs={runs}", "--set", f"launch.command={held}")
     options = ("--storage", url, *shared)
     begun = first.start("run", "tiny.yaml", *options, "--set", "search.n_trials=10")
     wait_for(lambda: len(trials(url, *FINISHED)) >= 2, first)

@@ -99,7 +99,7 @@ def test_another_definition_is_refused_and_nothing_is_written(machine, tmp_path,
 
 def test_machines_that_do_not_share_the_runs_are_told(machine, tmp_path):
     session.begin(*machine("first"))
-    with pytest.raises(StudyError, match="share one folder, under the same path on every machine"):
+    with pytest.raises(StudyError, match="share one folder, under the same path or URL"):
         session.begin(*machine("second", f"runs='{tmp_path}/elsewhere'"))
     session.begin(*machine("second"))
 
@@ -128,7 +128,7 @@ def test_a_refused_join_writes_nothing(command, machine, tmp_path, url, cli, mon
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("runs=elsewhere", "share one folder, under the same path on every machine"),
+        ("runs=elsewhere", "share one folder, under the same path or URL on every machine"),
         ("launch.logger={wandb: {}, tensorboard: {}}", "launch.logger: "),
         ("launch.command=no-such-trainer {spec}", "no program 'no-such-trainer'"),
     ],
