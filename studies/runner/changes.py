@@ -125,9 +125,9 @@ def _goals_problem(old: StudyConfig, where: str, definition: Definition) -> list
     return [
         f"{definition.place(('objective',))}: the study {where} has "
         f"{count(len(before), 'goal')} ({', '.join(before)}), and now there would be {len(now)}: "
-        "Optuna's trials keep the number of their values. Ask with `optuna-mde recommend "
-        f"--objective`, which needs no change, give {count(len(before), 'goal')}, or start afresh "
-        "with `--out OTHER_FOLDER`"
+        "Optuna fixes their number when a study begins. Give the definition another name and "
+        f"`warm_start: [{old.name}]`, a new study that takes all of its runs over and trains none "
+        "again; or ask one goal at a time, `optuna-mde recommend --objective`"
     ]
 
 

@@ -355,6 +355,7 @@ class Session:
     def train(self, orders: list[RunOrder], stage: str) -> list[RunResult]:
         """Results of runs, in their order; those that are finished already are taken."""
         experiment = self.experiment
+        warm.adopt(experiment, [order.spec for order in orders], self.progress.line)
         results = {order.name: experiment.finished(order.spec) for order in orders}
         waiting = [order for order in orders if results[order.name] is None]
         self.progress.done += len(orders) - len(waiting)

@@ -7,7 +7,9 @@ validation set, the model or the training differs, they do not, and the other st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -28,11 +30,13 @@ from optuna_mde_studies.runner.folder import (
 )
 from optuna_mde_studies.wording import count, listed
 from optuna_mde_trainers.corpus.blocks import CORPUS_FILE, Corpus
+from optuna_mde_trainers.spec import RESULT_FILE
 
 if TYPE_CHECKING:
     import optuna
     from optuna_mde_studies.definition.config import StudyConfig
     from optuna_mde_studies.runner.experiment import Experiment
+    from optuna_mde_trainers.spec import RunSpec
 
 MUST_AGREE = ("model", "optimizer", "training")
 """Sections that a loss depends on beside the text; the seed in them shifts all losses alike."""
@@ -61,6 +65,41 @@ def check(own: StudyFolder, names: Iterable[str]) -> None:
     """
     for name in names:
         _folder(own, name)
+
+
+def adopt(experiment: Experiment, specs: Sequence[RunSpec], say: Callable[[str], None]) -> None:
+    """Copies runs that the studies of `warm_start` have performed already, as they are: a run is a
+    function of its spec, and of a confirmation many are the same. What is gone is trained."""
+    for name in experiment.config.warm_start:
+        try:
+            other = _folder(experiment.folder, name)
+            other = other.placed(stored_config(other))
+            copied = sum(_copy(experiment, other, spec) for spec in specs)
+        except StudyError:
+            continue
+        if copied:
+            say(f"{count(copied, 'run')} of {name} taken over, with all files")
+
+
+def _copy(experiment: Experiment, other: StudyFolder, spec: RunSpec) -> bool:
+    """Copies a finished run's folder from another study, if that has it; whether it did."""
+    source, target = (spec.folder(folder.runs) for folder in (other, experiment.folder))
+    if experiment.finished(spec) is not None or target.exists():
+        return False
+    other.bring(source / RESULT_FILE)
+    if not (source / RESULT_FILE).is_file():
+        return False
+    other.bring(source)
+    part = target.parent.with_name(f".{target.name}-{os.getpid()}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, part, ignore=shutil.ignore_patterns("*.lock"))
+    try:
+        part.rename(target)
+    except OSError:  # another process was first
+        shutil.rmtree(part)
+        return False
+    experiment.folder.share(target)
+    return True
 
 
 def _take(experiment: Experiment, study: optuna.Study, name: str) -> Iterator[str]:

@@ -180,6 +180,40 @@ def test_the_definition_may_gain_a_set_and_another_objective(finished: Path, cli
     assert len(weights()) == len(trained) + 1
 
 
+@pytest.mark.slow
+def test_another_number_of_goals_is_a_new_study_with_all_runs(finished: Path, cli: Cli) -> None:
+    two = {"objective": "objective: {a: [code], b: {news: 2, prose: 1}}"}
+    rewritten(**two)
+    code, _, err = cli("run", "tiny.yaml")
+    assert code == 2
+    assert "has 1 goal (objective), and now there would be 2: Optuna fixes their number" in err
+    assert "`warm_start: [tiny]`" in err
+    trained = weights()
+    rewritten(
+        **two, name="name: pair\nwarm_start: [tiny]", search="search: {n_trials: 1, seed: 1}"
+    )
+    code, out, err = cli("run", "tiny.yaml")
+    assert (code, err) == (0, "")
+    assert "warm start from tiny: 6 runs taken over, 3 with an expert's file" in out
+    pair = optuna.load_study(study_name="pair", storage="sqlite:///runs/pair/study.db")
+    for old, new in zip(study().trials, pair.trials[:-1], strict=True):
+        losses = old.user_attrs["losses"]
+        assert new.params == old.params
+        if new.values is not None:
+            mean = (2 * losses["news"] + losses["prose"]) / 3
+            assert new.values == pytest.approx([losses["code"], mean])
+    last = pair.trials[-1]
+    assert len(last.values) == 2
+    assert last.user_attrs["phase"] not in ("expert", "natural", "uniform")
+    # Of the confirmation, too, only the mixtures that the other study has not confirmed.
+    other = {path.parent.name: when for path, when in trained.items()}
+    mine = {p.parent.name: p.stat().st_mtime_ns for p in Path("runs/pair").rglob("model.safet*")}
+    shared = mine.keys() & other.keys()
+    assert len(shared) >= 4  # natural and uniform, two seeds each
+    assert {name: mine[name] for name in shared} == {name: other[name] for name in shared}
+    assert weights() == trained
+
+
 def test_what_cannot_change_is_said_with_the_mend(finished: Path, cli: Cli) -> None:
     kept = Path("runs/tiny/definition.yaml").read_bytes()
     for changes, message in (
