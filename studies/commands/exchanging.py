@@ -74,14 +74,12 @@ def import_(
     found = source.read()
     into = _into_folder if storage is None else _into_storage
     target, begin, kept, where, share = into(study, storage or "", objective, ratios, found, out)
-    new = examine(target, found, source)
-    experts = take(begin(), new, kept)
+    intake = examine(target, found, source)
+    experts = take(begin(), intake, kept)
     share()
-    for line in found.remarks:
+    for line in (*found.remarks, *intake.said):
         print(line)
-    if known := len(found.runs) - len(new):
-        print(f"{count(known, 'run')} left out, in the study already")
-    print(f"{where}: {count(len(new), 'run')} taken over, {experts} with an expert's file")
+    print(f"{where}: {count(len(intake.new), 'run')} taken over, {experts} with an expert's file")
 
 
 def export(
@@ -111,7 +109,7 @@ def _into_storage(
     import optuna
     from optuna.study import StudyDirection
     from optuna_mde_studies.exchange.files import written
-    from optuna_mde_studies.exchange.recorded import Target, check_sets, mixture_of
+    from optuna_mde_studies.exchange.recorded import Target, mixture_of
     from optuna_mde_studies.report import overview
     from optuna_mde_studies.wording import shown
 
@@ -131,8 +129,9 @@ def _into_storage(
 
     study = begin(None if holds(url, name) else optuna.storages.InMemoryStorage())
     known = overview.read(study)
-    check_sets(study, goals or known.goals or told, known.sets, found)
-    target = Target(study, mixture_of(study, found), goals, written(ratios))
+    minimised = goals or known.goals or told
+    group = mixture_of(study, found)
+    target = Target(study, group, goals, written(ratios), minimised, tuple(known.sets))
     return target, begin, None, f"{shown(url)}, study {name}", lambda: None
 
 
@@ -143,7 +142,7 @@ def _into_folder(
     import optuna
     from optuna.study import StudyDirection
     from optuna_mde_studies.exchange.files import written
-    from optuna_mde_studies.exchange.recorded import Target, check_sets, mixture_of
+    from optuna_mde_studies.exchange.recorded import Target, check_names, mixture_of
     from optuna_mde_studies.runner import session
     from optuna_mde_studies.runner.changes import keep_definition
     from optuna_mde_studies.runner.folder import StudyError, create
@@ -169,9 +168,10 @@ def _into_folder(
     study = (
         begin() if begun else optuna.create_study(study_name=config.name, directions=directions)
     )
-    check_sets(study, config.goals, list(config.corpus.set_names), found)
     group = mixture_of(study, found, config.domains, config.search.bounds, config.search.natural)
-    target = Target(study, group, config.goals, written(ratios))
+    sets = config.corpus.set_names
+    target = Target(study, group, config.goals, written(ratios), config.goals, sets)
+    check_names(target, found)
     share = partial(folder.share, folder.imported)
     return target, begin, folder.imported, str(folder.path), share
 

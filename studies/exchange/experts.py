@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,15 @@ def find(run: TableRun, folder: Path) -> Path | None:
         LogprobFile.open(str(found))
     except ExpertFileError as error:
         raise ExchangeError(f"run {run.name}: {error}") from None
+    return found
+
+
+def sets_of(urls: Iterable[str]) -> set[str]:
+    """Validation sets that files hold together; one that cannot be read holds none."""
+    found: set[str] = set()
+    for url in urls:
+        with suppress(ExpertFileError):
+            found.update(LogprobFile.open(url).sets)
     return found
 
 
@@ -115,7 +125,8 @@ def _is_file(path: Path) -> bool:
 
 
 def keep(path: Path, folder: Path) -> Path:
-    """Copies a file into a folder, under a name of its own."""
-    name = blake2b(str(path.resolve()).encode(), digest_size=8).hexdigest()
+    """Copies a file into a folder, under a name that its content gives."""
+    with path.open("rb") as stream:
+        name = file_digest(stream, lambda: blake2b(digest_size=8)).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     return Path(shutil.copyfile(path, folder / f"{name}{SUFFIX}"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from optuna_mde_studies.exchange import experts, recorded, tables
 from optuna_mde_studies.exchange.origin import of_table
 from optuna_mde_studies.exchange.runs import DETAILS, TableRun, TableRuns, joined
 from optuna_mde_studies.exchange.tables import KEYS, LABELS, LONGEST_NAME, ExchangeError
+from optuna_mde_studies.wording import count, listed
 
+from optuna_mde import add_losses
 from optuna_mde.mde.logprobs import ExpertFileError, opened, save_logprobs
 from optuna_mde.mde.urls import ALLOW, is_trusted
 from optuna_mde.trials import notes
@@ -22,6 +25,8 @@ from optuna_mde.trials import notes
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
+
+    from optuna_mde.trials.records import Record
 
 RATIOS, METRICS, DETAILS_FILE, LOGPROBS = "ratios.csv", "metrics.csv", "runs.csv", "logprobs"
 
@@ -60,9 +65,46 @@ class Candidate:
     """Its log-probabilities."""
 
 
-def examine(target: recorded.Target, found: TableRuns, source: Tables) -> list[Candidate]:
-    """The runs that the study has not taken over before, with everything that can be wrong with
-    them; nothing is written.
+@dataclass(frozen=True)
+class Addition:
+    """What the tables know of a run that the study has taken over before, and it does not."""
+
+    number: int
+    """Of its trial."""
+    losses: dict[str, float]
+    file: Path | None
+    """Log-probabilities on sets that no file of the trial has."""
+    urls: tuple[str, ...]
+    """Files that the trial has."""
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What an import comes to."""
+
+    new: tuple[Candidate, ...]
+    lacking: tuple[Addition, ...]
+    known: int
+    """Runs that the study has taken over before."""
+
+    @property
+    def said(self) -> list[str]:
+        """In lines, but for the new runs."""
+        lines = []
+        if self.known:
+            lines.append(f"{count(self.known, 'run')} left out, in the study already")
+        numbers = Counter(name for more in self.lacking for name in more.losses)
+        added = [f"losses on {name!r} ({number})" for name, number in numbers.items()]
+        if files := sum(more.file is not None for more in self.lacking):
+            added.append(f"experts' files ({files})")
+        if added:
+            lines.append(f"added to runs of before: {listed(added)}")
+        return lines
+
+
+def examine(target: recorded.Target, found: TableRuns, source: Tables) -> Intake:
+    """What the study does not know yet, with everything that can be wrong with it; nothing is
+    written.
 
     Args:
         target: the study, and how its runs are judged.
@@ -72,45 +114,71 @@ def examine(target: recorded.Target, found: TableRuns, source: Tables) -> list[C
     Raises:
         ExchangeError: if one of them cannot be taken.
     """
-    folder, table = source.logprobs, source.ratios.name
-    if folder is None and any(run.logprobs for run in found.runs):
+    if source.logprobs is None and any(run.logprobs for run in found.runs):
         raise ExchangeError(
             f"{source.details}: names files of log-probabilities; say with --logprobs in which "
             "folder they lie"
         )
-    taken = recorded.taken_over(target.study)
-    trials = [
-        (run, recorded.as_trial(run, found.sets, target, of_table(table, run.name)))
-        for run in found.runs
-    ]
-    new = [(run, trial) for run, trial in trials if recorded.identity(trial) not in taken]
-    recorded.check(target.study, [trial for _, trial in new])
-    return [
-        Candidate(run, trial, None if folder is None else experts.find(run, folder))
-        for run, trial in new
-    ]
+    find = recorded.taken_over(target)
+    origins = {run.name: of_table(source.ratios.name, run.name) for run in found.runs}
+    pairs = [(run, find(run, origins[run.name])) for run in found.runs]
+    runs = tuple(run for run, record in pairs if record is None)
+    scored = tuple(name for name in found.sets if any(name in run.losses for run in runs))
+    recorded.check_sets(target, replace(found, sets=scored, runs=runs))
+    trials = [recorded.as_trial(run, scored, target, origins[run.name]) for run in runs]
+    recorded.check(target.study, trials)
+    kept = notes.read_notes(target.study)
+    lacking = [_lacking(run, record, kept, source.logprobs) for run, record in pairs if record]
+    return Intake(
+        tuple(
+            Candidate(run, trial, _file(run, source.logprobs))
+            for run, trial in zip(runs, trials, strict=True)
+        ),
+        tuple(more for more in lacking if more.losses or more.file is not None),
+        len(lacking),
+    )
 
 
-def take(study: optuna.Study, runs: Sequence[Candidate], kept: Path | None) -> int:
-    """Adds runs to a study.
+def _file(run: TableRun, folder: Path | None) -> Path | None:
+    return None if folder is None else experts.find(run, folder)
+
+
+def _lacking(run: TableRun, record: Record, kept: notes.Notes, folder: Path | None) -> Addition:
+    losses = {name: loss for name, loss in run.losses.items() if name not in record.losses}
+    file = _file(run, folder)
+    held = [url for url in map(kept.resolve, record.logprob_urls) if is_trusted(url, kept.roots)]
+    if file is not None and experts.sets_of([str(file)]) <= experts.sets_of(held):
+        file = None
+    return Addition(record.number, losses, file, record.logprob_urls)
+
+
+def take(study: optuna.Study, found: Intake, kept: Path | None) -> int:
+    """Adds to a study what `examine` has found.
 
     Args:
         study: the study.
-        runs: what `examine` has found.
+        found: runs, and what runs of before lack.
         kept: folder of the study that the experts' files are copied into, relative to which they
             are named; None names them where they lie.
 
     Returns:
-        How many of them are experts with a file.
+        How many of the new runs are experts with a file.
     """
-    for new in runs:
+    for new in found.new:
         if new.file is not None:
             recorded.name_file(new.trial, _url(new.file, kept))
         study.add_trial(new.trial)
-    natural = next((new.run.mixture for new in runs if new.run.phase == "natural"), None)
+    losses = {more.number: more.losses for more in found.lacking if more.losses}
+    files: dict[int, str] = {}
+    for more in found.lacking:
+        if more.file is not None and (url := _url(more.file, kept)) not in more.urls:
+            files[more.number] = url
+    if losses or files:
+        add_losses(study, losses, logprobs=files)
+    natural = next((new.run.mixture for new in found.new if new.run.phase == "natural"), None)
     if kept is None and natural is not None and not notes.natural(study):
         notes.set_natural(study, natural)  # a definition knows its own
-    return sum(new.file is not None for new in runs)
+    return sum(new.file is not None for new in found.new)
 
 
 def _url(path: Path, kept: Path | None) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,10 @@ class Target:
     """What all of its runs are judged by; None: what each of them says, else the mean."""
     ended: datetime
     """When the runs had ended."""
+    goals: Objective = field(default_factory=Objective)
+    """What the study minimises."""
+    sets: tuple[str, ...] = ()
+    """Its validation sets; none where nobody says them."""
 
 
 def mixture_of(
@@ -105,13 +110,7 @@ def as_trial(
         ExchangeError: if the run has no value, or a parameter that is none.
     """
     group = target.group
-    params: dict[str, Any] = {
-        name: min(1.0, run.mixture.get(domain, 0.0))
-        for domain, name in zip(group.domains, group.names, strict=True)
-    }
-    distributions: dict[str, Any] = dict.fromkeys(params, FloatDistribution(0.0, 1.0))
-    for name, pair in run.beside.items():
-        params[name], distributions[name] = _parameter(run, group, name, pair)
+    params, distributions = _parameters(run, group)
     state = TrialState.COMPLETE if run.budget >= 1.0 else TrialState.PRUNED
     draft = create_trial(params=params, distributions=distributions, state=TrialState.RUNNING)
     draft.set_user_attr(ORIGIN, dict(origin))
@@ -136,30 +135,30 @@ def name_file(trial: FrozenTrial, url: str) -> None:
     trial.set_user_attr("logprobs", url)
 
 
-def check_sets(
-    study: optuna.Study, goals: Objective, known: Sequence[str], found: TableRuns
-) -> None:
-    """Refuse losses that are not those of the study's own runs.
-
-    Args:
-        study: where they go.
-        goals: what it minimises.
-        known: its validation sets; none where nobody says them.
-        found: the runs.
+def check_names(target: Target, found: TableRuns) -> None:
+    """Refuse losses on sets that are none of the study's.
 
     Raises:
         ExchangeError: with the sets that do not fit.
     """
-    if not known:
-        return
-    strange = [name for name in found.sets if name not in known]
-    if strange:
+    strange = [name for name in found.sets if name not in target.sets]
+    if strange and target.sets:
         raise ExchangeError(
-            f"the tables have losses on {listed(map(repr, strange))}, and {study.study_name} has "
-            f"the validation sets {', '.join(known)}; rename the columns, or leave them out"
+            f"the tables have losses on {listed(map(repr, strange))}, and "
+            f"{target.study.study_name} has the validation sets {', '.join(target.sets)}; rename "
+            "the columns, or leave them out"
         )
-    lacking = [name for name in known if name not in found.sets]
-    if lacking and any(not weights for _, weights in goals.goals):
+
+
+def check_sets(target: Target, found: TableRuns) -> None:
+    """Refuse new runs whose losses are not those of the study's own runs.
+
+    Raises:
+        ExchangeError: with the sets that do not fit.
+    """
+    check_names(target, found)
+    lacking = [name for name in target.sets if name not in found.sets]
+    if found.runs and lacking and any(not weights for _, weights in target.goals.goals):
         raise ExchangeError(
             f"the tables have no losses on {listed(map(repr, lacking))}, and the objective is the "
             "mean over all validation sets: their runs would be judged by another mean. Give the "
@@ -172,14 +171,28 @@ def origins(study: optuna.Study) -> list[Any]:
     return [t.user_attrs[ORIGIN] for t in study.get_trials(deepcopy=False) if not is_own(t)]
 
 
-def taken_over(study: optuna.Study) -> list[Any]:
-    """What tells the runs that a study has taken over: `identity` of each."""
-    return [identity(t) for t in study.get_trials(deepcopy=False) if not is_own(t)]
+def taken_over(target: Target) -> Callable[[TableRun, Mapping[str, Any]], records.Record | None]:
+    """Finds the trial of a run that the study has taken over before: it comes from the same place,
+    has the same parameters, and contradicts no loss.
 
+    Returns:
+        A function of a run and of where it comes from.
+    """
+    told = {record.number: record for record in read_facts(target.study).trials}
+    held: dict[str, list[FrozenTrial]] = {}
+    for trial in target.study.get_trials(deepcopy=False):
+        if not is_own(trial):
+            held.setdefault(json.dumps(trial.user_attrs[ORIGIN], sort_keys=True), []).append(trial)
 
-def identity(trial: FrozenTrial) -> Any:
-    """What tells a run that was taken over from others: where it comes from, and what it says."""
-    return trial.user_attrs[ORIGIN], trial.params, trial.user_attrs.get("losses")
+    def find(run: TableRun, origin: Mapping[str, Any]) -> records.Record | None:
+        for trial in held.get(json.dumps(origin, sort_keys=True), ()):
+            losses = told[trial.number].losses
+            agree = all(losses.get(name, loss) == loss for name, loss in run.losses.items())
+            if agree and trial.params == _parameters(run, target.group)[0]:
+                return told[trial.number]
+        return None
+
+    return find
 
 
 def check(study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
@@ -331,6 +344,18 @@ def _reported(
             "leave the run out, or give another objective"
         )
     return values
+
+
+def _parameters(run: TableRun, group: Group) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values and distributions of a run's parameters, those of the mixture first."""
+    values: dict[str, Any] = {
+        name: min(1.0, run.mixture.get(domain, 0.0))
+        for domain, name in zip(group.domains, group.names, strict=True)
+    }
+    distributions: dict[str, Any] = dict.fromkeys(values, FloatDistribution(0.0, 1.0))
+    for name, pair in run.beside.items():
+        values[name], distributions[name] = _parameter(run, group, name, pair)
+    return values, distributions
 
 
 def _parameter(run: TableRun, group: Group, name: str, pair: Any) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from optuna_mde import (
     MDESampler,
     add_losses,
+    get_losses,
     recommend,
     report_losses,
     save_logprobs,
@@ -24,6 +25,7 @@ from optuna_mde import (
 )
 from optuna_mde.answers.fitted import fit_study
 from optuna_mde.mde.logprobs import load_logprobs
+from optuna_mde.trials.facts import read_facts
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -149,6 +151,39 @@ def test_files_are_found_by_run_or_domain_too(cli: Run, here: Path) -> None:
     ]
     assert [t.value for t in study.trials] == [2, 3, 2.2, 2.5]
     assert recommend(study).mixture["web"] > 0.5
+
+
+def test_a_second_import_adds_what_was_lacking_and_doubles_nothing(cli: Run, here: Path) -> None:
+    Path("r.csv").write_text("run,web,code\na,1,0\nb,0,1\nc,.5,.5\n")
+    Path("m.csv").write_text("run,papers\na,2\nb,3\nc,2.2\n")
+    arguments = ("import", "r.csv", "m.csv", "--storage", "sqlite:///s.db", "--study", "s")
+    assert cli(*arguments)[0] == 0
+    study = optuna.load_study(study_name="s", storage="sqlite:///s.db")
+    before = study.trials
+    for name, value in (("a", -2.0), ("code", -3.0)):
+        save_logprobs(f"files/{name}.safetensors", {"papers": np.full(9, value)})
+    code, out, err = cli(*arguments, "--logprobs", "files")
+    assert (code, err) == (0, "")
+    assert "added to runs of before: experts' files (2)" in out
+    assert "0 runs taken over" in out
+    assert {file.domain for file in fit_study(study, None).observations.experts} == {"web", "code"}
+
+    Path("m.csv").write_text("run,papers,faq\na,2,1\nb,3,\nc,2.2,1.5\n")
+    code, out, _ = cli(*arguments, "--logprobs", "files")
+    assert (code, "added to runs of before: losses on 'faq' (2)\n" in out) == (0, True)
+    assert get_losses(study)[0] == {"papers": 2, "faq": 1}
+    assert get_losses(study)[2] == {"papers": 2.2, "faq": 1.5}
+    kept = study.user_attrs
+    code, out, _ = cli(*arguments, "--logprobs", "files")
+    assert (code, "added" in out) == (0, False)
+    assert (study.trials, study.user_attrs) == (before, kept)
+    with Path("r.csv").open("a") as ratios, Path("m.csv").open("a") as metrics:
+        ratios.write("d,.2,.8\n")
+        metrics.write("d,2.5,1.2\n")
+    code, out, _ = cli(*arguments, "--logprobs", "files")
+    assert (code, "3 runs left out, in the study already" in out) == (0, True)
+    assert [trial.params for trial in study.trials[:-1]] == [trial.params for trial in before]
+    assert study.trials[-1].user_attrs["losses"] == {"papers": 2.5, "faq": 1.2}
 
 
 def test_other_parameters_come_back_with_their_ranges(cli: Run, here: Path) -> None:
@@ -296,6 +331,14 @@ def test_a_definition_takes_runs_over_before_it_begins(cli: Run, workplace: Path
     assert study.trials[0].value == pytest.approx((2 + 2 * 5) / 3)
     file = Path("runs/tiny", study.trials[0].user_attrs["logprobs"])
     assert file.is_file()
+    wider = {"code": np.full(9, -2.0), "news": np.full(9, -5.0), "prose": np.full(9, -4.0)}
+    save_logprobs("files/a.safetensors", wider)
+    code, out, _ = cli(*arguments)
+    assert (code, "added to runs of before: experts' files (1)" in out) == (0, True)
+    code, out, _ = cli(*arguments)
+    assert (code, "added" in out, len(study.trials)) == (0, False, 4)
+    shutil.rmtree("files")
+    assert {*load_logprobs(str(Path("runs/tiny", _added_file(study))))[0]} == {*wider}
     code, _, err = cli("import", "r.csv", "m.csv", "--study", "tiny.yaml", "--objective", "mean")
     assert code == 2
     assert "a definition says what its study is judged by" in err
@@ -303,6 +346,12 @@ def test_a_definition_takes_runs_over_before_it_begins(cli: Run, workplace: Path
     code, _, err = cli("import", "r.csv", "m.csv", "--study", "runs/tiny")
     assert code == 2
     assert "validation sets code, prose, numbers, news" in err
+
+
+def _added_file(study: optuna.Study) -> str:
+    """Of the first trial, relative to the study's folder."""
+    first = next(trial for trial in read_facts(study).trials if trial.number == 0)
+    return first.logprob_urls[-1]
 
 
 @pytest.mark.filterwarnings("ignore:no loss on")
