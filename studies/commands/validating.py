@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from optuna_mde_studies.commands.shared import (
+    OutOption,
     SetOption,
     StudyArgument,
     fail,
@@ -16,6 +17,7 @@ from optuna_mde_studies.commands.shared import (
 
 def validate(
     study: StudyArgument,
+    out: OutOption = None,
     set: SetOption = None,
     tokens_per_second: Annotated[
         float | None,
@@ -26,6 +28,7 @@ def validate(
     ] = False,
 ) -> None:
     """Checks all that can be known without running: fields, sources, devices; prints the plan."""
+    from optuna_mde_studies.definition.reading import DefinitionError
     from optuna_mde_studies.runner import checks
     from optuna_mde_studies.runner.domains import planned
     from optuna_mde_studies.runner.plan import done, finished_rate, plan
@@ -33,7 +36,11 @@ def validate(
     from optuna_mde_studies.terminal import progress, summary
 
     problems: list[str] = []
-    definition, folder = resolve(study, None, set, problems)
+    try:
+        definition, folder = resolve(study, out, set, problems)
+    except DefinitionError as error:
+        more = [] if error.rest is None else checks.source_problems(error.rest)
+        fail("\n".join([str(error), *more]))
     if measure and definition.config.launch.command is not None:
         fail(
             "--measure trains the built-in model, and launch.command has a trainer of its own: "

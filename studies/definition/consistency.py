@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,26 +15,27 @@ from pydantic import ValidationError
 from optuna_mde.simplex.projection import check_bounds
 
 FieldPath = tuple[str | int, ...]
+Check = Callable[[StudyConfig], Iterator[tuple[FieldPath, str]]]
 
 
-def inconsistencies(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
-    """What is right by itself but does not fit together: field and sentence."""
-    domains = config.domains
-    yield from _domain_problems(config)
-    yield from _former_problems(config)
-    yield from objective_problems(config, config.sets)
-    yield from bounds_problems(config, domains)
-    yield from _natural_problems(config)
-    yield from _target_problems(config)
-    if domains and not config.warm_start and config.search.n_trials <= len(domains):
-        yield (
-            ("search", "n_trials"),
-            f"{config.search.n_trials} trials leave nothing to search, because {len(domains)} "
-            f"domains need an expert each first; take at least {len(domains) + 2}",
-        )
-    yield from _score_problems(config)
-    yield from _training_problems(config)
-    yield from _runs_problems(config)
+def inconsistencies(
+    config: StudyConfig, wrong: Collection[FieldPath] = ()
+) -> Iterator[tuple[FieldPath, str]]:
+    """What is right by itself but does not fit together: field and sentence.
+
+    Args:
+        config: the definition.
+        wrong: fields that are wrong by themselves; of what depends on them nothing is said.
+    """
+    for check, fields in _CHECKS:
+        if not any(_overlap(field, path) for field in fields for path in wrong):
+            yield from check(config)
+
+
+def _overlap(one: FieldPath, other: FieldPath) -> bool:
+    """Whether a field is the other, or one of them is inside the other."""
+    depth = min(len(one), len(other))
+    return one[:depth] == other[:depth]
 
 
 def objective_problems(
@@ -174,6 +175,16 @@ def cap_problems(
         )
 
 
+def _trials_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
+    domains = config.domains
+    if domains and not config.warm_start and config.search.n_trials <= len(domains):
+        yield (
+            ("search", "n_trials"),
+            f"{config.search.n_trials} trials leave nothing to search, because {len(domains)} "
+            f"domains need an expert each first; take at least {len(domains) + 2}",
+        )
+
+
 def _score_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
     if config.score.at and config.launch.shards_weights:
         yield (
@@ -220,6 +231,33 @@ def _runs_problems(config: StudyConfig) -> Iterator[tuple[FieldPath, str]]:
             "a grpc storage keeps its lock in a folder that machines share, which no URL is; name "
             "a path, or the URL of the database itself as storage",
         )
+
+
+_DOMAINS: FieldPath = ("corpus", "domains")
+_SETS: tuple[FieldPath, ...] = (
+    _DOMAINS,
+    ("corpus", "validation"),
+    ("corpus", "tasks"),
+    ("former_domains",),
+)
+_RUN: tuple[FieldPath, ...] = (
+    ("training", "max_steps"),
+    ("training", "global_batch_size"),
+    ("corpus", "block_size"),
+)
+_CHECKS: tuple[tuple[Check, tuple[FieldPath, ...]], ...] = (
+    (_domain_problems, (_DOMAINS,)),
+    (_former_problems, (_DOMAINS, ("former_domains",))),
+    (lambda config: objective_problems(config, config.sets), (("objective",), *_SETS)),
+    (lambda config: bounds_problems(config, config.domains), (_DOMAINS, ("search", "bounds"))),
+    (_natural_problems, (_DOMAINS, ("search", "natural"))),
+    (_target_problems, (_DOMAINS, ("target",), *_RUN)),
+    (_trials_problems, (_DOMAINS, ("search", "n_trials"), ("warm_start",))),
+    (_score_problems, (("score",), ("launch",))),
+    (_training_problems, (("training",), ("model",), ("optimizer",))),
+    (_runs_problems, (("runs",), ("launch",), ("storage",))),
+)
+"""Every check, and the fields that it reads."""
 
 
 def _objective_field(objective: Any, name: str) -> FieldPath:

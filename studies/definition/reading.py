@@ -8,7 +8,7 @@ override passes through the same checks as the file.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
+from optuna_mde_studies.definition import partial
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.consistency import FieldPath, inconsistencies
 from optuna_mde_studies.wording import shown
@@ -26,6 +27,10 @@ SUFFIXES = (".yaml", ".yml")
 
 class DefinitionError(ValueError):
     """What is wrong in a definition: one sentence a line, with the place and the mend."""
+
+    rest: Definition | None = None
+    """Where fields are wrong by themselves: the definition with something right in their place, if
+    that can be had. Of its sources those are left that are what was written."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +100,29 @@ def examine_fields(
     try:
         config = StudyConfig.model_validate(data)
     except ValidationError as error:
-        raise DefinitionError("\n".join(_problems(error, data, places, label))) from None
-    found = inconsistencies(config)
-    problems = [f"{_place(path, places, label)}: {_cut(text)}" for path, text in found]
-    return Definition(config, label, places), problems
+        raise _refused(error, data, places, label) from None
+    return Definition(config, label, places), _placed(inconsistencies(config), places, label)
+
+
+def _refused(
+    error: ValidationError, data: dict[str, Any], places: dict[FieldPath, str], label: str
+) -> DefinitionError:
+    """What is wrong with fields by themselves, and what the others do not agree in."""
+    said, rest = _problems(error, data, places, label), None
+    found = partial.without(data, _wrong(error, data), _wrong)
+    if found is not None:
+        config, wrong = found
+        said += _placed(inconsistencies(config, partial.named(wrong)), places, label)
+        rest = Definition(partial.right_sources(config, wrong), label, places)
+    refused = DefinitionError("\n".join(said))
+    refused.rest = rest
+    return refused
+
+
+def _placed(
+    found: Iterable[tuple[FieldPath, str]], places: dict[FieldPath, str], label: str
+) -> list[str]:
+    return [f"{_place(path, places, label)}: {_cut(text)}" for path, text in found]
 
 
 def shipped() -> list[str]:
@@ -263,6 +287,15 @@ def _problems(
         f"{_place(path, places, label)}: {_cut(', or '.join(messages))}{received.get(path, '')}"
         for path, messages in by_field.items()
     ]
+
+
+def _wrong(error: ValidationError, data: dict[str, Any]) -> list[FieldPath]:
+    """The fields that an error is about."""
+    found = []
+    for problem in error.errors(include_url=False):
+        path = _written(problem["loc"], data)
+        found.append((*path, problem["loc"][-1]) if problem["type"] == "missing" else path)
+    return found
 
 
 def _said(kind: str, path: FieldPath) -> str:

@@ -23,6 +23,15 @@ def problems(definition: Definition) -> list[str]:
     return [definition.located(said) for said in _said(definition)]
 
 
+def source_problems(definition: Definition) -> list[str]:
+    """The same of its sources and its tokenizer alone."""
+    from optuna_mde_trainers.corpus import checking
+
+    corpus = definition.config.corpus
+    found = [*checking.problems(corpus), *_task_problems(corpus)]
+    return [definition.located(said) for said in found]
+
+
 def check_machine(definition: Definition) -> None:
     """Whether this machine has the devices and packages that runs ask for.
 

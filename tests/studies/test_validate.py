@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -65,3 +66,34 @@ def test_all_of_them_are_named_at_once(workplace):
     places = [re.findall(r": corpus\.validation\.(set\d)[.:]", said)[-1] for said in problems[1:]]
     assert "corpus.tokenizer.path" in problems[0]
     assert places == [f"set{i}" for i in range(len(FAULTS))]
+
+
+def test_validate_names_them_beside_fields_that_are_wrong(cli, workplace):
+    code, out, err = cli(
+        *("validate", "tiny.yaml", "--set", "training.max_steps=many"),
+        *("--set", "corpus.domains.code.data_files=gone/*.txt", "--set", "corpus.tasks={t: 5}"),
+        *("--set", "objective={moon: 1}"),
+    )
+    assert (code, out) == (2, "")
+    task, wrong, objective, source = err.strip().split("\n")
+    assert "training.max_steps: a whole number is needed" in wrong
+    assert "corpus.tasks.t: " in task
+    assert "objective.moon: no validation set is called 'moon'" in objective
+    assert "corpus.domains.code.data_files: no file matches 'gone/*.txt'" in source
+
+
+def test_validate_looks_at_the_study_that_out_names(cli, tiny_run, tmp_path, monkeypatch):
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    Path("runs/tiny").rename("elsewhere")
+    code, out, _ = cli("validate", "tiny.yaml", "--set", "search.n_trials=8")
+    assert (code, "into runs/tiny" in out) == (0, True)
+    assert re.search(r"experts +3 ", out)
+    arguments = ("validate", "tiny.yaml", "--out", "elsewhere")
+    code, out, _ = cli(*arguments, "--set", "search.n_trials=8")
+    assert (code, "into elsewhere" in out) == (0, True)
+    assert re.search(r"experts +0 ", out)
+    assert re.search(r"search +2 ", out)
+    code, _, err = cli(*arguments, "--set", "training.max_steps=21")
+    assert code == 2
+    assert "was begun with training.max_steps = 20, and now it is 21" in err

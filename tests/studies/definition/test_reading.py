@@ -260,6 +260,36 @@ def test_all_mistakes_are_said_at_once(write):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "fields"),
+    [
+        (
+            ("training.max_steps=x", "objective={moon: 1}", "search.bounds={sun: [0, 1]}"),
+            {"training.max_steps", "objective.moon", "search.bounds.sun"},
+        ),
+        (  # the wrong sources have names, and no others are missing
+            ("corpus.domains.code={paht: text}", "corpus.validation.news=5", "optimizer.lr=fast"),
+            {"corpus.domains.code.paht", "corpus.validation.news", "optimizer.lr"},
+        ),
+        (  # what depends on something wrong is left until that is mended
+            ("corpus.domains=5", "search.natural={code: 1}", "launch.workers=none"),
+            {"corpus.domains", "launch.workers"},
+        ),
+        (
+            ("search={}", "score.at=[0.5, x]", "confirm.seeds=1", "target={tokens: 1}"),
+            {"search.n_trials", "score.at.1", "confirm.seeds", "target.tokens"},
+        ),
+    ],
+)
+def test_what_does_not_agree_is_said_beside_what_is_wrong_by_itself(write, overrides, fields):
+    with pytest.raises(DefinitionError) as caught:
+        reading.read(write(), overrides)
+    lines = str(caught.value).split("\n")
+    assert len(lines) == len(fields), lines
+    for field in fields:
+        assert any(f": {field}: " in line for line in lines), (field, lines)
+
+
+@pytest.mark.parametrize(
     ("override", "said"),
     [
         ("training.max_steps", "write `field=value`, such as `training.max_steps=200`"),
