@@ -41,14 +41,13 @@ def dashboard(
 ) -> None:
     """Opens Optuna Dashboard on a study, with this package's figures, renewed as trials finish."""
     from optuna_mde_studies.report import dashboard as server
-    from optuna_mde_studies.runner.remote import is_small
+    from optuna_mde_studies.runner.remote import bring_shown
 
     kept = opened(study, name, out)
     runs = kept.folder.runs if kept.config is not None else None
 
     def confirmation() -> Confirmation | None:
-        if runs is not None:
-            kept.folder.bring(runs, only=is_small)
+        bring_shown(kept.folder)
         return kept.confirmation
 
     follower = server.Follower(kept.study, confirmation, runs)
@@ -60,11 +59,11 @@ def report(study: KeptStudyArgument, name: NameOption = None, out: OutOption = N
     """Writes the HTML report again, of a running study too."""
     from optuna_mde_studies.report import page
     from optuna_mde_studies.runner.folder import create
-    from optuna_mde_studies.runner.remote import bring_evaluations
+    from optuna_mde_studies.runner.remote import bring_shown
 
     kept = opened(study, name, out)
     create(kept.folder)
-    bring_evaluations(kept.folder)
+    bring_shown(kept.folder)
     print(page.write(kept.study, kept.folder.path, confirmation=kept.confirmation))
 
 

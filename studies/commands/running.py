@@ -89,9 +89,9 @@ def confirm(
 
 def _write_report(outcome: Outcome, folder: StudyFolder, display: Progress) -> None:
     from optuna_mde_studies.report import page
-    from optuna_mde_studies.runner.remote import bring_evaluations
+    from optuna_mde_studies.runner.remote import bring_shown
 
-    bring_evaluations(folder)
+    bring_shown(folder)
     begin = partial(display.stage, "writing the report")
     page.keep_current(outcome.study, folder, outcome.recommendation, begin)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner.sharing.mirror import Mirror, RemoteError
+from optuna_mde_trainers.corpus.blocks import CORPUS_FILE
 from optuna_mde_trainers.spec import EVALUATIONS_FOLDER, RESULT_FILE, SPEC_FILE, DivergedError
 
 if TYPE_CHECKING:
@@ -93,23 +94,18 @@ def _name(spec: RunSpec, runs: Path) -> str:
     return f"{runs.name}/{spec.folder(runs).name}"
 
 
-def bring_evaluations(folder: StudyFolder) -> None:
-    """Sees that what lm-evaluation-harness made of runs on any machine is here and at the URL, and
-    what the corpus holds: the report shows both.
+def bring_shown(folder: StudyFolder) -> None:
+    """Sees that what report and dashboard show of runs on any machine is here: what came of them,
+    what the corpus holds, and what lm-evaluation-harness said, which goes to the URL as well.
 
     Raises:
         StudyError: if the URL does not answer.
     """
     folder.share(*folder.runs.glob(f"*/{EVALUATIONS_FOLDER}"))
-    folder.bring(folder.corpus, only=lambda name: PurePosixPath(name).parent.name == "corpus")
-    folder.bring(folder.runs, only=_is_of_report)
+    folder.bring(folder.corpus / CORPUS_FILE)
+    folder.bring(folder.runs, only=_is_shown)
 
 
-def _is_of_report(name: str) -> bool:
+def _is_shown(name: str) -> bool:
     path = PurePosixPath(name)
-    return path.parent.name == EVALUATIONS_FOLDER or path.name == SPEC_FILE
-
-
-def is_small(name: str) -> bool:
-    """Whether a run's file is one that a dashboard shows, by its name."""
-    return PurePosixPath(name).name in (RESULT_FILE, SPEC_FILE)
+    return path.name in (SPEC_FILE, RESULT_FILE) or path.parent.name == EVALUATIONS_FOLDER

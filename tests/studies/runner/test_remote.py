@@ -14,6 +14,7 @@ from optuna_mde_studies.runner import agreement, session
 from optuna_mde_studies.runner.corpus import open_experiment
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create
+from optuna_mde_studies.runner.remote import bring_shown
 from optuna_mde_studies.terminal.progress import Progress, console
 from optuna_mde_trainers.spec import RESULT_FILE, RunSpec, ScoreSpec
 
@@ -76,12 +77,19 @@ def test_a_run_goes_on_on_another_machine_and_its_result_is_everywhere(machine, 
     result = two.train(spec_of(two), lambda step, total: steps.append(step))
     assert steps == list(range(11, STEPS + 1))
 
+    (spec_of(one).folder(one.folder.runs) / "evaluations").mkdir()
+    (spec_of(one).folder(one.folder.runs) / "evaluations/task.json").write_text("{}")
+    bring_shown(one.folder)
     # The first machine takes the result, and the checkpoint is gone everywhere.
     assert one.finished(spec_of(one)) == result
     assert one.train(spec_of(one), lambda *_: pytest.fail("it is trained again")) == result
-    third = opened(machine, "three").folder
-    third.bring(third.runs)
+    _, third = machine("three")
+    bring_shown(third)
     (run,) = third.runs.iterdir()
+    shown = {path.relative_to(run).as_posix() for path in run.rglob("*.*")}
+    assert shown == {"spec.json", "result.json", "evaluations/task.json"}
+    assert (third.corpus / "corpus.json").is_file()
+    third.bring(third.runs)
     assert not (run / "last.ckpt").exists()
     assert (run / "model.safetensors").read_bytes() == (
         two.folder.runs / run.name / "model.safetensors"
