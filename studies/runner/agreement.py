@@ -55,7 +55,7 @@ def check(folder: StudyFolder, definition: Definition) -> None:
     kept = _kept(study)
     if kept is not None:
         _check_kept(kept, folder.url, definition)
-    _check_files(folder, study)
+    check_files(folder, study)
 
 
 def _check_kept(kept: Mapping[str, Any], url: str, definition: Definition) -> None:
@@ -101,7 +101,7 @@ def join(folder: StudyFolder, name: str) -> StudyConfig:
 
 
 def agree_on_files(folder: StudyFolder, study: optuna.Study) -> None:
-    """Keeps where the study's files lie, or sees that they are the same for all machines.
+    """Keeps where the study's files lie; to be called once a start can be refused no more.
 
     Raises:
         StudyError: if they are others: runs of one machine would be gone for the next.
@@ -109,7 +109,7 @@ def agree_on_files(folder: StudyFolder, study: optuna.Study) -> None:
     known = study.user_attrs.get(FOLDER_ATTR)
     if known == folder.root:
         return
-    _check_files(folder, study)
+    check_files(folder, study)
     if known is not None:  # of one machine alone, whose files are here
         folder.share(folder.corpus, folder.runs, folder.imported, folder.confirmation)
     folder.share(folder.mark)
@@ -120,18 +120,26 @@ def agree_on_files(folder: StudyFolder, study: optuna.Study) -> None:
         mark.write_text(kept_mark(folder) + "\n", encoding="utf-8")
 
 
-def _check_files(folder: StudyFolder, study: optuna.Study) -> None:
+def check_files(folder: StudyFolder, study: optuna.Study) -> None:
+    """Sees that the study's files are the same for all machines.
+
+    Raises:
+        StudyError: if they are others.
+    """
     known, here = study.user_attrs.get(FOLDER_ATTR), folder.root
     if folder.url is None or known is None or known == here:
         return
     mark = _mark_there(folder)
-    is_moved = bool(mark) and mark == mark_of(study)
+    # Every machine's own folder bears the mark: only one that has files has been moved.
+    is_own = folder.shared is None and folder.remote is None
+    has_files = not is_own or folder.corpus.is_dir() or folder.runs.is_dir()
+    is_moved = bool(mark) and mark == mark_of(study) and has_files
     if is_moved and not study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         return  # else it is mounted elsewhere on the machine that runs them
     raise StudyError(
         f"the runs of this study lie in {known}, and here they would lie in {here}; share one "
-        "folder, under the same path or URL on every machine: `--set runs=/shared/folder`, or "
-        "`--out`"
+        "folder, under the same path or URL on every machine: add `--set "
+        f"runs={str(known).rpartition('/')[0]}`, or `--out`"
     )
 
 

@@ -84,7 +84,10 @@ def open_study(folder: StudyFolder, config: StudyConfig) -> optuna.Study:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(list(goals))
     identity.mark(folder, study, config.name)
-    agreement.agree_on_files(folder, study)
+    if folder.url is None or agreement.FOLDER_ATTR not in study.user_attrs:
+        agreement.agree_on_files(folder, study)
+    else:
+        agreement.check_files(folder, study)
     return study
 
 
@@ -232,6 +235,7 @@ class Session:
 
     def _keep(self) -> None:
         """Writes down what this start has changed, once nothing can be refused any more."""
+        agreement.agree_on_files(self.folder, self.study)
         write_definition(self.folder, self.config)
         agreement.publish(self.study, self.config)
         wanted = self.config.search.n_trials

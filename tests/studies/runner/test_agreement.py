@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import optuna
@@ -13,6 +14,8 @@ from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner import agreement, session
 from optuna_mde_studies.runner.changes import changed_fields
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create
+from optuna_mde_studies.terminal.progress import Progress
+from rich.console import Console
 
 from benchmarks.workers import DEFINITION
 
@@ -102,6 +105,34 @@ def test_machines_that_do_not_share_the_runs_are_told(machine, tmp_path):
     with pytest.raises(StudyError, match="share one folder, under the same path or URL"):
         session.begin(*machine("second", f"runs='{tmp_path}/elsewhere'"))
     session.begin(*machine("second"))
+
+
+def test_a_folder_without_the_runs_never_becomes_the_studys(
+    machine, tmp_path, url, cli, monkeypatch
+):
+    """Its mark alone, which every machine's own folder bears, makes it none that was moved."""
+    session.begin(*machine("first"))
+    mark = (tmp_path / "first/study.id").read_text()
+    (tmp_path / "elsewhere/runs/killed").mkdir(parents=True)
+    (tmp_path / "elsewhere/runs/killed/study.id").write_text(mark)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, err = cli("run", "killed", "--storage", url)
+    assert code == 2
+    assert f"add `--set runs={tmp_path}/runs`" in err
+    known = optuna.load_study(study_name="killed", storage=url).user_attrs
+    assert known["mde_folder"] == f"{tmp_path}/runs/killed"
+
+
+def test_where_the_files_lie_is_written_once_a_start_stands(machine, tmp_path):
+    """Another mount point is taken over by a start, and by none that is refused later."""
+    study = session.begin(*machine("first"))
+    known = study.user_attrs["mde_folder"]
+    (tmp_path / "runs").rename(tmp_path / "mounted")
+    definition, folder = machine("second", f"runs='{tmp_path}/mounted'")
+    session.begin(definition, folder)
+    assert study.user_attrs["mde_folder"] == known
+    session.Session(definition, folder, Progress("", Console(file=io.StringIO())))._keep()
+    assert study.user_attrs["mde_folder"] == f"{tmp_path}/mounted/killed"
 
 
 @pytest.mark.parametrize("kept", ["{", 5, {"config": {"name": "killed"}}, {"config": None}])
