@@ -101,15 +101,15 @@ def draw(
     """
     from plotly.subplots import make_subplots
 
-    columns = min(COLUMNS, len(found))
-    rows = ceil(len(found) / columns)
+    rows = ceil(len(found) / COLUMNS)
+    columns = ceil(len(found) / rows)  # as many as fill the last row best
     empty = [""] * (rows * columns - len(found))
     titles = [*(f"<b>{label(line.domain)}</b>" for line in found), *empty] * len(names)
     figure = make_subplots(
         rows=rows * len(names),
         cols=columns,
         subplot_titles=titles,
-        horizontal_spacing=0.16 / columns,
+        horizontal_spacing=0.24 / columns,
         vertical_spacing=0.32 / (rows * len(names)),
     )
     figure.update_annotations(font={"size": 13})

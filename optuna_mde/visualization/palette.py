@@ -136,7 +136,9 @@ def ink_on(colour: str) -> str:
 
 
 def titled(figure: go.Figure, title: str) -> dict[str, Any]:
-    """Layout of a title in the figure, above which the legend may grow to two lines."""
+    """Layout of a title in the figure, with room for a legend of two entries a line below it."""
+    named = {trace.name for trace in figure.data if trace.showlegend is not False}
+    lines = 0 if figure.layout.showlegend is False else max(2, math.ceil(len(named) / 2))
     return {
         "title": {
             "text": f"<b>{html.escape(title, quote=False)}</b>",
@@ -148,7 +150,7 @@ def titled(figure: go.Figure, title: str) -> dict[str, Any]:
             "yref": "container",
             "pad": {"l": 12, "t": 16},
         },
-        "margin_t": 56 if figure.layout.showlegend is False else 100,
+        "margin_t": 56 + 21 * lines,
     }
 
 

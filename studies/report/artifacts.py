@@ -11,7 +11,7 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
@@ -22,6 +22,8 @@ from optuna_mde_studies.runner.experiment import RUN_ATTR
 from optuna_mde_trainers.spec import RESULT_FILE, SPEC_FILE
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import optuna
 
 ADDED_FOLDER = "artifacts"
@@ -29,6 +31,7 @@ CURVE_FILE, PICTURE_FILE = "losses.csv", "losses.svg"
 FILES = {"0": (RESULT_FILE, "application/json"), "1": (SPEC_FILE, "application/json"),
          "2": (CURVE_FILE, "text/csv"), "3": (PICTURE_FILE, "image/svg+xml")}  # fmt: skip
 """Last digit of an id -> name of the file and its type; the last two are made of a result."""
+_MADE = {digit for digit, (name, _) in FILES.items() if name in (CURVE_FILE, PICTURE_FILE)}
 _ID = re.compile(r"([0-9a-f]{16})-([0123])")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RUN = re.compile(r"[0-9a-f]{16}")
@@ -89,7 +92,8 @@ def _refuse_other(artifact_id: str) -> None:
 
 
 def publish(study: optuna.Study, runs: Path) -> None:
-    """Names the files of finished runs on their trials, where they are not named yet.
+    """Names the files of finished runs on their trials, where they are not named yet, and shows
+    their losses on the way in a note, where nobody has written one.
 
     Finished trials take no attributes: the study bears them, where the dashboard looks too.
     """
@@ -100,11 +104,21 @@ def publish(study: optuna.Study, runs: Path) -> None:
             continue
         keys = {d: f"dashboard:artifacts:{trial._trial_id}:{run}-{d}" for d in FILES}
         missing = [digit for digit, key in keys.items() if key not in known]
-        made = (CURVE_FILE, PICTURE_FILE)
-        if any(FILES[d][0] in made for d in missing) and curves.read(runs / run) is None:
-            missing = [d for d in missing if FILES[d][0] not in made]
+        if _MADE & {*missing} and curves.read(runs / run) is None:
+            missing = [digit for digit in missing if digit not in _MADE]
         for digit in missing:
             name, kind = FILES[digit]
             meta = {"artifact_id": f"{run}-{digit}", "filename": name, "mimetype": kind}
             text = json.dumps({**meta, "encoding": None})
             study._storage.set_study_system_attr(study._study_id, keys[digit], text)
+            if name == PICTURE_FILE:
+                _note(study, trial._trial_id, f"{run}-{digit}", known)
+
+
+def _note(study: optuna.Study, trial: int, picture: str, known: Mapping[str, Any]) -> None:
+    """A picture in a trial's note, as large as it is; among the files it is a stamp."""
+    from optuna_dashboard._note import note_ver_key, save_note_with_version
+
+    if note_ver_key(trial) not in known:
+        body = f"![losses on the way](/artifacts/{study._study_id}/{trial}/{picture})"
+        save_note_with_version(study._storage, study._study_id, trial, 1, body)

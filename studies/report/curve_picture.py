@@ -6,6 +6,7 @@ What stands in it comes from a run's folder, which may be of another hand: it is
 from __future__ import annotations
 
 import math
+import re
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,6 +29,9 @@ STEPS = (1, 2, 5)
 """Between powers of ten, where a scale may have its marks."""
 MARKS = 6
 """Of the scale of losses, at most."""
+
+
+_NO_XML = re.compile("[^\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Named(NamedTuple):
@@ -118,7 +122,7 @@ def _legend(found: Sequence[Named]) -> Iterator[str]:
 
 
 def _text(x: float, y: float, text: str, anchor: str, colour: str = INK) -> str:
-    shown = escape("".join(c if c.isprintable() else "\ufffd" for c in text))
+    shown = escape(_NO_XML.sub("\ufffd", text))
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{colour}">{shown}</text>'
 
 

@@ -154,21 +154,21 @@ def _note(
     ]
     title = headline(found, recommendation, rates, confirmed).text
     lines = [f"**{_plain(title)}.** {_plain(' '.join(filter(None, said)))}", ""]
-    rows = recommendation.rows
-    shown = (
-        tables.rates(rows),
-        tables.comparison(rows, recommendation.goals),
-        epochs.table(found, recommendation),
-        tasks.table(found, recommendation, confirmed.confirmation if confirmed else None),
-    )
-    for table in shown:
-        lines += [*_markdown(table), ""] if table is not None else []
-    if warning := epochs.warning(found, recommendation):
-        lines += [_plain(warning), ""]
+    rows, kept = recommendation.rows, confirmed.confirmation if confirmed else None
+    shown = {
+        "Rates": tables.rates(rows),
+        "Objective": tables.comparison(rows, recommendation.goals),
+        "Epochs of the target run": epochs.table(found, recommendation),
+        "End tasks": tasks.table(found, recommendation, kept),
+    }
+    for name, table in shown.items():
+        lines += [f"**{name}**", "", *_markdown(table), ""] if table is not None else []
+    lines += ["**Trust**", "", _plain(sentence(recommendation.trust.statement)), ""]
+    notes = [*recommendation.notes, epochs.warning(found, recommendation)]
     if lost := found.lost_experts:
-        lines += [_plain(sentence(no_expert(lost, len(found.domains)))), ""]
-    lines.append(_plain(sentence(recommendation.trust.statement)))
-    return "\n".join(lines)
+        notes.append(sentence(no_expert(lost, len(found.domains))))
+    said = [f"- {_plain(note)}" for note in notes if note]
+    return "\n".join([*lines, *(["**Mind**", "", *said] if said else [])])
 
 
 def _markdown(table: tables.Table) -> Iterator[str]:
@@ -177,7 +177,8 @@ def _markdown(table: tables.Table) -> Iterator[str]:
     yield f"| {name} | {' | '.join(f'&emsp;{figure}' for figure in figures)} |"
     yield f"|---|{'---:|' * len(figures)}"
     for line in table.lines:
-        yield f"| {' | '.join(map(_plain, line))} |"
+        first, *others = map(_plain, line)
+        yield f"| {first} | {' | '.join(f'&emsp;{cell}' for cell in others)} |"
 
 
 def _plain(text: str) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import plotly.graph_objects as go
 import pytest
 
 from optuna_mde import predict, recommend, suggest_mixture
+from optuna_mde.answers.intervals import Interval
 from optuna_mde.visualization import (
     plot_effects,
     plot_front,
@@ -19,6 +21,8 @@ from optuna_mde.visualization import (
     plot_predicted,
     plot_ternary,
 )
+from optuna_mde.visualization.effects import Line, draw
+from optuna_mde.visualization.palette import titled
 from tests.optuna_mde.recorded import add_run, inner, study_of_runs
 
 Z90 = 1.6448536269514722
@@ -300,3 +304,18 @@ except ImportError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'optuna-mde[visualization]'" in done.stdout
+
+
+@pytest.mark.parametrize(("panels", "columns"), [(3, 3), (4, 4), (5, 3), (7, 4), (9, 3)])
+def test_panels_of_effects_fill_their_rows(panels: int, columns: int) -> None:
+    rates = np.linspace(0, 1, 3)
+    mean, sd = np.ones((3, 1)), np.full((3, 1), 0.1)
+    lines = [Line(f"d{i}", rates, mean, sd, np.full(3, True), 0.2) for i in range(panels)]
+    figure = draw(lines, ("loss",), (Interval(1.0, 0.9, 1.1),))
+    assert len({round(axis.domain[0], 4) for axis in figure.select_xaxes()}) == columns
+
+
+def test_a_title_leaves_room_for_its_legend() -> None:
+    figure = go.Figure([go.Scatter(y=[1], name=f"run {i}") for i in range(8)])
+    assert titled(figure, "a")["margin_t"] >= 56 + 4 * 19
+    assert titled(figure.update_layout(showlegend=False), "a")["margin_t"] == 56

@@ -14,6 +14,7 @@ import optuna
 import pytest
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna_dashboard import get_note
+from optuna_dashboard._note import get_note_from_system_attrs, save_note_with_version
 from optuna_dashboard.artifact._backend import list_trial_artifacts
 from optuna_mde_studies.report import artifacts, dashboard
 from optuna_mde_studies.report.curve_picture import svg
@@ -102,6 +103,7 @@ def test_losses_are_a_picture_that_the_dashboard_shows(study, runs):
     assert train[0][0] == docs[0][0] < train[1][0] < docs[1][0]
     assert train[0][1] < prose[0][1] < docs[0][1] < prose[1][1] < docs[1][1]
     assert train[1][1] == prose[1][1]
+    assert not any("\ufffd" in (text.text or "") for text in root.iter())
     words = [text.text or "" for text in root.findall(f"{SVG}text")]
     assert [word.split()[1] for word in words if word.split()[0] in ("2.000", "3.000")] == [
         "training",
@@ -110,8 +112,25 @@ def test_losses_are_a_picture_that_the_dashboard_shows(study, runs):
     ]
 
 
+def test_a_trials_note_shows_the_picture_unless_somebody_has_written_one(study, runs):
+    add_run(study, 0.7)
+    first, second = study.trials
+    keys = (study._storage, study._study_id)
+    save_note_with_version(*keys, second._trial_id, 1, "My own words.")
+    for _ in range(2):
+        artifacts.publish(study, runs)
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    note = get_note_from_system_attrs(attrs, first._trial_id)["body"]
+    assert f"(/artifacts/{study._study_id}/{first._trial_id}/{RUN}-3)" in note
+    assert get_note_from_system_attrs(attrs, second._trial_id)["body"] == "My own words."
+    save_note_with_version(*keys, first._trial_id, 2, "Mine too.")
+    artifacts.publish(study, runs)
+    attrs = study._storage.get_study_system_attrs(study._study_id)
+    assert get_note_from_system_attrs(attrs, first._trial_id)["body"] == "Mine too."
+
+
 def test_what_a_run_has_named_means_nothing_in_its_picture():
-    names = ["</text><script>alert(1)</script>", "a\0b\x1b", "Ω & <i>"]
+    names = ["</text><script>alert(1)</script>", "a\0b\x1b\ud800\uffff", "Ω & <i>"]
     lines = dict.fromkeys(names, ((1, 2.0), (9, 1.5)))
     root = ElementTree.fromstring(svg(Curve((), lines)))
     assert {tag.tag for tag in root.iter()} == {
