@@ -74,7 +74,7 @@ def main() -> None:
     except _mistakes() as error:
         fail(str(error))
     except _storage_faults() as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        reason = " ".join(str(error.__cause__ or error).split("\n[SQL:")[0].split())[:300]
         fail(f"the study's storage cannot be read or written ({reason}); is it there, and whole?")
 
 

@@ -5,12 +5,13 @@ It ends with the process that started it, however that ends: `supervisor` sees t
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ TORCHRUN = "torch/distributed/elastic"
 """In what torchrun says itself."""
 PYTHON = "{python}"
 """In a command of ours: the interpreter of the machine that runs it."""
+CHECKPOINT_SECONDS = 8.0
+"""What a command has for a checkpoint on SIGTERM: less than the worker that waits for it has."""
 OUTPUT_FILE = "output.log"
 """In the run's folder: what a process of its own has printed."""
 
@@ -84,11 +87,23 @@ def perform(command: Sequence[str], folder: Path, seconds: float | None) -> None
                 f"took longer than launch.time_limit ({seconds / 60 if seconds else 0:g} minutes) "
                 f"and was ended{_last_words(log, began)}"
             ) from None
+        except SystemExit:  # SIGTERM: whoever sent it gives some time
+            _ask_to_end(process)
+            _end(process)
+            raise
         except BaseException:
             _end(process)
             raise
     if code:
         raise RunFailedError(f"{_ending(code)}{_last_words(log, began)}")
+
+
+def _ask_to_end(process: subprocess.Popen[bytes]) -> None:
+    """Lets a command write a checkpoint, for a while."""
+    assert process.stdin is not None
+    with suppress(OSError, subprocess.TimeoutExpired):  # it has just ended; it goes on
+        os.write(process.stdin.fileno(), b"t")
+        process.wait(CHECKPOINT_SECONDS)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

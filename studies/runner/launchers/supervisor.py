@@ -3,7 +3,9 @@
     python supervisor.py COMMAND…
 
 Its standard input is a pipe of which the starter holds the other end: whatever ends that process,
-SIGKILL too, closes it. Run as a file, so that it imports nothing but what it needs.
+SIGKILL too, closes it. A byte in it asks the command to end by itself, with SIGTERM. Signals of a
+terminal or a scheduler reach this process, too, which must outlive the command. Run as a file, so
+that it imports nothing but what it needs.
 """
 
 import os
@@ -15,6 +17,8 @@ import threading
 
 def supervise(command: list[str]) -> int:
     """The command's exit code; 128 + its signal, if one has ended it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)  # not SIG_IGN, which the command would inherit
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     except OSError as error:
@@ -22,8 +26,9 @@ def supervise(command: list[str]) -> int:
         return 127
 
     def watch() -> None:
-        os.read(0, 1)  # returns when the pipe is closed
-        os.killpg(process.pid, signal.SIGKILL)
+        while os.read(0, 1):
+            os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGKILL)  # the pipe is closed
 
     threading.Thread(target=watch, daemon=True).start()
     code = process.wait()

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -24,7 +24,7 @@ from optuna_mde_studies.runner.launchers.local import (
     SubprocessLauncher,
 )
 from optuna_mde_studies.runner.launchers.processes import Here
-from optuna_mde_trainers.spec import RunSpec
+from optuna_mde_trainers.spec import CheckpointWarning, LaunchSpec, RunSpec
 
 from tests.studies import their_trainer
 from tests.studies.runner.specs import ignore, short_spec
@@ -51,6 +51,13 @@ def test_a_process_of_its_own_trains_the_same(spec, tmp_path):
     written = (folder / "result.json").stat().st_mtime_ns
     assert SubprocessLauncher().run(spec, tmp_path / "there", ignore).losses == here.losses
     assert (folder / "result.json").stat().st_mtime_ns == written  # it was finished
+
+    class SetsACheckpointAside:
+        def perform(self, command: Sequence[str], folder: Path, launch: LaunchSpec) -> None:
+            (folder / "last.unusable").touch()
+
+    with pytest.warns(CheckpointWarning, match=r"\(see output\.log beside it\): delete"):
+        SubprocessLauncher(SetsACheckpointAside()).run(spec, tmp_path / "there", ignore)
 
 
 def test_a_command_needs_to_leave_losses_only(spec, tmp_path):
@@ -126,9 +133,13 @@ def is_alive(pid: int) -> bool:
 
 
 SLEEPS = """
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 out = sys.argv[1]
+def save(number, frame):
+    open(out + "/saved", "w").close()
+    sys.exit(1)
+signal.signal(signal.SIGTERM, save)
 open(out + "/pids.part", "w").write(f"{os.getpid()} {child.pid}")
 os.replace(out + "/pids.part", out + "/pids")
 time.sleep(600)
@@ -144,26 +155,39 @@ def test_a_run_beyond_its_time_is_ended_with_its_children(spec, tmp_path):
     assert all(waited_for(lambda pid=pid: not is_alive(pid)) for pid in pids)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_command_ends_with_a_killed_worker(spec, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "saves"),
+    [(signal.SIGKILL, False), (signal.SIGINT, False), (signal.SIGTERM, True)],
+)
+def test_a_command_ends_with_its_worker(spec, tmp_path, number, saves):
+    """Whatever ends it; signals but SIGKILL reach its whole group, as a terminal sends them."""
     spec.write(tmp_path / "asked.json")
     worker = (
         "import sys\nfrom pathlib import Path\n"
         "from optuna_mde_studies.runner.launchers.local import CommandLauncher\n"
+        "from optuna_mde_studies.runner.signals import end_orderly\n"
         "from optuna_mde_trainers.spec import RunSpec\n"
         f"command = (sys.executable, '-c', {SLEEPS!r}, '{{out}}')\n"
         "spec = RunSpec.read(Path('asked.json'))\n"
+        "end_orderly()\n"
         "CommandLauncher(command).run(spec, Path('runs'), lambda step, total: None)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", worker], cwd=tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", worker],
+        cwd=tmp_path,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         pids = spec.folder(tmp_path / "runs") / "pids"
         assert waited_for(pids.exists, 60)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        (os.kill if number == signal.SIGKILL else os.killpg)(process.pid, number)
+        code = process.wait()
     for pid in map(int, pids.read_text().split()):
         assert waited_for(lambda pid=pid: not is_alive(pid)), pid
+    assert (spec.folder(tmp_path / "runs") / "saved").exists() == saves
+    assert code == (143 if number == signal.SIGTERM else -number)
 
 
 def test_a_study_with_a_trainer_that_is_not_ours(workplace, command):
