@@ -29,7 +29,7 @@ def validate(
 ) -> None:
     """Checks all that can be known without running: fields, sources, devices; prints the plan."""
     from optuna_mde_studies.definition.reading import DefinitionError
-    from optuna_mde_studies.runner import checks
+    from optuna_mde_studies.runner import checks, warm
     from optuna_mde_studies.runner.domains import planned
     from optuna_mde_studies.runner.plan import done, finished_rate, plan
     from optuna_mde_studies.runner.speed import measure as measured
@@ -50,10 +50,12 @@ def validate(
     if problems:
         fail("\n".join(problems))
     said = planned(definition, folder)
-    config, had = definition.config, done(definition.config, folder)
+    config = definition.config
+    offers = warm.offers(folder, config)
+    had = done(config, folder, {domain for offer in offers for domain in offer.experts})
     found = plan(config, had)
     print(f"{definition.label}: right. {summary.planned(config, found, had)}, into {folder.path}")
-    if said:
-        print(said)
+    for line in [*filter(None, [said]), *(offer.summary for offer in offers)]:
+        print(line)
     rate = tokens_per_second or (measured(config) if measure else finished_rate(folder))
     print_parts(progress.console(), summary.plan(found, rate))

@@ -26,6 +26,7 @@ from optuna_mde_trainers.corpus.blocks import CORPUS_FILE
 
 if TYPE_CHECKING:
     import optuna
+    from optuna_mde_studies.definition.config import StudyConfig
     from optuna_mde_studies.definition.reading import Definition
     from optuna_mde_studies.runner.display import Display
     from optuna_mde_studies.runner.folder import StudyFolder
@@ -106,6 +107,18 @@ def _opened(
         study.set_user_attr("natural", experiment.natural)
         progress.line(f"natural mixture: {rates(experiment.natural)}")
     return experiment
+
+
+def standing(config: StudyConfig, folder: StudyFolder) -> Corpus | None:
+    """The corpus in a study's folder as `run` would take it; None where it is to be built, or to
+    be built anew."""
+    from optuna_mde_trainers.corpus.blocks import Corpus
+
+    try:
+        corpus = Corpus.load(folder.corpus)
+        return None if corpora.changes(corpus, config.corpus, share=share(config)) else corpus
+    except corpora.CorpusError:
+        return None
 
 
 def changed_text(definition: Definition, folder: StudyFolder, study: optuna.Study) -> str:

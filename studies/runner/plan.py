@@ -11,14 +11,14 @@ same, D + S / 3 tokens at the rate of training, on as many workers as there are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.runner.identity import find
 from optuna_mde_studies.runner.resources import places
-from optuna_mde_studies.runner.trials import FINISHED, num_finished
+from optuna_mde_studies.runner.trials import FINISHED, lost_experts, num_finished
 from optuna_mde_studies.wording import amount, hours
 from optuna_mde_trainers.spec import RESULT_FILE, RunResult, SpecError
 
@@ -26,6 +26,7 @@ from optuna_mde.answers.tables import Table
 from optuna_mde.trials.groups import DEFAULT_PREFIX
 
 if TYPE_CHECKING:
+    import optuna
     from optuna_mde_studies.definition.config import StudyConfig
     from optuna_mde_studies.runner.folder import StudyFolder
     from optuna_mde_trainers.training.flops import Size
@@ -58,7 +59,7 @@ class Done:
     trials: int = 0
     """Finished ones, as `search.n_trials` counts them."""
     experts: frozenset[str] = frozenset()
-    """Domains of which one is trained."""
+    """Domains of which one is trained, or none is tried again."""
     is_confirmed: bool = False
 
 
@@ -101,19 +102,30 @@ class Plan:
         return () if flops is None else (f"{flops:.2e}",)
 
 
-def done(config: StudyConfig, folder: StudyFolder) -> Done:
+def done(config: StudyConfig, folder: StudyFolder, offered: Collection[str] = ()) -> Done:
     """What the study in a folder has finished; nothing where there is none.
+
+    Args:
+        config: its definition.
+        folder: the study's.
+        offered: domains whose experts other studies have, and `run` takes over.
 
     Raises:
         StudyError: if its storage cannot be opened.
     """
     study = find(folder, config.name)
     if study is None:
-        return Done()
-    finished = study.get_trials(deepcopy=False, states=FINISHED)
+        return Done(experts=frozenset(offered))
+    had = finished(config, study, is_confirmed=folder.confirmation.is_file())
+    return replace(had, experts=had.experts.union(offered))
+
+
+def finished(config: StudyConfig, study: optuna.Study, *, is_confirmed: bool = False) -> Done:
+    """What a study has finished, experts that were taken over among them."""
+    trials = study.get_trials(deepcopy=False, states=FINISHED)
     alone = {f"{DEFAULT_PREFIX}{domain}": domain for domain in config.domains}
-    experts = {alone[p] for t in finished for p in alone.keys() & t.params if t.params[p] == 1.0}
-    return Done(num_finished(study), frozenset(experts), folder.confirmation.is_file())
+    experts = {alone[p] for t in trials for p in alone.keys() & t.params if t.params[p] == 1.0}
+    return Done(num_finished(study), frozenset(experts).union(lost_experts(study)), is_confirmed)
 
 
 def plan(config: StudyConfig, had: Done = Done()) -> Plan:
@@ -174,9 +186,7 @@ def finished_rate(folder: StudyFolder) -> float | None:
 def left(config: StudyConfig, had: Done) -> tuple[int, int]:
     """Experts and other trials that are still to be run."""
     trials = max(0, config.search.n_trials - had.trials)
-    # With a warm start the experts of the other studies serve.
-    missing = 0 if config.warm_start else len(config.domains) - len(had.experts)
-    experts = min(missing, trials)
+    experts = min(len(config.domains) - len(had.experts), trials)
     return experts, trials - experts
 
 

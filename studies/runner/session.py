@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import Definition
-from optuna_mde_studies.runner import agreement, confirm, evidence, findings, identity, warm
+from optuna_mde_studies.runner import agreement, confirm, evidence, findings, identity, plan, warm
 from optuna_mde_studies.runner.batch import perform
 from optuna_mde_studies.runner.changes import changed_fields, discard_empty
 from optuna_mde_studies.runner.checks import check_machine
@@ -137,7 +137,7 @@ def run(definition: Definition, folder: StudyFolder, progress: Display) -> Outco
     """
     folder = folder.placed(definition.config, progress.line)
     if check(definition, folder):  # before there is a folder: a refused start writes nothing
-        warm.check(folder, definition.config.warm_start)
+        warm.offers(folder, definition.config)
     create(folder)
     with folder.owned():
         discard_empty(folder)
@@ -161,6 +161,15 @@ def confirm_again(
         if n_seeds is None and not session.config.confirm.seeds:
             raise StudyError("the definition has confirm.seeds 0: say how many with --seeds")
         return session.conclude(n_seeds)
+
+
+def _experts_first(experts: int, *, is_begun: bool) -> str:
+    """Which of the trials that are left are experts, in words."""
+    if not experts:
+        return ""
+    which = "the first" if experts == 1 else f"the first {experts}"
+    what = "an expert" if experts == 1 else "experts"
+    return f"{which} of {'those left' if is_begun else 'them'} {what}, "
 
 
 @dataclass
@@ -292,11 +301,14 @@ class Session:
             verb = "is" if done == 1 else "are"
             self.progress.line(f"going on: {count(done, 'trial')} {verb} finished already")
         self.progress.line(f"to minimise, nats per token: {goals(self.config.goals)}")
-        first = "" if done else f"the first {len(experiment.domains)} of them experts, "
-        workers = f"{pool.size} worker{'s' if pool.size > 1 else ''}"
+        had = plan.finished(self.config, self.study)
+        missing = [name for name in experiment.domains if name not in had.experts]
+        first = _experts_first(min(len(missing), n_trials - done), is_begun=done > 0)
+        workers = count(pool.size, "worker")
         self.progress.stage(f"searching: {count(n_trials, 'trial')}, {first}on {workers}")
-        full, steps = self.config.training.max_steps, experiment.expert_steps
-        if min(steps.values()) < full:
+        full = self.config.training.max_steps
+        steps = {name: n for name, n in experiment.expert_steps.items() if name in missing}
+        if min(steps.values(), default=full) < full:
             told = ", ".join(f"{domain} {n}" for domain, n in steps.items())
             self.progress.line(f"steps of the experts, out of {full}: {told}")
         if lost := on_lost_experts(self.study):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from optuna_mde_studies.exchange.runs import TableRun, TableRuns
 from optuna_mde_studies.exchange.tables import MOST_NAMED, ExchangeError
 from optuna_mde_studies.runner import identity
 from optuna_mde_studies.runner.changes import differences
+from optuna_mde_studies.runner.corpus import standing
 from optuna_mde_studies.runner.folder import (
     RUNS,
     StudyError,
@@ -36,10 +37,44 @@ if TYPE_CHECKING:
     import optuna
     from optuna_mde_studies.definition.config import StudyConfig
     from optuna_mde_studies.runner.experiment import Experiment
+    from optuna_mde_trainers.corpus.tokenizer import TokenizerConfig
     from optuna_mde_trainers.spec import RunSpec
+
+    from optuna_mde.objective import Objective
 
 MUST_AGREE = ("model", "optimizer", "training")
 """Sections that a loss depends on beside the text; the seed in them shifts all losses alike."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What another study has finished that this one has not taken over yet."""
+
+    name: str
+    folder: StudyFolder
+    config: StudyConfig
+    runs: Mapping[int, TableRun]
+    """By their trials' numbers, those of domains that are none here left out."""
+    origins: Mapping[int, Any]
+    said: tuple[str, ...]
+    """What is left out, in lines."""
+
+    @property
+    def sets(self) -> set[str]:
+        """Validation sets that any of the runs has a loss of."""
+        return {name for run in self.runs.values() for name in run.losses}
+
+    @property
+    def experts(self) -> set[str]:
+        """Domains of which one of the runs is an expert."""
+        return {d for run in self.runs.values() for d, rate in run.mixture.items() if rate == 1.0}
+
+    @property
+    def summary(self) -> str:
+        """What `run` will take over, in a line."""
+        runs = count(len(self.runs), "run")
+        found = [f"{runs} to take over, experts of {listed(sorted(self.experts)) or 'no domain'}"]
+        return f"warm start from {self.name}: {'; '.join([*found, *self.said])}"
 
 
 def start(experiment: Experiment, study: optuna.Study, say: Callable[[str], None]) -> None:
@@ -57,14 +92,47 @@ def start(experiment: Experiment, study: optuna.Study, say: Callable[[str], None
             say(f"warm start from {name}: {line}")
 
 
-def check(own: StudyFolder, names: Iterable[str]) -> None:
-    """Refuse names of studies that are not there, before anything is begun.
+def offers(own: StudyFolder, config: StudyConfig) -> list[Offer]:
+    """What the studies of `warm_start` have that this one has not yet; nothing is written.
+
+    Args:
+        own: the study's folder, which need not be there.
+        config: its definition.
 
     Raises:
-        StudyError: with the first of them.
+        StudyError: if one of them is not there, or its runs cannot be compared with this study's,
+            as far as that is known before there is a corpus.
     """
-    for name in names:
-        _folder(own, name)
+    study = identity.find(own, config.name) if config.warm_start else None
+    known = [] if study is None else recorded.origins(study)
+    here = standing(config, own) if config.warm_start else None
+    found = []
+    for name in config.warm_start:
+        try:
+            offer = _offer(own, config.domains, name, known)
+            if offer.runs:
+                _compared(config, here, offer)
+                _check_scored(config.goals, config.sets, offer)
+        except ExchangeError as error:
+            raise StudyError(f"warm_start: {name}: {error}") from None
+        found.append(offer)
+    return found
+
+
+def _offer(own: StudyFolder, domains: Sequence[str], name: str, known: Sequence[Any]) -> Offer:
+    """Another study's runs but for those whose origins are known, and those of other domains."""
+    folder = _folder(own, name)
+    theirs = stored_config(folder)
+    folder = folder.placed(theirs)
+    _, runs, said = recorded.runs_of(identity.open_existing(folder, theirs.name))
+    mark = identity.kept_mark(folder)
+    origins = {n: of_study(theirs.name, mark, n) for n, _ in runs}
+    new = {n: _bare(run) for n, run in runs if origins[n] not in known}
+    foreign = [n for n, run in new.items() if _has_mass_outside(run, domains)]
+    if foreign:
+        said.append(f"{count(len(foreign), 'run')} left out, of domains that are none here")
+    kept = {n: run for n, run in new.items() if n not in foreign}
+    return Offer(name, folder, theirs, kept, origins, tuple(said if new else ()))
 
 
 def adopt(experiment: Experiment, specs: Sequence[RunSpec], say: Callable[[str], None]) -> None:
@@ -104,41 +172,31 @@ def _copy(experiment: Experiment, other: StudyFolder, spec: RunSpec) -> bool:
 
 def _take(experiment: Experiment, study: optuna.Study, name: str) -> Iterator[str]:
     """Takes over what is new, all or nothing; says in lines what that was."""
-    folder = _folder(experiment.folder, name)
-    config = stored_config(folder)
-    folder = folder.placed(config)
-    other = identity.open_existing(folder, config.name)
-    _, runs, said = recorded.runs_of(other)
-    known = recorded.origins(study)
-    origins = {n: of_study(config.name, identity.kept_mark(folder), n) for n, _ in runs}
-    new = {n: _bare(run) for n, run in runs if origins[n] not in known}
-    if not new:
+    config, domains = experiment.config, experiment.domains
+    offer = _offer(experiment.folder, domains, name, recorded.origins(study))
+    if not offer.runs:
+        yield from offer.said
         return
-    folder.bring(folder.corpus / CORPUS_FILE)
-    said += _compared(experiment, config, Corpus.load(folder.corpus))
-    foreign = [n for n, run in new.items() if _has_mass_outside(run, experiment.domains)]
-    if foreign:
-        said.append(f"{count(len(foreign), 'run')} left out, of domains that are none here")
-    kept = {n: run for n, run in new.items() if n not in foreign}
+    said = [*offer.said, *_compared(config, experiment.corpus, offer)]
     sets = tuple(experiment.corpus.sets)
-    held = [name for name in sets if any(name in run.losses for run in kept.values())]
-    found = TableRuns(experiment.domains, tuple(held), tuple(kept.values()))
-    _check_scored(experiment, found, name)
-    group = recorded.mixture_of(
-        study, found, experiment.domains, experiment.bounds, experiment.natural
-    )
-    target = recorded.Target(study, group, experiment.config.goals, datetime.now())
-    trials = {n: recorded.as_trial(run, sets, target, origins[n]) for n, run in kept.items()}
+    _check_scored(config.goals, sets, offer)
+    held = tuple(name for name in sets if name in offer.sets)
+    found = TableRuns(domains, held, tuple(offer.runs.values()))
+    group = recorded.mixture_of(study, found, domains, experiment.bounds, experiment.natural)
+    target = recorded.Target(study, group, config.goals, datetime.now())
+    trials = {
+        n: recorded.as_trial(run, sets, target, offer.origins[n]) for n, run in offer.runs.items()
+    }
     recorded.check(study, list(trials.values()))
     files = 0
-    for number, run in kept.items():
-        url = _file(run, folder, experiment.folder)
+    for number, run in offer.runs.items():
+        url = _file(run, offer.folder, experiment.folder)
         if url is not None:
             recorded.name_file(trials[number], url)
             files += 1
         study.add_trial(trials[number])
     yield from said
-    yield f"{count(len(kept), 'run')} taken over, {files} with an expert's file"
+    yield f"{count(len(trials), 'run')} taken over, {files} with an expert's file"
 
 
 def _folder(own: StudyFolder, name: str) -> StudyFolder:
@@ -159,44 +217,62 @@ def _bare(run: TableRun) -> TableRun:
     return replace(run, limits={}, phase=run.phase if run.phase == "expert" else None)
 
 
-def _has_mass_outside(run: TableRun, domains: tuple[str, ...]) -> bool:
+def _has_mass_outside(run: TableRun, domains: Sequence[str]) -> bool:
     return any(rate > 0 for name, rate in run.mixture.items() if name not in domains)
 
 
-def _compared(experiment: Experiment, config: StudyConfig, corpus: Corpus) -> list[str]:
+def _compared(config: StudyConfig, here: Corpus | None, offer: Offer) -> list[str]:
     """What differs and does not matter much, in lines.
+
+    Args:
+        config: of this study.
+        here: its corpus. None: it is not built yet.
+        offer: of the other one.
 
     Raises:
         ExchangeError: if something differs without which no losses can be compared.
     """
-    ours, theirs = _settings(experiment.config), _settings(config)
     changed = [
-        f"{dotted(path)} is {theirs_} there and {ours_} here"
-        for path, theirs_, ours_ in differences(theirs, ours)
+        f"{dotted(path)} is {theirs} there and {ours} here"
+        for path, theirs, ours in differences(_settings(offer.config), _settings(config))
     ]
-    here = experiment.corpus
-    if corpus.tokenizer_fingerprint != here.tokenizer_fingerprint:
-        changed.append("its text has another tokenizer")
-    changed += [
-        f"its validation set {name} holds other tokens"
-        for name, info in here.sets.items()
-        if name in corpus.sets and corpus.sets[name].fingerprint != info.fingerprint
-    ]
+    said = []
+    if here is None:
+        changed += _other_tokenizer(offer.config.corpus.tokenizer, config.corpus.tokenizer)
+    else:
+        offer.folder.bring(offer.folder.corpus / CORPUS_FILE)
+        there = Corpus.load(offer.folder.corpus)
+        if there.tokenizer_fingerprint != here.tokenizer_fingerprint:
+            changed.append("its text has another tokenizer")
+        changed += [
+            f"its validation set {name} holds other tokens"
+            for name in _other(here.sets, there.sets)
+        ]
+        if others := _other(here.domains, there.domains):
+            said.append(f"other text in {listed(others)}; its runs are taken as of this text")
     if changed:
         raise ExchangeError(
             f"{'; '.join(changed[:MOST_NAMED])}: its runs cannot be compared with this study's"
         )
-    said = []
-    others = [
-        name
-        for name, info in here.domains.items()
-        if name in corpus.domains and corpus.domains[name].fingerprint != info.fingerprint
-    ]
-    if others:
-        said.append(f"other text in {listed(others)}; its runs are taken as of this text")
-    if config.training.seed != experiment.config.training.seed:
+    if offer.config.training.seed != config.training.seed:
         said.append("another training seed, which shifts all of its losses a little")
     return said
+
+
+def _other_tokenizer(there: TokenizerConfig, here: TokenizerConfig) -> Iterator[str]:
+    """What two definitions make certain; a file may hold what the other study has trained."""
+    made = [
+        t.vocab_size if t.type == "bpe" else t.type
+        for t in (there, here)
+        if t.type != "pretrained"
+    ]
+    if len({*made}) == 2:
+        yield f"corpus.tokenizer makes {made[0]} there and {made[1]} here"
+
+
+def _other(here: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """Names that both have, of other tokens."""
+    return [n for n in here if n in there and there[n].fingerprint != here[n].fingerprint]
 
 
 def _settings(config: StudyConfig) -> dict[str, Any]:
@@ -207,11 +283,10 @@ def _settings(config: StudyConfig) -> dict[str, Any]:
     return kept
 
 
-def _check_scored(experiment: Experiment, found: TableRuns, name: str) -> None:
-    goals = experiment.config.goals
-    wanted = goals.sets if all(weights for _, weights in goals.goals) else experiment.corpus.sets
-    lacking = [found_ for found_ in wanted if found_ not in found.sets]
-    if found.runs and lacking:
+def _check_scored(goals: Objective, sets: Iterable[str], offer: Offer) -> None:
+    wanted = goals.sets if all(weights for _, weights in goals.goals) else sets
+    lacking = [name for name in wanted if name not in offer.sets]
+    if lacking:
         raise ExchangeError(
             f"its runs have no losses on {listed(lacking)}, which the objective weighs; score "
             "them first, where their weights are kept, or weigh other sets"

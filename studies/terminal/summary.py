@@ -117,11 +117,11 @@ def _first(config: StudyConfig, had: Done) -> str:
     experts, mixtures = left(config, had)
     if had.trials and not experts + mixtures:
         return "all finished"
+    parts = [count(n, w) for n, w in ((experts, "expert"), (mixtures, "mixture")) if n]
     if had.trials:
-        parts = [count(n, w) for n, w in ((experts, "expert"), (mixtures, "mixture")) if n]
         return f"{had.trials} finished; left: {', then '.join(parts)}"
     if config.warm_start:
-        return f"after the runs of {listed(config.warm_start)}"
+        return f"after the runs of {listed(config.warm_start)}: {', then '.join(parts)}"
     return (
         f"{experts} experts, then {mixtures} mixtures, the natural and the uniform one among them"
     )

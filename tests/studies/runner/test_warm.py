@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from optuna_mde_studies.runner.session import open_study
 from optuna_mde_studies.runner.trials import num_finished
 from optuna_mde_trainers.corpus.blocks import Corpus
 
-from optuna_mde import MDESampler, report_losses, suggest_mixture
+from optuna_mde import MDESampler, report_losses, revise_domains, suggest_mixture
 from optuna_mde.answers.fitted import fit_study
 
 
@@ -135,7 +136,67 @@ def test_a_study_that_is_not_there_is_named(begun):
     with pytest.raises(StudyError, match="there is no study 'gone'"):
         warm.start(experiment, study, print)
     with pytest.raises(StudyError, match="there is no study 'gone'"):
-        warm.check(experiment.folder, ("tiny", "gone"))
+        warm.offers(experiment.folder, experiment.config)
+
+
+@pytest.fixture
+def warm_file(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A definition beside the finished tiny study that takes over its runs; not begun."""
+    shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    definition = yaml.safe_load(Path("tiny.yaml").read_text())
+    definition |= {"name": "warm", "warm_start": ["tiny"], "confirm": {"seeds": 0}}
+    Path("warm.yaml").write_text(yaml.safe_dump(definition, sort_keys=False))
+    return Path("warm.yaml")
+
+
+def split_code(study: optuna.Study) -> None:
+    """As a study is left whose domain `code` was split: its expert is none of either half."""
+    revise_domains(study, {"code": {"typing": 0.5, "argparse": 0.5}})
+
+
+def test_the_plan_has_the_experts_that_the_other_study_lacks(warm_file, cli):
+    split_code(tiny())
+    code, out, err = cli("validate", str(warm_file))
+    assert code == 0, err
+    assert "6 trials (after the runs of tiny: 1 expert, then 5 mixtures)" in out
+    assert "warm start from tiny: 2 runs to take over, experts of numbers and prose; 4 runs" in out
+    assert re.search(r"^experts +1 ", out, re.MULTILINE)
+    assert re.search(r"^search +5 ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("asked", ["validate", "run"])
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.max_steps=21", "training.max_steps is 20 there and 21 here"),
+        ("corpus.tokenizer={type: bpe}", "corpus.tokenizer makes bytes there and"),
+        ("objective={later: 1}", "its runs have no losses on later"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_a_corpus_is_built(
+    asked, override, words, warm_file, cli
+):
+    definition = yaml.safe_load(warm_file.read_text())
+    sets = definition["corpus"]["validation"]
+    sets["later"] = sets["news"]
+    warm_file.write_text(yaml.safe_dump(definition, sort_keys=False))
+    code, _, err = cli(asked, str(warm_file), "--set", override)
+    assert code != 0
+    assert f"warm_start: tiny: {words}" in err
+    assert not Path("runs/warm").exists()
+
+
+def test_validate_compares_the_text_once_it_is_there(warm_file, cli):
+    shutil.copytree("runs/tiny/corpus", "runs/warm/corpus")
+    path = Path("runs/tiny/corpus/corpus.json")
+    kept = json.loads(path.read_text())
+    for found in kept["sets"].values():
+        found["fingerprint"] = "x"
+    path.write_text(json.dumps(kept))
+    code, _, err = cli("validate", str(warm_file))
+    assert code != 0
+    assert "its validation set code holds other tokens" in err
 
 
 @pytest.mark.slow
