@@ -132,6 +132,7 @@ def _resolve(
     overrides: list[str] | None,
     problems: list[str] | None,
 ) -> tuple[Definition, StudyFolder]:
+    from optuna_mde_studies.commands.naming import check_name
     from optuna_mde_studies.definition.reading import DefinitionError, examine, shipped
     from optuna_mde_studies.runner.folder import RUNS, StudyFolder
 
@@ -150,6 +151,7 @@ def _resolve(
         return definition
 
     if not folder.path.is_dir():
+        check_name(study)
         definition = read(study)
         return definition, StudyFolder(out or Path(RUNS) / definition.config.name)
     if not folder.definition.is_file():

@@ -174,3 +174,20 @@ def test_help_of_reading_imports_nothing_heavy() -> None:
         check=True,
     )
     assert done.stderr.strip() == "[]"
+
+
+def test_a_name_that_is_not_there_is_answered_with_what_is(cli, workplace):
+    Path("other.yaml").write_text("services: {}\n")
+    for name in ("tiny", *(f"sweep-{n}" for n in range(9))):
+        folder = Path("runs") / name
+        folder.mkdir(parents=True)
+        (folder / "definition.yaml").write_text("name: x\n")
+    code, _, err = cli("status", "tinny.yaml")
+    assert code == 2
+    said = "tinny.yaml: no such definition; did you mean `tiny.yaml`? There are definitions here: "
+    assert err.startswith(f"{said}tiny.yaml; studies in runs/: tiny, sweep-")
+    code, _, err = cli("status", "sweep-3x")
+    assert "did you mean `sweep-3`?" in err
+    assert "studies in runs/: sweep-3, " in err
+    assert "and 4 more" in err
+    assert "other.yaml" not in err
