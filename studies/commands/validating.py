@@ -30,6 +30,7 @@ def validate(
     """Checks all that can be known without running: fields, sources, devices; prints the plan."""
     from optuna_mde_studies.definition.reading import DefinitionError
     from optuna_mde_studies.runner import checks, warm
+    from optuna_mde_studies.runner.corpus import fit_problems, standing
     from optuna_mde_studies.runner.domains import planned
     from optuna_mde_studies.runner.plan import done, finished_rate, plan
     from optuna_mde_studies.runner.speed import measure as measured
@@ -49,13 +50,16 @@ def validate(
     problems += checks.problems(definition)
     if problems:
         fail("\n".join(problems))
-    said = planned(definition, folder)
-    config = definition.config
+    said, config = planned(definition, folder), definition.config
+    corpus = standing(config, folder)
+    if corpus is not None and (problems := fit_problems(definition, corpus)):
+        fail("\n".join(problems))
     offers = warm.offers(folder, config)
     had = done(config, folder, {domain for offer in offers for domain in offer.experts})
     found = plan(config, had)
     print(f"{definition.label}: right. {summary.planned(config, found, had)}, into {folder.path}")
-    for line in [*filter(None, [said]), *(offer.summary for offer in offers)]:
+    lines = [said, *(offer.summary for offer in offers), *checks.doubts(definition)]
+    for line in filter(None, lines):
         print(line)
     rate = tokens_per_second or (measured(config) if measure else finished_rate(folder))
     print_parts(progress.console(), summary.plan(found, rate))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,13 +10,16 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.definition.reading import DefinitionError
-from optuna_mde_studies.runner.launchers import missing
+from optuna_mde_studies.runner.launchers import PLACES, missing
 from optuna_mde_studies.runner.plan import plan
 from optuna_mde_trainers.spec import RunError
 
 if TYPE_CHECKING:
     from optuna_mde_studies.definition.reading import Definition
     from optuna_mde_trainers.corpus.config import CorpusConfig
+
+
+_BRACES = re.compile(r"\{[A-Za-z_]+\}")  # of a command: what may be meant for a place
 
 
 def problems(definition: Definition) -> list[str]:
@@ -40,6 +44,20 @@ def check_machine(definition: Definition) -> None:
     """
     if said := _missing(definition):
         raise DefinitionError(definition.located(said))
+
+
+def doubts(definition: Definition) -> Iterator[str]:
+    """What may be meant as it is, and often is not: a command that is not told its files."""
+    command = definition.config.launch.command
+    if command is None:
+        return
+    unknown = sorted({found for found in _BRACES.findall(command) if found not in PLACES})
+    said = [f"{name} is none of {', '.join(PLACES)}, and stays as it is" for name in unknown]
+    if "{spec}" not in command:
+        said.append("without {spec} the program has to read spec.json in {out} by itself")
+    if "{out}" not in command:
+        said.append("without {out} the program has to leave result.json beside {spec}")
+    yield from (f"{definition.place(('launch', 'command'))}: {sentence}" for sentence in said)
 
 
 def _missing(definition: Definition) -> str:

@@ -99,7 +99,8 @@ def _opened(
             raise StudyError(_changed(folder, study, error.changes)) from None
         shutil.rmtree(folder.corpus)  # nothing has been trained on it
         corpus = _prepared(definition, folder, progress)
-    _check_fit(definition, corpus)
+    if problems := fit_problems(definition, corpus):
+        raise DefinitionError("\n".join(problems))
     _check_same(folder, study, corpus)
     experiment = Experiment(definition.config, folder, corpus)
     _keep_target(definition, study, corpus, progress)
@@ -162,16 +163,17 @@ def _changed(folder: StudyFolder, study: optuna.Study, changes: list[str]) -> st
     )
 
 
-def _check_fit(definition: Definition, corpus: Corpus) -> None:
-    """A corpus may hold fewer domains and sets than the definition names."""
+def fit_problems(definition: Definition, corpus: Corpus) -> list[str]:
+    """What a definition asks for and its corpus cannot give, a sentence each with its place: a
+    corpus may hold fewer domains and sets than are named, and too little text for `target`. Sets
+    that it was never asked for count as held."""
+    config = definition.config
+    held = [*corpus.sets, *(n for n in config.sets if n not in {*corpus.sets, *corpus.dropped})]
+    domains = tuple(corpus.domains)
     problems = [
-        *objective_problems(definition.config, corpus.sets),
-        *bounds_problems(definition.config, tuple(corpus.domains)),
-        *cap_problems(
-            definition.config,
-            caps(definition.config.target, source_tokens(corpus)),
-            tuple(corpus.domains),
-        ),
+        *objective_problems(config, held),
+        *bounds_problems(config, domains),
+        *cap_problems(config, caps(config.target, source_tokens(corpus)), domains),
     ]
     lines = []
     for path, text in problems:
@@ -179,8 +181,7 @@ def _check_fit(definition: Definition, corpus: Corpus) -> None:
         if reason:
             text = f"{path[-1]!r} was left out of the corpus ({reason}); do not aim at it"
         lines.append(f"{definition.place(path)}: {text}")
-    if lines:
-        raise DefinitionError("\n".join(lines))
+    return lines
 
 
 def _keep_target(

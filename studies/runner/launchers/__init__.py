@@ -7,5 +7,6 @@ them stands the run's folder, with `spec.json` and `result.json`.
 
 from optuna_mde_studies.runner.launchers.choice import capacity, launcher, missing
 from optuna_mde_studies.runner.launchers.contract import Launcher, OnStep, RunFailedError
+from optuna_mde_studies.runner.launchers.folders import PLACES
 
-__all__ = ["Launcher", "OnStep", "RunFailedError", "capacity", "launcher", "missing"]
+__all__ = ["PLACES", "Launcher", "OnStep", "RunFailedError", "capacity", "launcher", "missing"]

@@ -20,15 +20,16 @@ def prepared(spec: RunSpec, runs: Path) -> Path:
     return folder
 
 
+PLACES = ("{spec}", "{out}", "{runs}")
+"""What stands in a command for the spec's file, the run's folder, and the folder of all runs."""
+
+
 def filled(command: Sequence[str], folder: Path) -> list[str]:
-    places = {
-        "{spec}": str(folder / SPEC_FILE),
-        "{out}": str(folder),
-        "{runs}": str(folder.parent),
-    }
+    places = map(str, (folder / SPEC_FILE, folder, folder.parent))
+    values = dict(zip(PLACES, places, strict=True))
     filled = []
     for part in command:
-        for name, value in places.items():  # not format(): other braces are the command's
+        for name, value in values.items():  # not format(): other braces are the command's
             part = part.replace(name, value)
         filled.append(part)
     return filled

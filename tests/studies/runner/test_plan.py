@@ -136,6 +136,39 @@ def test_a_command_that_is_not_there_is_named(command, said, workplace):
     assert said in problem
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("python mine.py {spec}", "without {out} the program has to leave result.json beside"),
+        ("python mine.py {out}", "without {spec} the program has to read spec.json in {out}"),
+        ("python mine.py {spec} {output} {out}", "{output} is none of {spec}, {out}, {runs}"),
+        ("python mine.py {spec} {out} {runs}", None),
+    ],
+)
+def test_validate_says_what_a_command_is_not_told(command, said, cli, workplace):
+    (workplace / "mine.py").write_text("")
+    code, out, err = cli("validate", "tiny.yaml", "--set", f"launch.command='{command}'")
+    assert (code, err) == (0, "")
+    doubts = [line for line in out.splitlines() if "launch.command: " in line]
+    assert len(doubts) == (said is not None)
+    assert said is None or said in doubts[0]
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_validate_knows_caps_from_a_corpus_that_is_there(changed, cli, workplace):
+    from optuna_mde_trainers.corpus import corpora
+
+    config = reading.read("tiny.yaml").config
+    corpora.prepare(config.corpus, workplace / "runs/tiny/corpus")
+    if changed:  # `run` would build it anew
+        (workplace / "code/more.txt").write_text("a text that was not there " * 99)
+    target = "target={tokens: 1e9, max_epochs: 2}"
+    code, out, err = cli("validate", "tiny.yaml", "--set", target)
+    assert (code, ": right." in out) == ((0, True) if changed else (2, False))
+    assert ("the domains' text gives rates that sum to 0.0" in err) != changed
+    assert cli("validate", "tiny.yaml")[0] == 0
+
+
 def test_validate_refuses_what_run_would_of_a_study_in_a_shared_storage(cli, workplace):
     from optuna_mde_studies.runner import session
     from optuna_mde_studies.runner.folder import StudyFolder, create
