@@ -82,6 +82,8 @@ class Recommendation:
                 f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
                 for k, v in self.params.items()
             )
+        if not self.signal:
+            head += " (a guess: no winner stands out from the noise)"
         lines = [head, "", *text_of((*self.rows, *self.pareto), self.goals), "", self.on_seeds]
         if self.bounds:
             lines.append(f"Held by: {held_by(self.bounds)}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -198,3 +199,5 @@ def test_an_interval_above_0_is_not_contradicted_where_runs_tell_nothing_apart()
     found = notes(fitted, best, answer.rows, answer.against, signal=False)
     (note,) = (note for note in found if "no winner to name" in note)
     assert "the interval of the gain on natural lies above 0 is the model's expectation" in note
+    assert "no winner" not in str(answer)
+    assert "no winner" in str(replace(answer, signal=False)).splitlines()[0]
