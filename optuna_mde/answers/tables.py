@@ -58,9 +58,9 @@ def text_of(rows: Sequence[Row], goals: Sequence[str] = ()) -> list[str]:
 
 
 def rates_text(mixture: Mapping[str, float]) -> str:
-    """Rates above 0, the largest first."""
+    """Rates that three decimals show, the largest first."""
     parts = sorted(mixture.items(), key=lambda item: -item[1])
-    return ", ".join(f"{domain} {rate:.3f}" for domain, rate in parts if rate > 0)
+    return ", ".join(f"{domain} {rate:.3f}" for domain, rate in parts if rate >= NONE)
 
 
 def label(row: Row) -> str:

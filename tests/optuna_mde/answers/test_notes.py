@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from optuna_mde import recommend, suggest_mixture
 from optuna_mde.answers.fitted import fit_study
 from optuna_mde.answers.notes import notes
+from optuna_mde.answers.tables import rates_text
 from tests.optuna_mde.recorded import add_run, inner, study_of_runs
 
 LEVELS = {0.1: 4.0, 0.2: 3.5, 0.3: 3.0, 0.32: 3.4, 0.5: 3.1, 0.7: 3.3, 0.72: 3.02, 0.9: 3.4}
@@ -201,3 +202,7 @@ def test_an_interval_above_0_is_not_contradicted_where_runs_tell_nothing_apart()
     assert "the interval of the gain on natural lies above 0 is the model's expectation" in note
     assert "no winner" not in str(answer)
     assert "no winner" in str(replace(answer, signal=False)).splitlines()[0]
+
+
+def test_rates_that_round_to_nothing_are_left_out() -> None:
+    assert rates_text({"a": 1e-7, "b": 0.3, "c": 0.7}) == "c 0.700, b 0.300"
