@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna_mde_studies.runner.launchers.contract import OnStep, Place, RunFailedError
 from optuna_mde_studies.runner.launchers.folders import completed, filled, prepared
 from optuna_mde_studies.runner.launchers.processes import HERE, OUTPUT_FILE, PYTHON
@@ -92,7 +92,7 @@ class CommandLauncher:
     def run(self, spec: RunSpec, runs: Path, on_step: OnStep) -> RunResult:
         folder = prepared(spec, runs)
         with FileLock(folder / COMMAND_LOCK):
-            found = self.finished(spec, runs)
+            found = _left(spec, runs)
             if found is not None:
                 return found
             (folder / RESULT_FILE).unlink(missing_ok=True)  # one that cannot be used
@@ -101,11 +101,28 @@ class CommandLauncher:
             return completed(folder / RESULT_FILE, spec, time.monotonic() - began, write=True)
 
     def finished(self, spec: RunSpec, runs: Path) -> RunResult | None:
-        path = spec.folder(runs) / RESULT_FILE
-        try:
-            return completed(path, spec, 0.0)
-        except RunFailedError:
-            return None
+        found = _left(spec, runs)
+        # A program that ends is not over yet: what it leaves unsaid is written by who started it.
+        return None if found is not None and _is_at_work(spec.folder(runs)) else found
 
     def warm_up(self) -> None:
         """Nothing: the command does all."""
+
+
+def _left(spec: RunSpec, runs: Path) -> RunResult | None:
+    """What a command has left, if it can be used."""
+    try:
+        return completed(spec.folder(runs) / RESULT_FILE, spec, 0.0)
+    except RunFailedError:
+        return None
+
+
+def _is_at_work(folder: Path) -> bool:
+    """Whether a process holds the run of a folder."""
+    try:
+        with FileLock(folder / COMMAND_LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder to read alone
+        return False

@@ -18,6 +18,7 @@ from optuna_mde_studies.definition import reading
 from optuna_mde_studies.runner import checks, launchers
 from optuna_mde_studies.runner.launchers import RunFailedError
 from optuna_mde_studies.runner.launchers.local import (
+    COMMAND_LOCK,
     OUR_TRAINER,
     CommandLauncher,
     InProcessLauncher,
@@ -188,6 +189,19 @@ def test_a_command_ends_with_its_worker(spec, tmp_path, number, saves):
         assert waited_for(lambda pid=pid: not is_alive(pid)), pid
     assert (spec.folder(tmp_path / "runs") / "saved").exists() == saves
     assert code == (143 if number == signal.SIGTERM else -number)
+
+
+def test_a_result_counts_once_its_program_has_ended(spec, tmp_path):
+    """Seconds are measured by who started the program, and written when it has ended."""
+    from filelock import FileLock
+
+    folder = spec.folder(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text('{"losses": {"code": 3.0}}')
+    launcher = python("")
+    with FileLock(folder / COMMAND_LOCK):  # as another machine holds it, whose program ends
+        assert launcher.finished(spec, tmp_path) is None
+    assert launcher.finished(spec, tmp_path).losses == {"code": 3.0}
 
 
 def test_a_study_with_a_trainer_that_is_not_ours(workplace, command):
