@@ -60,20 +60,20 @@ def ledger(overview: Overview, confirmation: Confirmation | None = None) -> list
 
 
 def table(overview: Overview, confirmation: Confirmation | None = None) -> Table:
-    """The ledger in words."""
-    return Table(
-        ("", "runs", "training tokens", "FLOP", "device time"),
-        tuple(
-            (
-                cost.what,
-                str(cost.runs),
-                "" if cost.tokens is None else amount(cost.tokens),
-                "" if cost.flops is None else f"{cost.flops:.2e}",
-                "" if cost.seconds is None else hours(cost.seconds),
-            )
-            for cost in ledger(overview, confirmation)
-        ),
-    )
+    """The ledger in words; without FLOP where no run says them, as of a trainer of the user's."""
+    costs = ledger(overview, confirmation)
+    knows_flops = any(cost.flops is not None for cost in costs)
+    head = ("", "runs", "training tokens", *(("FLOP",) if knows_flops else ()), "device time")
+    return Table(head, tuple(tuple(_cells(cost, knows_flops)) for cost in costs))
+
+
+def _cells(cost: Cost, knows_flops: bool) -> Iterator[str]:
+    yield cost.what
+    yield str(cost.runs)
+    yield "" if cost.tokens is None else amount(cost.tokens)
+    if knows_flops:
+        yield "" if cost.flops is None else f"{cost.flops:.2e}"
+    yield "" if cost.seconds is None else hours(cost.seconds)
 
 
 def _kinds(overview: Overview) -> Iterator[tuple[str, Sequence[Run]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import optuna
 import pytest
 from optuna_mde_studies.report import overview
-from optuna_mde_studies.report.costs import ledger
+from optuna_mde_studies.report.costs import ledger, table
 from optuna_mde_studies.runner.confirm import Confirmation, gather
 from optuna_mde_trainers.spec import Ledger, RunResult
 
@@ -68,3 +68,17 @@ def test_runs_without_a_ledger_cost_their_seconds():
     confirmation = Confirmation(told=3, seeds=[7, 8], mixtures={"recommended": MIXTURES[2]})
     kept = gather(confirmation, [result(5, None), result(5, None)])
     assert (kept.tokens, kept.flops, kept.device_seconds) == (10, None, 4.0)
+
+
+@pytest.mark.parametrize("flops", [None, 5.0])
+def test_without_flops_there_is_no_column_of_them(flops):
+    study = optuna.create_study()
+    trial = study.ask()
+    suggest_mixture(trial, ["web", "code"])
+    trial.set_user_attr("device_seconds", 60.0)
+    if flops is not None:
+        trial.set_user_attr("flops", flops)
+    study.tell(trial, report_losses(trial, {"a": 3.0}, tokens=50, parameters=7))
+    found = table(overview.read(study))
+    assert ("FLOP" in found.head) == (flops is not None)
+    assert all(len(line) == len(found.head) for line in found.lines)
