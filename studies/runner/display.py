@@ -14,6 +14,8 @@ class Display(Protocol):
     """Runs of this start, the confirming ones included, those found finished too."""
     done: int
     """How many of them are finished."""
+    workers: int
+    """How many are at work on the study, on all machines, when last looked."""
     best: str
     """What has been found so far, one line."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from optuna_mde_studies.runner.trials import best_trials, num_finished, values
+from optuna_mde_studies.runner.trials import best_trials, holders, num_finished, values
 from optuna_mde_studies.wording import named, rates, share_of_a_run
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def show_trial(study: optuna.Study, progress: Display, number: int) -> None:
     """A trial has been told, and some of other machines perhaps."""
     progress.done = num_finished(study)
+    progress.workers = len(holders(study)) + 1  # whoever told it holds none now
     trial = study.get_trials(deepcopy=False)[number]
     attrs = trial.user_attrs
     mixture = attrs["spec"]["training"]["mixture"]

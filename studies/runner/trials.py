@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from optuna_mde_studies.exchange.origin import is_own
 from optuna_mde_studies.runner.recovery import INTERRUPTED, is_abandoned, is_ours
 from optuna_mde_studies.runner.sharing.leases import lease
-from optuna_mde_studies.wording import listed
+from optuna_mde_studies.wording import count, listed
 
 from optuna_mde.asks.startup import TRIES
 from optuna_mde.trials.facts import read_facts
@@ -58,15 +58,16 @@ def holders(study: optuna.Study) -> list[str]:
 
 
 def activity(study: optuna.Study, *, has_runner: bool) -> str:
-    """Whether anything is going on: `running now, on node3 and node7`.
+    """Whether anything is going on: `running now: 2 workers, on node3 and node7`.
 
     Args:
         study: the study.
         has_runner: whether a process of this machine runs the study.
     """
-    machines = list(dict.fromkeys(place.rpartition(":")[0] for place in holders(study)))
-    if machines:
-        return f"running now, on {listed(machines)}"
+    places = holders(study)
+    if places:
+        machines = dict.fromkeys(place.rpartition(":")[0] for place in places)
+        return f"running now: {count(len(places), 'worker')}, on {listed(machines)}"
     return "running now" if has_runner else "not running"
 
 

@@ -64,6 +64,7 @@ class Progress:
         out: where to print; live if it is a terminal, else a line a finished run.
         total: runs of this start, the confirming ones included, those found finished too.
         done: how many of them are finished.
+        workers: how many are at work on the study, on all machines.
         best: what has been found so far, one line.
     """
 
@@ -71,6 +72,7 @@ class Progress:
     out: Console
     total: int = 0
     done: int = 0
+    workers: int = 1
     best: str = ""
     clock: Callable[[], float] = time.monotonic
     _stage: str = "starting"
@@ -176,7 +178,8 @@ class Progress:
         now = self.clock()
         mean = sum(self._seconds) / len(self._seconds)
         begun = sum(min(mean, now - job.since) for job in self._jobs.values() if job.total)
-        return f"about {duration(max(0.0, runs * mean - begun) / self._n_workers)} left"
+        workers = max(self.workers, self._n_workers)
+        return f"about {duration(max(0.0, runs * mean - begun) / workers)} left"
 
     def _begin(self, worker: int, text: str, *, keep_time: bool = False) -> None:
         before = self._jobs.get(worker)

@@ -229,13 +229,22 @@ def experts(study: optuna.Study, *states: TrialState) -> set[str]:
     return {max(params, key=params.__getitem__) for params in found if max(params.values()) == 1}
 
 
+def test_status_names_every_machine_at_work(begun):
+    definition, folder = begun
+    study = session.open_study(folder, definition.config)
+    for number, place in enumerate(("node3:17", "node3:18", "node7:17")):
+        leases.ask(study, Owner(str(number) * 32, place))
+    said = "running now: 3 workers, on node3 and node7"
+    assert trials.activity(study, has_runner=True) == said
+
+
 def test_status_tells_held_trials_from_those_that_were_left(begun):
     definition, folder = begun
     study = session.open_study(folder, definition.config)
     assert trials.activity(study, has_runner=False) == "not running"
     leases.ask(study, Owner("0" * 32, "node3:17"))
     assert trials.counts(study) == {"running": 1}
-    assert trials.activity(study, has_runner=False) == "running now, on node3"
+    assert trials.activity(study, has_runner=False) == "running now: 1 worker, on node3"
     place = owners._folder()
     assert place is not None
     dead = place / ("0" * 32)

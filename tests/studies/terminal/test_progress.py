@@ -57,6 +57,8 @@ def test_the_time_left_is_that_of_the_runs_so_far(clock):
     # ten runs of 10 s on two workers, of which the one that runs has done its 10 s
     progress.event(1, Step(5, 10))
     assert progress.left() == "about 45 s left"
+    progress.workers = 3  # one of them on another machine
+    assert progress.left() == "about 30 s left"
 
 
 def test_without_a_terminal_there_are_lines_only(clock):
