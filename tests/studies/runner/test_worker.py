@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -232,8 +233,8 @@ def experts(study: optuna.Study, *states: TrialState) -> set[str]:
 def test_status_names_every_machine_at_work(begun):
     definition, folder = begun
     study = session.open_study(folder, definition.config)
-    for number, place in enumerate(("node3:17", "node3:18", "node7:17")):
-        leases.ask(study, Owner(str(number) * 32, place))
+    for place in ("node3:17", "node3:18", "node7:17"):
+        leases.ask(study, Owner(uuid.uuid4().hex, place))
     said = "running now: 3 workers, on node3 and node7"
     assert trials.activity(study, has_runner=True) == said
 
