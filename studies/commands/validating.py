@@ -33,6 +33,7 @@ def validate(
     from optuna_mde_studies.runner.corpus import fit_problems, standing
     from optuna_mde_studies.runner.domains import planned
     from optuna_mde_studies.runner.plan import done, finished_rate, plan
+    from optuna_mde_studies.runner.remote import bring_shown
     from optuna_mde_studies.runner.speed import measure as measured
     from optuna_mde_studies.terminal import progress, summary
 
@@ -50,6 +51,9 @@ def validate(
     problems += checks.problems(definition)
     if problems:
         fail("\n".join(problems))
+    if folder.definition.is_file():  # it has begun, here or elsewhere
+        bring_shown(folder)
+        folder.bring(folder.confirmation)
     said, config = planned(definition, folder), definition.config
     corpus = standing(config, folder)
     if corpus is not None and (problems := fit_problems(definition, corpus)):

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.runner import remote
 from optuna_mde_studies.runner.launchers import PLACES, missing
 from optuna_mde_studies.runner.plan import plan
 from optuna_mde_trainers.spec import RunError
@@ -108,6 +109,8 @@ def _said(definition: Definition) -> Iterator[str]:
     config = definition.config
     found = [*checking.problems(config.corpus), *_task_problems(config.corpus)]
     yield from found
+    if wrong := remote.problem(definition):
+        yield wrong
     if said := _missing(definition):
         yield said
     if said.startswith("model."):

@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.definition.reading import DefinitionError
+from optuna_mde_studies.runner.folder import StudyFolder
 from optuna_mde_studies.runner.sharing.mirror import Mirror, RemoteError
 from optuna_mde_trainers.corpus.blocks import CORPUS_FILE
 from optuna_mde_trainers.spec import EVALUATIONS_FOLDER, RESULT_FILE, SPEC_FILE, DivergedError
 
 if TYPE_CHECKING:
     from optuna_mde_studies.definition.reading import Definition
-    from optuna_mde_studies.runner.folder import StudyFolder
     from optuna_mde_studies.runner.launchers import Launcher, OnStep
     from optuna_mde_trainers.spec import RunResult, RunSpec
 
@@ -33,6 +33,18 @@ def check_url(definition: Definition, folder: StudyFolder) -> None:
     except RemoteError as error:
         mend = _mend(error.__cause__)
         raise DefinitionError(f"{definition.place(('runs',))}: {error}{mend}") from None
+
+
+def problem(definition: Definition) -> str:
+    """What is wrong with the URL of a definition's `runs`, as far as reading tells; empty where
+    nothing is."""
+    mirror = StudyFolder(Path()).placed(definition.config).mirror
+    try:
+        if mirror is not None:
+            mirror.read(SPEC_FILE)  # any name will do: it need not be there
+    except RemoteError as error:
+        return f"runs: {error}{_mend(error.__cause__)}"
+    return ""
 
 
 def _mend(cause: BaseException | None) -> str:

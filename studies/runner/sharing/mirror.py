@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from optuna_mde_studies.runner.sharing.patience import Say, is_full, patiently
 from optuna_mde_studies.wording import shown
 from optuna_mde_trainers.corpus.blocks import CORPUS_FILE
-from optuna_mde_trainers.spec import RESULT_FILE, write_atomic
+from optuna_mde_trainers.spec import CHECKPOINT_FILE, RESULT_FILE, write_atomic
 
 NOTES = ".copies"
 LAST = (RESULT_FILE, CORPUS_FILE)
@@ -252,7 +252,9 @@ def _passes(error: BaseException) -> bool:
 
 
 def _rests(path: Path) -> bool:
-    return path.name not in LAST and time.time() - path.stat().st_mtime > REST_SECONDS
+    """Whether a file of an unfinished run is whole; our trainer's checkpoint always is."""
+    is_old = time.time() - path.stat().st_mtime > REST_SECONDS
+    return path.name == CHECKPOINT_FILE or (path.name not in LAST and is_old)
 
 
 def _state(path: Path) -> list[int]:

@@ -158,15 +158,16 @@ def test_what_a_url_cannot_do_is_a_mistake_of_the_definition(workplace, override
     assert "secret" not in str(refused.value)
 
 
+NOT_KNOWN = ("nowhere://host/x", "Protocol not known: nowhere; write a path, or a URL such as")
+NO_PACKAGE = ("dropbox://x", "to be installed; install what it needs (s3: pip install")
+NO_BUCKET = ("s3://no-such-bucket/x", "The specified bucket does not exist; see that it is there")
+CASES = [(command, *case) for command in ("run", "work") for case in (NOT_KNOWN, NO_BUCKET)]
+
+
 @pytest.mark.parametrize(
-    ("runs", "said"),
-    [
-        ("nowhere://host/x", "Protocol not known: nowhere; write a path, or a URL such as"),
-        ("s3://no-such-bucket/x", "The specified bucket does not exist; see that it is there"),
-        ("dropbox://x", "to be installed; install what it needs (s3: pip install"),
-    ],
+    ("command", "runs", "said"),
+    [*CASES, ("run", *NO_PACKAGE), ("validate", *NOT_KNOWN), ("validate", *NO_PACKAGE)],
 )
-@pytest.mark.parametrize("command", ["run", "work"])
 def test_a_url_that_cannot_be_used_is_refused_before_anything_is_written(
     workplace, s3, cli, command, runs, said
 ):
