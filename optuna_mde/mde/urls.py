@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import takewhile
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -38,6 +39,24 @@ def trust(url: str) -> None:
     _handed.update({url} if parent.endswith(":/") else {url, parent})
 
 
+def allowed() -> list[str]:
+    """Roots that the environment names."""
+    roots = os.environ.get(ALLOW, "").split(",")
+    return [root.strip() for root in roots if root.strip()]
+
+
+def found_below(url: str, roots: Iterable[str]) -> str | None:
+    """Where a relative path that comes out of a storage leads to a file below one of some folders
+    or of the allowed ones; None where it leads to none."""
+    if "://" in url or os.path.isabs(url):
+        return None
+    below = [
+        os.path.join(local_path(root), url) for root in (*roots, *allowed()) if is_local(root)
+    ]
+    paths = (path for path in below if is_trusted(path, roots) and os.access(path, os.R_OK))
+    return next(paths, None)
+
+
 def is_trusted(url: str, roots: Iterable[str]) -> bool:
     """Whether a URL that comes out of a storage may be opened.
 
@@ -45,8 +64,20 @@ def is_trusted(url: str, roots: Iterable[str]) -> bool:
         url: a path, or any URL of fsspec.
         roots: folders that this process knows without the storage.
     """
-    allowed = [root for root in os.environ.get(ALLOW, "").split(",") if root.strip()]
-    return any(_is_below(url, root.strip()) for root in (*roots, *_handed, *allowed))
+    return any(_is_below(url, root) for root in (*roots, *_handed, *allowed()))
+
+
+def folder_above(urls: Iterable[str]) -> str:
+    """The deepest folder or URL above some files; empty where only a root is."""
+    parents = [
+        os.path.dirname(os.path.abspath(local_path(url)))
+        if is_local(url)
+        else url.rpartition("/")[0]
+        for url in urls
+    ]
+    levels = zip(*(parent.split("/") for parent in parents), strict=False)
+    found = "/".join(names[0] for names in takewhile(lambda names: len({*names}) == 1, levels))
+    return "" if found.endswith(":/") or not found.strip("/") else found
 
 
 def _is_below(url: str, root: str) -> bool:

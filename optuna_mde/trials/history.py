@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import TrialState
 
 from optuna_mde.mde.logprobs import is_missing
-from optuna_mde.mde.urls import ALLOW, is_trusted
+from optuna_mde.mde.urls import ALLOW, folder_above, is_trusted
 from optuna_mde.observations import ExpertFile, Observations
 from optuna_mde.simplex.projection import Array
 from optuna_mde.trials import records
@@ -125,6 +125,12 @@ def expert_files(
     files.sort(key=lambda f: (order.index(f.domain), f.of != "", -f.budget, f.number))
     faults = {file: _fault(file, file.url, notes) for file in files}
     further = {(file, url): _fault(file, url, notes) for file in files for url in file.more}
+    outside = [(file, file.url) for file in files] + list(further)
+    outside = [(file, url) for file, url in outside if not is_trusted(url, notes.roots)]
+    if len({url for _, url in outside}) > 1:
+        said = _outside(outside)
+        faults |= {file: said for file, url in outside if url == file.url}
+        further |= {pair: said for pair in outside if pair in further}
     for reason in dict.fromkeys(filter(None, [*faults.values(), *further.values()])):
         warnings.warn(reason, stacklevel=3)
     usable = tuple(
@@ -295,6 +301,21 @@ def _row(trial: Record, space: Space, cache: Cache) -> Array | None:
 def _mixtures(trial: Record, space: Space) -> dict[str, dict[str, float]]:
     found = {group.prefix: trial.mixture(group.prefix) for group in space.groups}
     return {prefix: mixture for prefix, mixture in found.items() if mixture is not None}
+
+
+def _outside(files: Sequence[tuple[ExpertFile, str]]) -> str:
+    """One sentence on several files that may not be opened."""
+    urls = list(dict.fromkeys(url for _, url in files))
+    domains = dict.fromkeys(file.domain for file, _ in files)
+    above = folder_above(urls)
+    where = f"below {above}" if above else f"such as {urls[0]}"
+    named = above or "the folders or URLs above them"
+    return (
+        f"{len(urls)} log-probability files {where} are not opened, as the study's storage names "
+        f"them and they lie outside the current folder and the storage's; MDE goes on without them"
+        f" (experts of {', '.join(domains)}). If they are yours, set the environment variable "
+        f"{ALLOW} to {named}"
+    )
 
 
 def _fault(file: ExpertFile, url: str, notes: Notes) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 import optuna
 
-from optuna_mde.mde.logprobs import resolve
+from optuna_mde.mde.logprobs import is_missing, resolve
+from optuna_mde.mde.urls import found_below
 from optuna_mde.objective import Objective, ObjectiveError
 from optuna_mde.scalars import is_number
 from optuna_mde.simplex.projection import MixtureError
@@ -77,8 +78,14 @@ class Notes:
         return sorted(set(value) - set(domains)) if isinstance(value, Mapping) else []
 
     def resolve(self, url: str) -> str:
-        """A URL as it can be opened from here."""
-        return resolve(url, self.folder)
+        """A URL as it can be opened from here.
+
+        A relative path is one of the study's folder or of the current one. Where no file lies
+        there, as a process of another folder has written it, it is looked for below the storage's
+        folder and those that the environment allows.
+        """
+        path = resolve(url, self.folder)
+        return (found_below(url, self.roots) or path) if is_missing(path) else path
 
 
 def read_notes(study: optuna.Study, user: Mapping[str, Any] | None = None) -> Notes:

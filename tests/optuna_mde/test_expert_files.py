@@ -112,9 +112,10 @@ def test_a_file_that_the_storage_names_is_opened_below_allowed_roots_only(
         study.add_trial(trial)  # as another hand writes it
     # what a storage says of its own folder opens nothing either
     study.set_user_attr("mde_folder", "/" if kind == "file" else base)
-    with pytest.warns(UserWarning, match="is not opened, as the study's storage names it"):
+    with pytest.warns(UserWarning, match="are not opened, as the study's storage names them"):
         notes = recommend(study).notes
-    assert any("OPTUNA_MDE_ALLOW" in note for note in notes)
+    (note,), place = (n for n in notes if "OPTUNA_MDE_ALLOW" in n), base.removeprefix("file://")
+    assert note.startswith(f"Experts are left out: 3 log-probability files below {place} are")
     assert server.requests == 0
     monkeypatch.setenv(urls.ALLOW, base)
     assert not any("left out" in note for note in recommend(study).notes)
@@ -161,6 +162,30 @@ def test_what_is_reported_may_be_opened(tmp_path: Path, monkeypatch: pytest.Monk
     assert not any("left out" in note for note in recommend(study).notes)
 
 
+@pytest.mark.parametrize("allowed", [True, False])
+def test_relative_paths_are_found_from_another_folder_below_known_ones(
+    allowed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
+    own.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(own)
+    place = tmp_path / "shared.db" if allowed else own / "own.db"
+    study = study_of(storage=f"sqlite:///{place}", study_name="s")
+    run(study, 4, lambda d: save_logprobs(f"experts/{d}", LOGPROBS[d]))
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setattr(urls, "_handed", set())  # as in another process
+    if allowed:
+        with pytest.warns(UserWarning, match="cannot be read"):
+            recommend(study)
+        monkeypatch.setenv(urls.ALLOW, str(own))
+    read = optuna.load_study(study_name="s", storage=f"sqlite:///{place}")
+    assert not any("left out" in note for note in recommend(read).notes)
+    # no way up is a way below
+    monkeypatch.delenv(urls.ALLOW, raising=False)
+    assert urls.found_below("../own/experts/web", [str(elsewhere)]) is None
+
+
 @pytest.mark.parametrize("kind", ["sqlite", "journal"])
 def test_files_beside_the_storages_own_may_be_opened(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -175,5 +200,5 @@ def test_files_beside_the_storages_own_may_be_opened(
     assert not any("left out" in note for note in recommend(read).notes)
     moved = optuna.create_study(sampler=MDESampler(seed=0))
     moved.add_trials(study.trials)
-    with pytest.warns(UserWarning, match="is not opened"):
+    with pytest.warns(UserWarning, match="are not opened"):
         assert any("OPTUNA_MDE_ALLOW" in note for note in recommend(moved).notes)
