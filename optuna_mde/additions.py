@@ -37,13 +37,13 @@ def add_losses(
 
     Args:
         study: the study.
-        losses: ``{trial number: {validation set: nats per token}}``. A set that is NaN is absent.
+        losses: ``{trial number: {validation set: nats per token}}``.
         logprobs: ``{trial number: URL}`` of the experts' token log-probabilities on these sets
             (`save_logprobs`), by which MDE serves them too.
 
     Raises:
         ValueError: if there is no such trial, it is not finished or failed, it reported a loss of
-            the set itself, a loss cannot be used, or the study's runs report no losses.
+            the set itself, a loss is NaN or no number, or the study's runs report no losses.
 
     Example:
         >>> import optuna, optuna_mde
@@ -69,7 +69,13 @@ def add_losses(
                 f"losses: trial {trial.number} reported a loss of {', '.join(map(repr, told))} "
                 f"itself, which stands; give the set that was scored now another name"
             )
-        added[trial.number] = {s: loss for s, loss in checked.items() if not math.isnan(loss)}
+        unscored = [name for name, loss in checked.items() if math.isnan(loss)]
+        if unscored:
+            raise ValueError(
+                f"losses of trial {trial.number}: NaN for {', '.join(map(repr, unscored))}, which "
+                f"is no loss; leave out the sets that a trial was not scored on"
+            )
+        added[trial.number] = checked
     urls = {
         _finished("logprobs", trials, key).number: checked_url(f"logprobs of trial {key}", url)
         for key, url in _by_trial("logprobs", logprobs or {}).items()

@@ -19,7 +19,7 @@ from optuna_mde.scalars import as_float, is_number, real, whole
 from optuna_mde.trials import records
 from optuna_mde.trials.facts import read_facts
 from optuna_mde.trials.layout import study_space
-from optuna_mde.trials.notes import excluded, set_excluded, stored_objective
+from optuna_mde.trials.notes import excluded, has_objective, set_excluded, stored_objective
 from optuna_mde.trials.targets import natural_loss
 
 Limit = float | Literal["natural"]
@@ -77,6 +77,8 @@ def report_losses(
     goals = _goals(study, objective)
     check_goals(study, goals)
     absent = _absent(study, goals, reported, kept)
+    if running is not None and objective is not None:
+        _warn_of_another_goal(running, kept)
     wanted = _limits(limits)
     _check_limits(study, wanted, reported)
     known = _known_limits(running, wanted)
@@ -188,6 +190,21 @@ def _warn_of_waste(running: Trial, budget: float, logprobs: str | os.PathLike[st
         warnings.warn(
             f"trial {running.number} was to train {published.budget:g} of a full run; if it did, "
             f"say so, report_losses(..., budget=mixture.budget): it is recorded as a full one",
+            stacklevel=3,
+        )
+
+
+def _warn_of_another_goal(running: Trial, kept: Mapping[str, float]) -> None:
+    """The study's present objective counts, whatever the call that reports names."""
+    if not has_objective(running.study):
+        return
+    present = Objective.from_json(stored_objective(running.study) or "")
+    lacking = [name for name in present.sets if name not in kept]
+    if lacking:
+        warnings.warn(
+            f"trial {running.number} has no loss on {', '.join(lacking)}, which the study's "
+            f"objective weighs (set_objective): the value that it is told is of the objective "
+            f"given here, and the study has none for it. Report the loss, or add it (add_losses)",
             stacklevel=3,
         )
 
@@ -306,12 +323,6 @@ def _values(
     goals: Objective, losses: Mapping[str, float], absent: Sequence[str]
 ) -> tuple[float, ...]:
     """Values of the goals over the sets that are there; NaN for a goal that has none."""
-    if absent:
-        warnings.warn(
-            f"no loss on {', '.join(absent)}: the run's value is that of the other sets; compare "
-            f"it by recommend(study) rather than by its value",
-            stacklevel=3,
-        )
     values = []
     for name, weights in goals.goals:
         kept = tuple((s, w) for s, w in weights if s in losses)
@@ -321,6 +332,18 @@ def _values(
         total = sum(w for _, w in kept)
         scaled = tuple((s, w / total) for s, w in kept)
         values.extend(Objective(((name, scaled),)).values(losses))
+    if absent:
+        none = [n for n, v in zip(goals.names, values, strict=True) if math.isnan(v)]
+        said = (
+            "the run's value is that of the other sets; compare it by recommend(study) rather "
+            "than by its value"
+        )
+        if none:
+            said = (
+                f"{', '.join(none)} has no value (NaN) without one, and Optuna lets a trial fail "
+                f"that is told it; report a loss, or let the run fail by itself"
+            )
+        warnings.warn(f"no loss on {', '.join(absent)}: {said}", stacklevel=3)
     return tuple(values)
 
 

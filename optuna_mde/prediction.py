@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted losses of n mixtures on M validation sets, nats per token."""
+    """Predicted losses of n mixtures on M validation sets, nats per token. Sets of which neither a
+    full run nor MDE knows anything are left out."""
 
     sets: tuple[str, ...]
     """Names of the M sets."""
@@ -57,7 +58,8 @@ def predict(
         objective: another objective than that of the runs.
 
     Raises:
-        ValueError: if no run has finished, a rate is no part of a mixture of the study, or rates
+        ValueError: if no run has finished, or no full one has a loss of a set that the objective
+            weighs, a rate is no part of a mixture of the study, or rates
             do not sum to 1.
     """
     if isinstance(mixtures, Mapping):
@@ -73,7 +75,7 @@ def predict_by(fitted: Fitted, mixtures: Sequence[Mapping[str, float]]) -> Predi
     goal_mean, goal_sd = _goals(fitted, X)
     goal_noise = fitted.noise()
     sd = sd * widths(fitted, np.eye(sd.shape[1]))
-    observations, losses = fitted.observations, list(fitted.observations.losses)
+    observations, losses = fitted.observations, list(fitted.losses)
     mean = mean * observations.signs
     one = goal_mean.shape[1] == 1
     return Prediction(

@@ -10,7 +10,7 @@ from optuna_mde.answers.bounds import holding
 from optuna_mde.answers.differences import against
 from optuna_mde.answers.fitted import Fitted, fit_study
 from optuna_mde.answers.front import front
-from optuna_mde.answers.notes import notes
+from optuna_mde.answers.notes import cautions, notes
 from optuna_mde.answers.optimum import best_point
 from optuna_mde.answers.references import best_seen, references, with_rates
 from optuna_mde.answers.rows import row_of
@@ -53,8 +53,8 @@ def recommend(
 
     Raises:
         ValueError: if no run has finished, no mixture keeps the bounds, or the objective or a
-            limit names a set that no run reports, or the objective weighs values that are
-            maximised with others that are minimised.
+            limit names a set that no full run has a loss of (nor MDE, from all experts), or the
+            objective weighs values that are maximised with others that are minimised.
 
     Example:
         >>> import optuna, optuna_mde
@@ -84,6 +84,7 @@ def recommend_by(fitted: Fitted) -> Recommendation:
         rows.append(seen)
     noise = float(fitted.noise(fitted.overall)[0])
     signal = has_signal(fitted, noise)
+    warnings = cautions(fitted, best, rows, versus, signal)
     return Recommendation(
         mixture=recommended.mixture,
         params=recommended.params,
@@ -95,7 +96,8 @@ def recommend_by(fitted: Fitted) -> Recommendation:
         expected_gain=gain,
         noise_sd=noise,
         signal=signal,
-        notes=notes(fitted, best, rows, versus, signal),
+        notes=(*warnings, *notes(fitted, best, rows, versus, signal)),
+        warnings=warnings,
         pareto=front(fitted, best) if len(fitted.weights) > 1 else (),
         goals=fitted.names if len(fitted.weights) > 1 else (),
         fresh_seed=fresh_seed(fitted, recommended),

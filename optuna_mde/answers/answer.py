@@ -42,7 +42,7 @@ class Recommendation:
     signal: bool
     """Whether mixtures differ by more than the noise of a run."""
     notes: tuple[str, ...]
-    """What the reader should know beside the figures."""
+    """What the reader should know beside the figures, `warnings` first."""
     pareto: tuple[Row, ...] = ()
     """For several goals: predicted non-dominated mixtures."""
 
@@ -57,6 +57,9 @@ class Recommendation:
     are worth most first."""
     limits: dict[str, float] = field(default_factory=dict)
     """Limits in force: validation set -> nats per token that its loss must not exceed."""
+    warnings: tuple[str, ...] = ()
+    """Those of the notes that no program should act without: figures that are a guess, a limit
+    that is not kept, an expert's file that is left out."""
     weights: dict[str, dict[str, float]] = field(default_factory=dict)
     """What was minimised: goal -> {validation set (or objective value): weight}, 0 left out."""
 

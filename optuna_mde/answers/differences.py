@@ -44,7 +44,7 @@ def against(fitted: Fitted, best: Array, name: str, other: Array) -> Against:
     return Against(
         name,
         figures[-1],
-        {observations.outputs[i]: figures[i] for i in observations.losses},
+        {observations.outputs[i]: figures[i] for i in fitted.losses},
         tuple(figures[M : M + G]) if G > 1 else (),
     )
 

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from optuna_mde.answers.asked import Bounds, Question
+from optuna_mde.answers.known import check_known, known, mde_sets
 from optuna_mde.gp.modeller import Modeller
 from optuna_mde.gp.torch_state import gradients
 from optuna_mde.objective import ObjectiveError, ObjectiveLike
@@ -107,6 +108,17 @@ class Fitted:
         mixtures, of the set with the largest; 0 where they are those of every token."""
         coreset = self.surrogate.features.coreset
         return 0.0 if coreset is None else float(coreset.rms_error.max(initial=0.0))
+
+    @cached_property
+    def losses(self) -> tuple[int, ...]:
+        """Losses, or plain values, that can be predicted; answers leave the others out."""
+        return known(self.observations, self.experts)
+
+    @cached_property
+    def has_mde(self) -> bool:
+        """Whether MDE knows all sets that goals weigh, by all of its experts."""
+        columns = np.flatnonzero(self.weights.sum(axis=0))
+        return {self.observations.outputs[i] for i in columns} <= mde_sets(self.experts)
 
     @property
     def expert_domains(self) -> set[str]:
@@ -213,6 +225,7 @@ def fit_study(
         quick = modeller.surrogate(observations, region.blocks, fit=False)
         failure = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     experts = modeller.experts(observations)
+    check_known(observations, known(observations, experts))
     if mixtures is None:
         mixtures = _FINALISTS if len(observations.objective.goals) < 2 else _FRONTS
     looks = _LOOKS * (len(observations.X) + mixtures)

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from optuna_mde.answers.differences import Against
 from optuna_mde.answers.fitted import Fitted
+from optuna_mde.answers.held_out import FEWEST
 from optuna_mde.answers.intervals import Interval, interval, signed
 from optuna_mde.answers.optimum import excess
 from optuna_mde.answers.references import best_run
@@ -22,28 +23,41 @@ _CLEARLY = 3.0  # sd of the difference of two runs; the best of many is lucky by
 _MOST_NAMED = 6  # trials that one sentence names
 
 
+def cautions(
+    fitted: Fitted, best: Array, rows: Sequence[Row], versus: Against | None, signal: bool
+) -> tuple[str, ...]:
+    """What whoever takes the recommended input `[d]` must know even where nothing else is read:
+    that figures are a guess, a limit is not kept, or evidence that the study names is left out."""
+    said = [
+        _on_the_fit(fitted),
+        _on_lacking_sets(fitted),
+        _on_signal(fitted, versus, signal),
+        _on_broken_limits(fitted, best),
+        _on_negative_losses(fitted, rows),
+        *_on_refused_experts(fitted),
+    ]
+    return tuple(note for note in said if note is not None)
+
+
 def notes(
     fitted: Fitted, best: Array, rows: Sequence[Row], versus: Against | None, signal: bool
 ) -> tuple[str, ...]:
-    """Sentences on a recommended input `[d]`, its rows, and its difference to the baseline."""
+    """Further sentences on a recommended input `[d]`, its rows, and its difference to the
+    baseline."""
     broken = {row.name for row in rows if row.breaks}  # no rivals of a mixture that keeps limits
     is_choice = "recommended" not in broken
     fair = is_choice and versus is not None and versus.name not in broken
     said = [
-        _on_the_fit(fitted),
-        _on_signal(fitted, versus, signal),
         _on_the_gain(fitted, versus) if signal and fair else None,
         _on_worse_runs(fitted, best) if is_choice else None,
-        *_on_limits(fitted, best),
+        _on_doubtful_limits(fitted, best),
         *_on_bounds(rows),
         _on_a_cheap_expert(rows),
-        _on_negative_losses(fitted, rows),
         _on_missing_experts(fitted),
         _on_lost_corners(fitted, best),
         _on_a_spoilt_expert(fitted),
         _on_weighted_tokens(fitted),
         _on_left_out(fitted),
-        *_on_refused_experts(fitted),
     ]
     return tuple(note for note in said if note is not None)
 
@@ -55,6 +69,31 @@ def _on_the_fit(fitted: Fitted) -> str | None:
         f"The model could not be fitted to these runs ({fitted.failure}). All figures stand on "
         f"what it assumes before any run: take them as a guess, and look for odd losses among the "
         f"runs (exclude_trials leaves one out)."
+    )
+
+
+def _on_lacking_sets(fitted: Fitted) -> str | None:
+    """Names the full runs that lack a set which goals weigh, as others have it."""
+    observations = fitted.observations
+    weighed = fitted.weights.sum(axis=0) > 0.0
+    absent = np.isnan(observations.Y[observations.full])
+    numbers = observations.numbers[observations.full]
+    lacking = [i for i in observations.losses if weighed[i] and absent[:, i].any()]
+    if not lacking:
+        return None
+    sets = [observations.targets[i].label for i in lacking]
+    without = absent[:, lacking].sum(axis=1) > 0
+    whole, n = int((~without).sum()), len(without)
+    said = (
+        f"The objective weighs {', '.join(sets)}, of which no loss is known of "
+        f"{_trials(numbers[without].tolist())}: {whole} of {n} full runs have a value. Score the "
+        f"others (add_losses, `optuna-mde score`), and let new runs report the set."
+    )
+    if whole >= FEWEST or fitted.has_mde:
+        return said
+    return (
+        f"{said} Until {FEWEST} have one, nothing checks these figures: take them as a guess, and "
+        f"their intervals as too narrow."
     )
 
 
@@ -124,29 +163,40 @@ def _on_worse_runs(fitted: Fitted, best: Array) -> str | None:
     )
 
 
-def _on_limits(fitted: Fitted, best: Array) -> Iterator[str]:
+def _on_broken_limits(fitted: Fitted, best: Array) -> str | None:
     if not fitted.limits:
-        return
+        return None
+    mean, _ = fitted.outputs(best[None])
+    broken = [
+        f"{fitted.observations.targets[i].label} {mean[0, i]:.4f}, {above:.4f} above {limit:g}"
+        for (i, limit), above in zip(fitted.limits, excess(fitted, best), strict=True)
+        if above > 0.0
+    ]
+    if not broken:
+        return None
+    return (
+        f"No mixture is expected to keep the limits. The recommended one exceeds them least: "
+        f"{'; '.join(broken)}."
+    )
+
+
+def _on_doubtful_limits(fitted: Fitted, best: Array) -> str | None:
+    if not fitted.limits:
+        return None
     targets = fitted.observations.targets
     mean, sd = fitted.outputs(best[None])
     sd = sd * widths(fitted, np.eye(len(targets)))
-    broken, doubtful = [], []
-    for (i, limit), above in zip(fitted.limits, excess(fitted, best), strict=True):
-        name, high = targets[i].label, interval(mean[0, i], sd[0, i]).high
-        if above > 0.0:
-            broken.append(f"{name} {mean[0, i]:.4f}, {above:.4f} above {limit:g}")
-        elif high > limit:
-            doubtful.append(f"{name} up to {high:.4f}, limit {limit:g}")
-    if broken:
-        yield (
-            f"No mixture is expected to keep the limits. The recommended one exceeds them least: "
-            f"{'; '.join(broken)}."
-        )
-    if doubtful:
-        yield (
-            f"The recommended mixture is expected to keep these limits, but not its whole 90 % "
-            f"interval: {'; '.join(doubtful)}."
-        )
+    doubtful = [
+        f"{targets[i].label} up to {high:.4f}, limit {limit:g}"
+        for (i, limit), above in zip(fitted.limits, excess(fitted, best), strict=True)
+        if above <= 0.0 and (high := interval(mean[0, i], sd[0, i]).high) > limit
+    ]
+    if not doubtful:
+        return None
+    return (
+        f"The recommended mixture is expected to keep these limits, but not its whole 90 % "
+        f"interval: {'; '.join(doubtful)}."
+    )
 
 
 def _on_bounds(rows: Sequence[Row]) -> Iterator[str]:
@@ -251,8 +301,14 @@ def _on_a_spoilt_expert(fitted: Fitted) -> str | None:
 
 
 def _on_refused_experts(fitted: Fitted) -> Iterator[str]:
+    reasons: dict[str, list[str]] = {}
     for domain, reason in fitted.refused.items():
-        yield f"The expert of {domain} is left out, or part of it: {reason}."
+        reasons.setdefault(reason, []).append(domain)
+    for reason, domains in reasons.items():
+        if len(domains) > 1:
+            yield f"Experts are left out: {reason}."
+        else:
+            yield f"The expert of {domains[0]} is left out, or part of it: {reason}."
 
 
 def _on_weighted_tokens(fitted: Fitted) -> str | None:

@@ -29,8 +29,10 @@ def has_signal(fitted: Fitted, noise: float) -> bool:
     (held,) = leave_one_out(fitted, fitted.overall, experts=True)
     if _is_noise(held.observed, noise):
         return False
-    if fitted.surrogate.features.coreset is not None or len(held.observed) < FEWEST:
+    if fitted.has_mde:
         return True
+    if len(held.observed) < FEWEST:  # of more runs, it is a set that few were scored on
+        return len(held.observed) == int(fitted.observations.full.sum())
     error = np.mean((held.observed - held.mean) ** 2)
     return bool(error < _NO_SKILL * np.var(held.observed, ddof=1))
 

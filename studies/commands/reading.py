@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,7 +96,10 @@ def recommend(
 
     kept = opened(study, name, out)
     question = asked(kept.study, kept.config, objective, cap, floor, limit)
-    found = kept.recommend(question)
+    with warnings.catch_warnings(record=True) as heard:
+        found = kept.recommend(question)
+    for warning in heard:
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     confirmation = None if question else kept.confirmation
     if format is Format.text:
         about = overview.read(kept.study)
@@ -109,7 +114,11 @@ def recommend(
         if lost := about.lost_experts:
             parts.append(trials.no_expert(lost, len(about.domains)))
         print_parts(progress.console(), parts)
-    elif format is Format.json:
+        return
+    for said in found.warnings:  # which the tables say, too
+        if not any(str(warning.message) in said for warning in heard):
+            print(f"warning: {said}", file=sys.stderr)
+    if format is Format.json:
         print(answers.as_json(overview.read(kept.study), found, confirmation), end="")
     else:
         try:

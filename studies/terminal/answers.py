@@ -47,6 +47,7 @@ def as_json(
         "expected_gain": found.expected_gain,
         "noise_sd": found.noise_sd,
         "signal": found.signal,
+        "warnings": found.warnings,
         "notes": found.notes,
         "no_expert": overview.lost_experts,
         "confirmation": _confirmation(judge(overview, found, confirmation)),

@@ -17,6 +17,7 @@ from optuna_mde import (
     MDESampler,
     add_losses,
     get_losses,
+    predict,
     recommend,
     report_losses,
     save_logprobs,
@@ -145,12 +146,76 @@ def test_many_may_add_at_once(tmp_path: Path, kind: str) -> None:
     assert all(found[n][f"set {i}"] == n for n in range(3) for i in range(4))
 
 
-def test_of_two_scores_the_later_counts_and_nan_is_absent(tmp_path: Path) -> None:
+def short_experts(n: int = 6) -> optuna.Study:
+    """Experts on half a run that left no files, and full runs."""
+    study = optuna.create_study()
+    rng = np.random.default_rng(0)
+    rates = [*np.eye(3), *rng.dirichlet(np.ones(3), n)]
+    for i, row in enumerate(rates):
+        study.enqueue_trial({f"mix/{d}": r for d, r in zip(DOMAINS, row.tolist(), strict=True)})
+        trial = study.ask()
+        suggest_mixture(trial, DOMAINS)
+        losses = dict(zip(SETS, (-np.log(SHARES @ row)).tolist(), strict=True))
+        try:
+            study.tell(trial, report_losses(trial, losses, budget=0.5 if i < 3 else 1.0))
+        except optuna.TrialPruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    return study
+
+
+@pytest.mark.filterwarnings("ignore:a run on 0.5")
+def test_nothing_is_predicted_of_a_set_that_no_full_run_was_scored_on() -> None:
+    study = short_experts()
+    add_losses(study, {0: {"faq": 2.0}})
+    for ask in (
+        lambda: recommend(study, "faq"),
+        lambda: recommend(study, limits={"faq": 3.0}),
+        lambda: predict(study, {"web": 1.0}, objective={"faq": 1, "web": 1}),
+    ):
+        with pytest.raises(ValueError, match=r"no full run has a loss of faq \(1 of 9 finished"):
+            ask()
+    # where nobody asks for it, nothing is made up either
+    assert set(recommend(study).losses) == set(SETS)
+    assert set(predict(study, {"web": 1.0}).sets) == set(SETS)
+
+
+@pytest.mark.filterwarnings("ignore:a run on 0.5")
+def test_an_answer_on_few_runs_of_a_set_says_how_few_they_are() -> None:
+    study = short_experts()
+    for number, known in ((3, 1), (4, 2)):
+        add_losses(study, {number: {"faq": study.trials[number].params["mix/web"] + 2.0}})
+        found = recommend(study, "faq")
+        assert not found.signal
+        said = found.warnings[0]
+        assert found.notes[0] == said
+        assert f"of trials {', '.join(map(str, range(3 + known, 9)))}: {known} of 6 full" in said
+        assert "take them as a guess" in said
+    # all sets are spoken of by their own evidence
+    assert recommend(study, "web").signal
+    assert not any("take them as a guess" in said for said in recommend(study, "web").warnings)
+
+
+def test_runs_that_lack_what_the_study_now_searches_for_are_named(tmp_path: Path) -> None:
+    study = study_in(None, tmp_path, n_trials=6, knows_faq=False)
+    scored(study, tmp_path)
+    set_objective(study, WEIGHTS)
+    trial = study.ask()
+    suggest_mixture(trial, DOMAINS)
+    losses = dict.fromkeys(SETS, 1.0)
+    with pytest.warns(
+        UserWarning, match="trial 6 has no loss on faq, which the study's objective"
+    ):
+        study.tell(trial, report_losses(trial, losses, objective={"web": 1}))
+    assert (
+        "faq, of which no loss is known of trial 6: 6 of 7 full runs" in recommend(study).notes[0]
+    )
+
+
+def test_of_two_scores_the_later_counts(tmp_path: Path) -> None:
     study = study_in(None, tmp_path, n_trials=1, knows_faq=False)
-    add_losses(study, {0: {"faq": 2.0, "news": math.nan}})
+    add_losses(study, {0: {"faq": 2.0}})
     add_losses(study, {0: {"faq": 1.5}})
     assert get_losses(study)[0].items() >= {"faq": 1.5}.items()
-    assert "news" not in get_losses(study)[0]
 
 
 def test_strange_batches_are_ignored(tmp_path: Path) -> None:
@@ -171,6 +236,7 @@ def test_what_cannot_be_added_is_named(tmp_path: Path) -> None:
     study = study_in(None, tmp_path, n_trials=2, knows_faq=False)
     running = study.ask().number
     refused: list[tuple[Any, str]] = [
+        ({0: {"faq": 2.0, "news": math.nan}}, "losses of trial 0: NaN for 'news'"),
         ({9: {"faq": 1.0}}, "no trial 9; numbers run from 0 to 2"),
         ({running: {"faq": 1.0}}, "trial 2 is running"),
         ({0: {"web": 1.0}}, "trial 0 reported a loss of 'web' itself"),

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from optuna_mde import recommend, suggest_mixture
 from optuna_mde.answers.fitted import fit_study
-from optuna_mde.answers.notes import notes
+from optuna_mde.answers.notes import cautions, notes
 from optuna_mde.answers.tables import rates_text
 from tests.optuna_mde.recorded import add_run, inner, study_of_runs
 
@@ -197,7 +197,7 @@ def test_an_interval_above_0_is_not_contradicted_where_runs_tell_nothing_apart()
     assert answer.against.objective.high < 0
     fitted = fit_study(study)
     best = np.array(list(answer.mixture.values()))
-    found = notes(fitted, best, answer.rows, answer.against, signal=False)
+    found = cautions(fitted, best, answer.rows, answer.against, signal=False)
     (note,) = (note for note in found if "no winner to name" in note)
     assert "the interval of the gain on natural lies above 0 is the model's expectation" in note
     assert "no winner" not in str(answer)

@@ -79,6 +79,21 @@ def test_another_objective_is_the_one_that_is_spoken_of(cli: Run, own: optuna.St
     }
 
 
+def test_a_limit_that_is_not_kept_is_told_to_scripts_beside_the_rates(
+    cli: Run, own: optuna.Study
+) -> None:
+    for form in ("yaml", "json"):
+        limited = ("recommend", "sqlite:///own.db", "--limit", "prose=0.5", "--format", form)
+        code, out, err = cli(*limited)
+        assert code == 0
+        assert "No mixture is expected to keep the limits" in err
+        assert "prose" in err
+        found = yaml.safe_load(out)  # JSON is YAML
+        assert sum((found["mixture"] if form == "json" else found).values()) == pytest.approx(1)
+    assert "No mixture is expected to keep the limits" in " ".join(found["warnings"])
+    assert cli("recommend", "sqlite:///own.db", "--format", "yaml")[2] == ""
+
+
 def test_rates_go_to_a_trainer(cli: Run, own: optuna.Study) -> None:
     code, out, _ = cli("recommend", "sqlite:///own.db", "--format", "yaml")
     rates = yaml.safe_load(out)
