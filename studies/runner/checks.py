@@ -37,6 +37,16 @@ def source_problems(definition: Definition) -> list[str]:
     return [definition.located(said) for said in found]
 
 
+def check_sources(definition: Definition) -> None:
+    """Whether the sources and the tokenizer can be read, as far as their beginnings show it.
+
+    Raises:
+        DefinitionError: if not, with all that cannot.
+    """
+    if said := source_problems(definition):
+        raise DefinitionError("\n".join(said))
+
+
 def check_machine(definition: Definition) -> None:
     """Whether this machine has the devices and packages that runs ask for.
 

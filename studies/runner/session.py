@@ -15,7 +15,7 @@ from optuna_mde_studies.definition.reading import Definition
 from optuna_mde_studies.runner import agreement, confirm, evidence, findings, identity, plan, warm
 from optuna_mde_studies.runner.batch import perform
 from optuna_mde_studies.runner.changes import changed_fields, discard_empty
-from optuna_mde_studies.runner.checks import check_machine
+from optuna_mde_studies.runner.checks import check_machine, check_sources
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.corpus import changed_text, open_experiment
 from optuna_mde_studies.runner.display import Display
@@ -115,13 +115,15 @@ def check(definition: Definition, folder: StudyFolder) -> bool:
         Whether trials are to be run.
 
     Raises:
-        DefinitionError: if the definition is none of the study any more, or asks for something
-            that this machine lacks.
+        DefinitionError: if the definition is none of the study any more, names sources that cannot
+            be read, or asks for something that this machine lacks.
         StudyError: if the study's files are elsewhere.
     """
     check_url(definition, folder)
     agreement.check(folder, definition)
     study = identity.find(folder, definition.config.name)
+    if study is None and not folder.corpus.exists():
+        check_sources(definition)
     is_left = study is None or num_finished(study) < definition.config.search.n_trials
     if is_left:
         check_machine(definition)

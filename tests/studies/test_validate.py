@@ -97,3 +97,17 @@ def test_validate_looks_at_the_study_that_out_names(cli, tiny_run, tmp_path, mon
     code, _, err = cli(*arguments, "--set", "training.max_steps=21")
     assert code == 2
     assert "was begun with training.max_steps = 20, and now it is 21" in err
+
+
+@pytest.mark.parametrize("command", ["run", "work"])
+def test_a_start_without_its_sources_names_all_and_writes_nothing(command, cli, workplace):
+    before = {*workplace.rglob("*")}
+    gone = (("code", "gone/*.txt"), ("prose", "lost.txt"))
+    options = [f"corpus.domains.{name}.data_files={files}" for name, files in gone]
+    code, _, err = cli(command, "tiny.yaml", *(x for o in options for x in ("--set", o)))
+    assert code == 2
+    lines = err.strip().split("\n")
+    assert len(lines) == len(gone)
+    for line, (name, files) in zip(lines, gone, strict=True):
+        assert f"corpus.domains.{name}.data_files: no file matches {files!r}" in line
+    assert {*workplace.rglob("*")} == before
