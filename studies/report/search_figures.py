@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 
 FEWEST_MIXED = 3
-STAGGERED = 3
-"""Lines on which the values of runs beyond the edge stand in turn, side by side on a phone."""
+STAGGERED, ROOM = 3, 0.12
+"""Lines on which the values of runs beyond the edge stand, and what one takes of the width, on a
+phone; of those that find no room nothing is written."""
 BULK = 0.8
 """Share of the mixed runs, the best, by which the range is chosen that is drawn to scale."""
 REACH = 1.0
@@ -66,7 +67,7 @@ def history(
     if len(overview.objectives) == 1:
         _add_predictions(figure, runs, spent, low, high)
     beyond = [r.number for r, v in zip(runs, values, strict=True) if not low <= v <= high]
-    lines = {number: i % STAGGERED for i, number in enumerate(beyond)}
+    lines = _lines([(number, spent[number]) for number in beyond], ROOM * last)
     for style, members in by_marker(runs).items():
         _add_observed(figure, style, members, objective, spent, low, high, lines)
     natural = [run.values[objective] for run in runs if run.phase == "natural"]
@@ -88,6 +89,18 @@ def history(
         yaxis_range=[low - margin, high + margin],
         xaxis_range=[0, last * 1.05 + (0.6 if recommendation else 0.2)],
     )
+
+
+def _lines(places: Sequence[tuple[int, float]], room: float) -> dict[int, int]:
+    """Trial -> the first line on which its value, at a place from left to right, has room."""
+    ends = [-math.inf] * STAGGERED
+    found = {}
+    for number, place in places:
+        free = [line for line in range(STAGGERED) if place - ends[line] >= room]
+        if free:
+            found[number] = free[0]
+            ends[free[0]] = place
+    return found
 
 
 def _spent(overview: Overview) -> dict[int, float]:
@@ -142,11 +155,12 @@ def _add_observed(
         y=short(min(max(value, low), high) for value in values),
         mode="markers+text",
         text=[
-            "<br>" * lines[run.number] + f"{value:.2f}" if out else ""
-            for run, value, out in zip(runs, values, off, strict=True)
+            "<br>" * lines[run.number] + f"{value:.2f}" if run.number in lines else ""
+            for run, value in zip(runs, values, strict=True)
         ],
         textposition="bottom center",
         textfont={"size": 10, "color": MUTED},
+        cliponaxis=False,
         marker={
             "symbol": [
                 f"{symbol}-open" if out else symbol

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import optuna
 import pytest
 from optuna_mde_studies.report import figures, overview
@@ -11,6 +12,7 @@ from optuna_mde_studies.report.judgement import judge
 from optuna_mde_studies.report.mixture_figures import set_losses
 from optuna_mde_studies.report.search_figures import foresight, history, mixtures_by_run
 
+from optuna_mde import report_losses, suggest_mixture
 from optuna_mde.visualization import mixtures
 from optuna_mde.visualization.palette import DOMAIN_COLOURS, ink_on
 
@@ -153,3 +155,23 @@ def test_hostile_names_stay_text(invent):
 
 def test_text_on_a_colour_is_readable():
     assert {ink_on("#ccbb44"), ink_on("#332288")} == {"#1f2933", "#ffffff"}
+
+
+def test_values_of_runs_beyond_the_edge_have_room_side_by_side():
+    study = optuna.create_study()
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        study.enqueue_trial({"mix/a": (number + 1) / 32, "mix/b": 1 - (number + 1) / 32})
+        trial = study.ask()
+        suggest_mixture(trial, ["a", "b"])
+        trial.set_user_attr("phase", "expert" if number < 8 else "model")
+        loss = 9.0 if number < 8 else 3.0 + 0.01 * rng.standard_normal()
+        study.tell(trial, report_losses(trial, {"x": loss}))
+    figure = history(overview.read(study))
+    (trace,) = (trace for trace in figure.data if trace.name == "experts")
+    assert all(str(symbol).endswith("-open") for symbol in trace.marker.symbol)
+    written = [(x, text) for x, text in zip(trace.x, trace.text, strict=True) if text]
+    assert 3 <= len(written) < 8
+    for line in range(3):
+        places = [x for x, text in written if text.count("<br>") == line]
+        assert np.diff(places).min(initial=30) >= 0.12 * 30
