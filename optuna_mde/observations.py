@@ -109,6 +109,8 @@ class Observations:
     """Shares `[R, K]` of the domains in each of them; rows sum to 1."""
     held: Array = field(default_factory=lambda: np.zeros((0, 0)), kw_only=True)
     """Rates `[n, R]` that a row's run trained of them; ``X`` holds them by share."""
+    untried: bool = field(default=False, kw_only=True)
+    """Whether a domain was split of whose parts no mixture was run at shares of their own."""
     objective: Objective
     """Goals over the outputs, and limits on them."""
     left_out: dict[int, str] = field(default_factory=dict)

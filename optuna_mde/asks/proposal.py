@@ -110,7 +110,10 @@ class Proposer:
         inside = region.snap(np.concatenate([observations.X, observations.pending]))
         believing = surrogate.believe(tensor(observations.pending))
         only_experts = not observations.mixed.any()
-        if only_experts and len(W) == 1 and surrogate.features.has_mde.any():
+        # Old runs say nothing of parts of a domain against each other, and the model goes by what
+        # they say of the whole (`python -m benchmarks.domains`).
+        untried = observations.untried and not surrogate.denies_mde
+        if (only_experts or untried) and len(W) == 1 and surrogate.features.has_mde.any():
             # Nothing but experts: the MDE optimum is the best guess, and it is convex.
             greedy = self._by_mde(observations, region, seed)
             if not is_seen(greedy.x, seen):

@@ -74,7 +74,8 @@ def read(
     left_out |= {t.number: _unlearned(t, group) for t in told}
     pending, stalled = _pending(facts, number, space)
     experts, refused = expert_files(notes, group, kept) if group else ((), {})
-    retired, shares, held = _retired(group, told, experts)
+    parts = _parts(group, told, experts) if group else {}
+    retired, shares, held = _retired(group, told, experts, parts)
     return Observations(
         columns=space.labels,
         X=np.array([x for _, x in runs]).reshape(len(runs), space.dim),
@@ -95,6 +96,7 @@ def read(
         retired=retired,
         shares=shares,
         held=held,
+        untried=_is_untried(group, told, parts),
         objective=objective,
         left_out={number: why for number, why in sorted(left_out.items()) if why},
     )
@@ -161,17 +163,18 @@ def _serving(file: ExpertFile, group: Group) -> list[ExpertFile]:
 
 
 def _retired(
-    group: Group | None, told: Sequence[Record], experts: Sequence[ExpertFile]
+    group: Group | None,
+    told: Sequence[Record],
+    experts: Sequence[ExpertFile],
+    parts: Mapping[str, Sequence[str]],
 ) -> tuple[tuple[str, ...], Array, Array]:
     """Domains that have become others and whose file tells of old runs, their shares `[R, K]`, and
     what the runs `[n, R]` trained of them."""
     domains = group.domains if group is not None else ()
-    mixtures = [trial.mixture(group.prefix) or {} for trial in told] if group else []
-    served = {file.domain for file in experts} - {*domains}
-    if group is not None and served:
-        served -= _told_by_parts(group, mixtures, experts)
+    served = {file.domain for file in experts} - {*domains, *parts}
     origins = {old: dict(new) for old, new in (group.origins if group else ()) if old in served}
     shares = [[new.get(domain, 0.0) for domain in domains] for new in origins.values()]
+    mixtures = [trial.mixture(group.prefix) or {} for trial in told] if group else []
     held = [[mixture.get(old, 0.0) for old in origins] for mixture in mixtures]
     return (
         tuple(origins),
@@ -180,23 +183,38 @@ def _retired(
     )
 
 
-def _told_by_parts(
-    group: Group, mixtures: Sequence[Mapping[str, float]], experts: Sequence[ExpertFile]
-) -> set[str]:
-    """Domains that were split, and whose parts have experts and hold nothing else.
+def _parts(
+    group: Group, told: Sequence[Record], experts: Sequence[ExpertFile]
+) -> dict[str, list[str]]:
+    """Domains that were split, and their parts, where these have experts and hold nothing else.
 
     A run of such a domain is a run of its parts at their shares. Told by their experts, it speaks
     of the mixtures that are asked about; MDE by the old expert has errors of its own
     (`python -m benchmarks.domains`).
     """
+    if not group.origins:
+        return {}
     own = {file.domain for file in experts if not file.of}
-    parts = [new for _, shares in group.origins for new, _ in shares]
+    became = {old: [new for new, _ in shares] for old, shares in group.origins}
+    every = [new for parts in became.values() for new in parts]
+    mixtures = [trial.mixture(group.prefix) or {} for trial in told]
 
-    def is_whole(old: str, new: Sequence[str]) -> bool:
+    def is_whole(old: str, parts: Sequence[str]) -> bool:
         beside = {name for mixture in mixtures if old in mixture for name in mixture}
-        return len(new) > 1 and all(n in own - beside and parts.count(n) == 1 for n in new)
+        return len(parts) > 1 and all(p in own - beside and every.count(p) == 1 for p in parts)
 
-    return {old for old, shares in group.origins if is_whole(old, [new for new, _ in shares])}
+    return {old: parts for old, parts in became.items() if is_whole(old, parts)}
+
+
+def _is_untried(
+    group: Group | None, told: Sequence[Record], parts: Mapping[str, Sequence[str]]
+) -> bool:
+    """Whether a domain was split of whose parts no mixture was run at shares of their own."""
+    if group is None or not parts:
+        return False
+    mixed = [t.mixture(group.prefix) or {} for t in told if t.alone(group.prefix) is None]
+    tried = {name for mixture in mixed for name, rate in mixture.items() if rate > 0.0}
+    return any(not tried & {*new} for new in parts.values())
 
 
 def _runs(

@@ -149,6 +149,33 @@ def test_answers_are_mixtures_of_the_new_domains(tmp_path: Path) -> None:
     assert value <= best + 2e-3
 
 
+def test_the_first_mixture_of_a_split_domains_parts_is_the_optimum_of_their_experts(
+    tmp_path: Path,
+) -> None:
+    study = begun(tmp_path, 10, natural={"web": 0.5, "code": 0.3, "books": 0.2})
+    revise_domains(study, {"code": SHARES})
+    domains = ["web", "python", "other", "books"]
+    trainer = Trainer(tmp_path, domains)
+    study.optimize(trainer, n_trials=2)
+    assert observed(study).untried
+    study.optimize(trainer, n_trials=1)
+    assert not observed(study).untried
+    mixture = {d: study.trials[-1].params[f"mix/{d}"] for d in domains}
+
+    def mean_loss(rates: np.ndarray) -> float:
+        return float(np.mean(list(losses_of(dict(zip(domains, rates, strict=True))).values())))
+
+    rates = np.full(4, 0.25)
+    for _ in range(3000):  # expectation maximisation, MDE being exact here
+        gradient = [
+            np.mean([(TOKENS[d][part] / mixed[part]).mean() for part in SETS.values()])
+            for mixed in [sum(r * TOKENS[d] for r, d in zip(rates, domains, strict=True))]
+            for d in domains
+        ]
+        rates = rates * gradient
+    assert mean_loss(np.array(list(mixture.values()))) <= mean_loss(rates) + 1e-5
+
+
 def test_rates_of_merged_domains_add_up_and_the_merged_one_has_an_expert(tmp_path: Path) -> None:
     domains = ["web", "python", "other"]
     study = optuna.create_study(sampler=MDESampler(seed=0))
