@@ -4,7 +4,8 @@
       command: python examples/pytorch_trainer.py {spec} {out}
 
 It reads the run's spec, trains a small GRU on the blocks of the corpus, and leaves `result.json`
-in the run's folder, for an expert with `logprobs.safetensors` beside it.
+in the run's folder, for an expert with `logprobs.safetensors` beside it. The weights are kept for
+questions that come later: `score_trainer.py`.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ def main(spec_file: str, out: str) -> None:
         result["logprobs"] = "logprobs.safetensors"
         fingerprints = {name: info.fingerprint for name, info in corpus.sets.items()}
         save_logprobs(Path(out) / result["logprobs"], logprobs, sets=fingerprints)
+    torch.save(model.state_dict(), Path(out) / "weights.pt")
     (Path(out) / "result.json").write_text(json.dumps(result), encoding="utf-8")
 
 

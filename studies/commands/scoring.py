@@ -127,6 +127,8 @@ def _say_next(scored: Scored, sets: Mapping[str, Source], study: str) -> None:
         )
     elif not scored.left:
         print("Every finished run has a loss of every set already.")
+    else:
+        raise SystemExit(1)
 
 
 def _score_runs(

@@ -17,6 +17,7 @@ from optuna_mde_studies.runner.resources import places
 from optuna_mde_studies.runner.trials import FINISHED
 from optuna_mde_studies.runner.workers import Pool
 from optuna_mde_studies.wording import count, listed
+from optuna_mde_trainers.corpus.blocks import TASKS, VALIDATION, set_folder
 from optuna_mde_trainers.spec import RESULT_FILE, WEIGHTS_FILE, RunError
 
 from optuna_mde import add_losses, get_losses
@@ -33,6 +34,8 @@ ADD_SECONDS = 5.0
 """Between two batches of losses: each is an attribute of the study, which every ask reads."""
 TRIES = 2
 """Workers that may die of one run, before the others are scored without it."""
+
+THEIRS = "launch.command trained them, and only that trainer reads their weights"
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def score_missing(experiment: Experiment, study: optuna.Study, display: Display)
         results = [scored.results[run.name] for run in fresh]
         confirm.gather(confirmation, results).write(folder.confirmation)
         folder.share(folder.confirmation)
-    _say(study, missing, scored.left, display)
+    _say(experiment, study, missing, scored.left, display)
     return scored
 
 
@@ -203,17 +206,20 @@ def _kept(experiment: Experiment, run: _Run) -> RunResult:
     if run.sets <= result.losses.keys():
         return result
     if experiment.config.launch.command is not None:
-        raise RunError(
-            "launch.command trained it, and only that trainer reads its weights; score it there, "
-            "and add the losses with optuna_mde.add_losses"
-        )
+        raise RunError(THEIRS)
     is_here = experiment.folder.mirror is None  # else whoever scores it brings it over
     if is_here and not (folder / WEIGHTS_FILE).is_file():
         raise RunError(f"{folder / WEIGHTS_FILE} is gone")
     return result
 
 
-def _say(study: optuna.Study, sets: list[str], left: dict[str, str], display: Display) -> None:
+def _say(
+    experiment: Experiment,
+    study: optuna.Study,
+    sets: list[str],
+    left: dict[str, str],
+    display: Display,
+) -> None:
     """What was found, and what could not be."""
     known = get_losses(study)
     others = [
@@ -229,15 +235,32 @@ def _say(study: optuna.Study, sets: list[str], left: dict[str, str], display: Di
                 f"{name}: {count(len(values), 'trial')} from {values[best]:.4f} (trial {best}) "
                 f"to {max(values.values()):.4f} nats per token"
             )
-    for run, reason in list(left.items())[:MOST_NAMED]:
+    ours = {run: reason for run, reason in left.items() if reason != THEIRS}
+    for run, reason in list(ours.items())[:MOST_NAMED]:
         display.line(f"{run} was not scored: {reason}")
-    if len(left) > MOST_NAMED:
-        display.line(f"{len(left) - MOST_NAMED} more runs were not scored, for such reasons")
+    if len(ours) > MOST_NAMED:
+        display.line(f"{len(ours) - MOST_NAMED} more runs were not scored, for such reasons")
+    if theirs := len(left) - len(ours):
+        way = _their_way(experiment, sets)
+        display.line(f"{count(theirs, 'run')} not scored: {THEIRS}. {way}")
     if others:
         display.line(
             f"{count(len(others), 'trial')} taken over from elsewhere left no weights here; losses"
             " that you have are added with optuna_mde.add_losses"
         )
+
+
+def _their_way(experiment: Experiment, sets: list[str]) -> str:
+    """How losses of a trainer of the user's come into a study."""
+    folder, held = experiment.folder, experiment.corpus.sets
+    kinds = {name: TASKS if held[name].kind == "prompts" else VALIDATION for name in sets}
+    tokens = [str(set_folder(folder.corpus, kind, name)) for name, kind in kinds.items()]
+    return (
+        f"Score them there on the tokens in {listed(tokens)}, add the losses of {listed(sets)} to "
+        f"`losses` in {folder.runs}/*/{RESULT_FILE} and experts' log-probabilities to the files "
+        "that are named there, and score the study again (docs/new-question.md, "
+        "examples/score_trainer.py)"
+    )
 
 
 def _keep_mean(experiment: Experiment, study: optuna.Study) -> None:

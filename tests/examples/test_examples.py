@@ -18,6 +18,7 @@ import yaml
 from optuna.trial import TrialState
 from optuna_mde_trainers.corpus.blocks import Corpus
 
+from optuna_mde import get_losses
 from optuna_mde.mde.logprobs import load_logprobs
 from tests.studies import their_trainer
 
@@ -248,3 +249,26 @@ def test_a_study_with_a_trainer_that_is_not_ours(trainer, workplace, command):
         domain = domain.removeprefix("mix/")
         losses = [other.user_attrs["losses"][domain] for other in experts]
         assert expert.user_attrs["losses"][domain] == min(losses)
+    if trainer == "pytorch_trainer.py":
+        score_a_later_set(study, workplace, command)
+
+
+def score_a_later_set(study: optuna.Study, workplace: Path, command: Any) -> None:
+    """What docs/new-question.md says of a trainer of one's own."""
+    asked = ("score", "tiny", "--set", "again={path: text, data_files: prose/4*.txt}")
+    done = command(*asked, folder=workplace)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "runs/tiny/corpus/validation/again" in done.stdout
+    run(sys.executable, EXAMPLES / "score_trainer.py", "runs/tiny", folder=workplace)
+    done = command("score", "tiny", folder=workplace)
+    assert done.returncode == 0, done.stdout + done.stderr
+    losses = get_losses(study)
+    folder = workplace / "runs/tiny"
+    for trial in study.trials:
+        kept = json.loads((folder / trial.user_attrs["run"] / "result.json").read_text())
+        assert losses[trial.number]["again"] == kept["losses"]["again"]
+        if "logprobs" in trial.user_attrs:
+            values, _ = load_logprobs(folder / trial.user_attrs["logprobs"])
+            assert kept["losses"]["again"] == pytest.approx(-values["again"].mean(), rel=1e-5)
+            assert kept["losses"]["code"] == pytest.approx(-values["code"].mean(), rel=1e-5)
+    assert "again" in command("recommend", "tiny", "--objective", "again", folder=workplace).stdout

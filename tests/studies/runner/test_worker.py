@@ -243,12 +243,13 @@ def test_status_tells_held_trials_from_those_that_were_left(begun):
     definition, folder = begun
     study = session.open_study(folder, definition.config)
     assert trials.activity(study, has_runner=False) == "not running"
-    leases.ask(study, Owner("0" * 32, "node3:17"))
+    gone = uuid.uuid4().hex
+    leases.ask(study, Owner(gone, "node3:17"))
     assert trials.counts(study) == {"running": 1}
     assert trials.activity(study, has_runner=False) == "running now: 1 worker, on node3"
     place = owners._folder()
     assert place is not None
-    dead = place / ("0" * 32)
+    dead = place / gone
     dead.touch()  # as a process of this machine leaves it that was killed
     assert trials.counts(study) == {"left by a process that is gone": 1}
     assert trials.activity(study, has_runner=False) == "not running"
