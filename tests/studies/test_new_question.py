@@ -16,8 +16,16 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna_mde_studies.definition.reading import read
+from optuna_mde_studies.runner.batch import perform
+from optuna_mde_studies.runner.evidence import with_sets
 from optuna_mde_studies.runner.experiment import objective_on
+from optuna_mde_studies.runner.folder import StudyFolder
+from optuna_mde_studies.runner.messages import Event, RunOrder, Training
+from optuna_mde_studies.runner.resources import Places
+from optuna_mde_studies.runner.workers import Pool
+from optuna_mde_studies.terminal.progress import Progress, console
 from optuna_mde_trainers.corpus.blocks import Corpus
+from optuna_mde_trainers.corpus.sources import DomainSource
 from optuna_mde_trainers.spec import RunResult
 
 from optuna_mde import get_losses
@@ -145,6 +153,37 @@ def test_scoring_that_is_killed_goes_on_and_may_be_shared(finished: Path) -> Non
         assert losses[trial.number]["proverbs"] == result.losses["proverbs"]
     fresh = json.loads(Path("runs/tiny/confirm.json").read_text())["losses"]
     assert all("proverbs" in run for runs in fresh.values() for run in runs)
+
+
+@pytest.mark.slow
+def test_a_run_that_kills_its_workers_is_given_up(finished: Path) -> None:
+    config, folder = read("tiny.yaml").config, StudyFolder(Path("runs/tiny"))
+    source = DomainSource(path="text", data_files="proverbs.txt")
+    experiment = with_sets(config, folder, {"proverbs": source}, None, print)
+    order = RunOrder("a run", experiment.spec(study().trials[0].user_attrs))
+    results: list[RunResult] = []
+    left: list[str] = []
+
+    class Killing(Progress):
+        """Kills every worker that has begun a run."""
+
+        def event(self, worker: int, event: Event) -> None:
+            super().event(worker, event)
+            if isinstance(event, Training):
+                os.kill(pool._workers[worker].process.pid or 0, signal.SIGKILL)
+
+    display = Killing("tiny", console())
+    with Pool(folder, Places(1), config, trains=False) as pool:
+        perform(
+            [order],
+            experiment,
+            pool,
+            display,
+            on_result=lambda _, result: results.append(result),
+            on_failure=lambda _, message: left.append(message),
+            tries=2,
+        )
+    assert (results, left) == ([], ["2 workers died of it (exit code -9)"])
 
 
 @pytest.mark.slow
