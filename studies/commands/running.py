@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -91,7 +92,7 @@ def _write_report(outcome: Outcome, folder: StudyFolder, display: Progress) -> N
     from optuna_mde_studies.report import page
     from optuna_mde_studies.runner.remote import bring_shown
 
-    bring_shown(folder)
+    bring_shown(replace(folder, say=display.line))
     begin = partial(display.stage, "writing the report")
     page.keep_current(outcome.study, folder, outcome.recommendation, begin)
 
