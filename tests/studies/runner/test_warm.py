@@ -200,6 +200,19 @@ def test_validate_compares_the_text_once_it_is_there(warm_file, cli):
 
 
 @pytest.mark.slow
+def test_run_announces_and_trains_the_expert_that_is_missing(warm_file, tmp_path, command):
+    split_code(tiny())
+    done = command("run", str(warm_file), "--set", "search.n_trials=3", folder=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "searching: 3 trials, the first of them an expert, on " in done.stdout
+    assert "steps of the experts, out of 20: code 10\n" in done.stdout
+    study = optuna.load_study(study_name="warm", storage="sqlite:///runs/warm/study.db")
+    own = [trial for trial in study.trials if "origin" not in trial.user_attrs]
+    assert [t.number for t in own if max(t.params.values()) == 1] == [own[0].number]
+    assert own[0].params["mix/code"] == 1
+
+
+@pytest.mark.slow
 def test_a_warm_study_trains_no_expert(begun, tiny_run, tmp_path, command):
     """The whole command: as many new runs as were asked for, none of them an expert."""
     definition = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
