@@ -11,11 +11,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.experiment import RUN_ATTR, SPEC_ATTR
+from optuna_mde_studies.runner.expert_files import wrong_lengths
 from optuna_mde_studies.runner.folder import StudyError
 from optuna_mde_studies.runner.trials import FINISHED
 from optuna_mde_trainers.corpus.blocks import TASKS, TOKENIZER_FILE, TRAIN, Corpus, set_folder
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from optuna_mde_studies.definition.config import StudyConfig
     from optuna_mde_studies.runner.folder import StudyFolder
+    from optuna_mde_trainers.corpus.blocks import SetInfo
 
 SAME_LOSS = 1e-9
 """Losses of a trial and of its run's file that differ more are not of one run, in nats."""
@@ -88,6 +91,7 @@ def audit(
     except StudyError as error:
         yield Finding(str(folder.confirmation), "damaged", _after(str(error), folder.confirmation))
     yield from _corpus(folder, study)
+    sets = _sets(folder)
     trials = study.get_trials(deepcopy=False)
     whole = config is None or (
         config.launch.command is None and config.launch.keep_weights != "none"
@@ -95,7 +99,7 @@ def audit(
     named = set()
     for trial in trials:
         if trial.state in FINISHED:
-            yield from _trial(folder, trial, whole)
+            yield from _trial(folder, trial, whole, sets)
         if (path := _folder_of(folder, trial)) is not None:
             named.add(path.name)
     if not folder.is_running():
@@ -156,7 +160,17 @@ def _corpus(folder: StudyFolder, study: optuna.Study) -> Iterator[Finding]:
             yield Finding(str(path), "missing", cost)
 
 
-def _trial(folder: StudyFolder, trial: FrozenTrial, whole: bool) -> Iterator[Finding]:
+def _sets(folder: StudyFolder) -> Mapping[str, SetInfo]:
+    """Validation sets of the corpus; none where it cannot be read."""
+    try:
+        return Corpus.load(folder.corpus).sets
+    except CorpusError:
+        return {}
+
+
+def _trial(
+    folder: StudyFolder, trial: FrozenTrial, whole: bool, sets: Mapping[str, SetInfo]
+) -> Iterator[Finding]:
     """A finished trial and the folder of its run, if our runner has made one."""
     who = f"trial {trial.number}"
     if not isinstance(trial.user_attrs.get("losses"), Mapping):
@@ -178,7 +192,7 @@ def _trial(folder: StudyFolder, trial: FrozenTrial, whole: bool) -> Iterator[Fin
         cost = NOT_SCORED if expert is None else f"{UNKNOWN_EXPERT}, {NOT_SCORED}"
         yield Finding(f"{path} ({who})", "missing", f"{cost}; its trial counts all the same")
     else:
-        yield from _run(path, who, whole, expert is not None, trial.user_attrs)
+        yield from _run(path, who, whole, expert is not None, trial.user_attrs, sets)
 
 
 def _others(
@@ -201,7 +215,12 @@ def _others(
 
 
 def _run(
-    path: Path, who: str, whole: bool, expert: bool, attrs: Mapping[str, Any]
+    path: Path,
+    who: str,
+    whole: bool,
+    expert: bool,
+    attrs: Mapping[str, Any],
+    sets: Mapping[str, SetInfo] = MappingProxyType({}),
 ) -> Iterator[Finding]:
     """The files of a finished run.
 
@@ -211,6 +230,7 @@ def _run(
         whole: whether our trainer made it, and keeps weights.
         expert: whether its log-probabilities are an expert's.
         attrs: what its trial says; empty where it has none.
+        sets: those of the corpus, whose tokens log-probabilities are compared with.
     """
     result = None
     try:
@@ -225,7 +245,7 @@ def _run(
         yield from _same(path, who, result, attrs)
     if expert or (result is not None and result.logprobs):
         file = path / (result.logprobs if result and result.logprobs else LOGPROBS_FILE)
-        yield from _logprobs(file, who, UNKNOWN_EXPERT if expert else "they are gone")
+        yield from _logprobs(file, who, UNKNOWN_EXPERT if expert else "they are gone", sets)
     if (result is None or result.diverged is None) and whole:
         for name in (WEIGHTS_FILE, "config.json", TOKENIZER_FILE, TOKENIZER_CONFIG_FILE):
             if not (path / name).is_file():
@@ -291,12 +311,16 @@ def _is_same(one: object, other: float) -> bool:
     return isinstance(one, int | float) and abs(one - other) <= SAME_LOSS
 
 
-def _logprobs(path: Path, who: str, cost: str) -> Iterator[Finding]:
+def _logprobs(
+    path: Path, who: str, cost: str, sets: Mapping[str, SetInfo] = MappingProxyType({})
+) -> Iterator[Finding]:
     if not path.is_file():
         yield Finding(f"{path} ({who})", "missing", cost)
         return
     try:
-        LogprobFile.open(str(path))
+        for fault in wrong_lengths(LogprobFile.open(str(path)), sets):
+            mend = "MDE losses of the set are those of other tokens: write all, in their order"
+            yield Finding(f"{path} ({who})", fault, mend)
     except UnusableFileError as error:
         yield Finding(f"{path} ({who})", f"damaged ({_after(str(error), path)})", cost)
 

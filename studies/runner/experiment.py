@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from optuna_mde_studies.definition.config import StudyConfig, training_spec
+from optuna_mde_studies.runner import expert_files
 from optuna_mde_studies.runner.folder import StudyFolder, stored_config
 from optuna_mde_studies.runner.launchers import Launcher, RunFailedError, launcher
 from optuna_mde_studies.runner.remote import RemoteRuns
@@ -34,6 +35,8 @@ from optuna_mde.trials.attributes import numbers
 from optuna_mde.trials.notes import has_objective
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import optuna
     from optuna_mde_trainers.corpus.blocks import Corpus
 
@@ -230,12 +233,27 @@ class Experiment:
         """
         self._set_damaged_aside(spec)
         result = self.launcher.run(spec, self.folder.runs, on_step)
+        path = spec.folder(self.folder.runs) / RESULT_FILE
         missing = sorted(self._wanted(spec) - result.losses.keys())
-        if missing:
-            raise RunFailedError(
-                f"{spec.folder(self.folder.runs) / RESULT_FILE} has no loss of {listed(missing)}"
-            )
+        fault = f"{path} has no loss of {listed(missing)}" if missing else ""
+        if not fault and self.config.launch.command is not None and spec.score.logprobs:
+            fault = self._unusable(path, result)
+        if fault:
+            if self.config.launch.command is not None:  # whose next try must not take it up
+                path.replace(path.with_suffix(".damaged"))
+            raise RunFailedError(fault)
         return result
+
+    def _unusable(self, path: Path, result: RunResult) -> str:
+        """Why the log-probabilities of an expert that a command has trained cannot be used."""
+        if not result.logprobs:
+            return (
+                f"{path} names no file of log-probabilities, which score.logprobs of the spec "
+                f'asks an expert for: write one, and "logprobs": its name ({expert_files.PAGE})'
+            )
+        file = path.with_name(result.logprobs)
+        fault = expert_files.fault(file, result.losses, self.corpus.sets)
+        return f"{file}: {fault} ({expert_files.PAGE})" if fault else ""
 
     def finished(self, spec: RunSpec) -> RunResult | None:
         """The result of a run that has been trained and scored as its spec asks."""

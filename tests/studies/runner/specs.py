@@ -11,13 +11,18 @@ from optuna_mde_trainers.corpus import corpora
 from optuna_mde_trainers.spec import RunSpec, ScoreSpec
 
 
-def short_spec(workplace: Path) -> RunSpec:
-    """Three steps on the tiny study's corpus, which is made."""
-    config = reading.read("tiny.yaml", ["training.max_steps=3"]).config
+def short_experiment(workplace: Path, *settings: str) -> Experiment:
+    """The tiny study with runs of three steps, on its corpus, which is made."""
+    config = reading.read("tiny.yaml", ["training.max_steps=3", *settings]).config
     corpus = corpora.prepare(config.corpus, workplace / "corpus")
-    experiment = Experiment(config, StudyFolder(workplace), corpus)
+    return Experiment(config, StudyFolder(workplace), corpus)
+
+
+def short_spec(workplace: Path) -> RunSpec:
+    """A run of it, as an expert's."""
+    experiment = short_experiment(workplace)
     return experiment.launched(
-        experiment.training(corpus.natural, seed=0), ScoreSpec(logprobs=True)
+        experiment.training(experiment.natural, seed=0), ScoreSpec(logprobs=True)
     )
 
 

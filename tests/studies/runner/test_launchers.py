@@ -25,10 +25,10 @@ from optuna_mde_studies.runner.launchers.local import (
     SubprocessLauncher,
 )
 from optuna_mde_studies.runner.launchers.processes import Here
-from optuna_mde_trainers.spec import CheckpointWarning, LaunchSpec, RunSpec
+from optuna_mde_trainers.spec import CheckpointWarning, LaunchSpec, RunSpec, ScoreSpec
 
 from tests.studies import their_trainer
-from tests.studies.runner.specs import ignore, short_spec
+from tests.studies.runner.specs import ignore, short_experiment, short_spec
 
 THEIRS = f"{shlex.quote(sys.executable)} {shlex.quote(their_trainer.__file__)} {{spec}} {{out}}"
 
@@ -218,6 +218,46 @@ def test_a_study_with_a_trainer_that_is_not_ours(workplace, command):
         assert trial.user_attrs["losses"] | losses == trial.user_attrs["losses"]
     assert "recommended" in done.stdout
     assert (workplace / "runs/tiny/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('found.pop("logprobs")', "names no file of log-probabilities"),
+        ("values = values[:-5]", r"code has \d+ log-probabilities, and the set \d+ tokens"),
+        ("values = values / np.log(10)", r"by the file, .* logarithms to base 10 would give"),
+        ("values = np.exp(values)", "log-probabilities must be numbers of at most 0"),
+    ],
+)
+def test_an_expert_of_a_command_fails_where_its_file_is_wrong(
+    workplace: Path, change: str, message: str
+) -> None:
+    code = f"""\
+import json, sys
+from pathlib import Path
+import numpy as np
+from safetensors.numpy import load_file, save_file
+sys.path.insert(0, {str(Path(their_trainer.__file__).parent)!r})
+import their_trainer
+their_trainer.main()
+out = Path(sys.argv[2])
+found = json.loads((out / "result.json").read_text())
+arrays = load_file(out / "own.safetensors")
+values = arrays["code"]
+{change}
+arrays["code"] = np.ascontiguousarray(values, dtype=np.float32)
+save_file(arrays, out / "own.safetensors")
+(out / "result.json").write_text(json.dumps(found))
+"""
+    Path("trainer.py").write_text(code)
+    command = shlex.join((sys.executable, str(Path("trainer.py").resolve()), "{spec}", "{out}"))
+    experiment = short_experiment(workplace, f"launch.command={json.dumps(command)}")
+    training = experiment.training(experiment.natural, seed=0)
+    spec = experiment.launched(training, ScoreSpec(logprobs=True))
+    with pytest.raises(RunFailedError, match=message):
+        experiment.train(spec, ignore)
+    result = spec.folder(experiment.folder.runs) / "result.json"
+    assert not result.exists()  # a mended trainer's next try does not take it up
 
 
 def test_what_a_definition_asks_for(workplace):
