@@ -14,6 +14,7 @@ from optuna_mde_studies.runner.agreement import FOLDER_ATTR
 from optuna_mde_studies.runner.folder import StudyFolder
 
 from optuna_mde import report_losses, save_logprobs, suggest_mixture
+from optuna_mde.mde.logprobs import load_logprobs
 
 FOLDER = StudyFolder(Path("runs/tiny"))
 
@@ -38,6 +39,11 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
+def shorten(path: Path) -> None:
+    arrays, metadata = load_logprobs(path)
+    save_logprobs(path, {**arrays, "code": arrays["code"][:-5]}, **metadata)
+
+
 def test_a_study_in_order(cli, study):
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     code, out, err = cli("check", "tiny.yaml")
@@ -57,6 +63,11 @@ FAULTS: dict[str, tuple[Callable[[], object], str, str]] = {
         lambda: cut(run_of(1) / "logprobs.safetensors"),
         "logprobs.safetensors (trial 1): damaged (no readable log-probability file (its end is",
         "this expert is unknown to MDE",
+    ),
+    "tokens that an expert left off": (
+        lambda: shorten(run_of(1) / "logprobs.safetensors"),
+        "logprobs.safetensors (trial 1): code has ",
+        "MDE losses of the set are those of other tokens",
     ),
     "no weights": (
         lambda: (run_of(4) / "model.safetensors").unlink(),
