@@ -104,7 +104,8 @@ def _print_outcome(
     from optuna_mde_studies.report.judgement import judge
     from optuna_mde_studies.terminal import summary
 
-    goals, found = definition.config.goals, overview.read(outcome.study)
+    found = overview.read(outcome.study)
+    goals = found.goals or definition.config.goals  # another machine may have changed it
     judgement = judge(found, outcome.recommendation, outcome.confirmation)
     parts = [*summary.headline(found, outcome.recommendation, outcome.confirmation)]
     parts += summary.outcome(outcome.recommendation, goals, judgement)

@@ -115,6 +115,7 @@ def _joined(
     data = join(folder, study).model_dump(mode="json")
     definition, found = examine_fields(data, {}, shown(folder.url or ""), overrides)
     _say_problems(found, problems)
+    definition = replace(definition, is_file=False)
     return definition, folder.placed(definition.config)
 
 

@@ -7,6 +7,7 @@ override passes through the same checks as the file.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +43,15 @@ class Definition:
     """The file as the user named it."""
     places: dict[FieldPath, str]
     """Field -> `file:line` (or the override that set it)."""
+    plain: StudyConfig | None = None
+    """The same without overrides. None: there are none, or nothing is whole without them."""
+    is_file: bool = True
+    """Whether it was read from a file; else it came with a storage."""
+
+    @property
+    def as_written(self) -> StudyConfig:
+        """The definition as its file has it, as far as that can be had."""
+        return self.plain or self.config
 
     def place(self, field: FieldPath) -> str:
         """`file:line: a.b.c` of the field, or of the nearest one around it that was written."""
@@ -95,13 +105,22 @@ def examine_fields(
         label: where the definition is.
         overrides: `dotted.field=value`, the value in YAML.
     """
+    plain = _without_overrides(data) if overrides else None
     for override in overrides:
         _override(data, places, override)
     try:
         config = StudyConfig.model_validate(data)
     except ValidationError as error:
         raise _refused(error, data, places, label) from None
-    return Definition(config, label, places), _placed(inconsistencies(config), places, label)
+    definition = Definition(config, label, places, plain)
+    return definition, _placed(inconsistencies(config), places, label)
+
+
+def _without_overrides(data: dict[str, Any]) -> StudyConfig | None:
+    try:
+        return StudyConfig.model_validate(copy.deepcopy(data))
+    except ValidationError:
+        return None
 
 
 def _refused(

@@ -48,7 +48,7 @@ def check(folder: StudyFolder, definition: Definition) -> None:
     if folder.url is None:
         check_definition(folder, definition)
         return
-    _check_url(folder.url, definition)
+    check_storage(folder.url, definition)
     study = find(folder, definition.config.name)
     if study is None:
         return
@@ -77,6 +77,20 @@ def publish(study: optuna.Study, config: StudyConfig) -> None:
     kept = {"config": text, "command": config.launch.command is not None}
     if study.user_attrs.get(DEFINITION_ATTR) != kept:
         study.set_user_attr(DEFINITION_ATTR, kept)
+
+
+def published(study: optuna.Study, url: str) -> StudyConfig | None:
+    """The definition on a study; None if there is none.
+
+    Args:
+        study: the study.
+        url: of its storage, for the message.
+
+    Raises:
+        StudyError: if it cannot be read.
+    """
+    kept = _kept(study)
+    return None if kept is None else _read(kept, url)
 
 
 def join(folder: StudyFolder, name: str) -> StudyConfig:
@@ -155,7 +169,12 @@ def _mark_there(folder: StudyFolder) -> str:
     return (found or b"").decode("utf-8", "replace").strip()
 
 
-def _check_url(url: str, definition: Definition) -> None:
+def check_storage(url: str, definition: Definition) -> None:
+    """Sees that a storage of this kind can be shared.
+
+    Raises:
+        DefinitionError: if not.
+    """
     try:
         kind(url)
     except StorageError as error:

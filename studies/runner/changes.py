@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from optuna_mde_studies.definition.consistency import FieldPath
 from optuna_mde_studies.definition.reading import Definition, DefinitionError, dotted
 from optuna_mde_studies.definition.revising import is_revision, mend
@@ -80,8 +82,17 @@ def refuse_changes(old: StudyConfig, definition: Definition, where: str) -> None
         raise DefinitionError("\n".join(lines))
 
 
-def changed_fields(folder: StudyFolder, config: StudyConfig) -> list[str]:
+def changed_fields(
+    folder: StudyFolder,
+    config: StudyConfig,
+    is_said: Callable[[FieldPath], bool] = lambda path: False,
+) -> list[str]:
     """What differs from the definition that is kept in the folder, a line a field.
+
+    Args:
+        folder: the study's.
+        config: the definition of today.
+        is_said: whether a field is spoken of elsewhere.
 
     Raises:
         StudyError: if that is damaged.
@@ -89,7 +100,7 @@ def changed_fields(folder: StudyFolder, config: StudyConfig) -> list[str]:
     if not folder.definition.exists():
         return []
     old, new = stored_config(folder).model_dump(mode="json"), config.model_dump(mode="json")
-    found = differences(old, new)
+    found = [change for change in differences(old, new) if not is_said(change[0])]
     pairs = ((dotted(path), *_differing(a, b)) for path, a, b in found)
     return [f"{path}: {before} before, {now} now" for path, before, now in pairs]
 
@@ -144,6 +155,23 @@ def _refusal(where: str, definition: Definition, path: FieldPath, old: Any, new:
         f"compared. Take the old value, {f'{other}, ' if other else ''}or start afresh with "
         "`--out OTHER_FOLDER`"
     )
+
+
+def written(value: Any) -> str:
+    """A value as YAML on one line: unset fields left out, no passwords."""
+    if value is None:
+        return "nothing"
+    plain = _without_unset(_without_passwords(value))
+    text = yaml.safe_dump(
+        plain, default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return text.strip().removesuffix("\n...")
+
+
+def _without_unset(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_unset(held) for key, held in value.items() if held is not None}
+    return value
 
 
 def _differing(old: Any, new: Any) -> tuple[str, str]:

@@ -111,6 +111,11 @@ class StudyFolder:
         return self.path / "definition.yaml"
 
     @property
+    def asked(self) -> Path:
+        """What the definition of this machine's last start asked for, of what machines share."""
+        return self.path / "asked.json"
+
+    @property
     def database(self) -> Path:
         return self.path / "study.db"
 

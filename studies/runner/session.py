@@ -5,14 +5,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import Definition
-from optuna_mde_studies.runner import agreement, confirm, evidence, findings, identity, plan, warm
+from optuna_mde_studies.runner import (
+    agreement,
+    confirm,
+    evidence,
+    findings,
+    identity,
+    plan,
+    precedence,
+    warm,
+)
 from optuna_mde_studies.runner.batch import perform
 from optuna_mde_studies.runner.changes import changed_fields, discard_empty
 from optuna_mde_studies.runner.checks import check_machine, check_sources
@@ -138,15 +147,16 @@ def run(definition: Definition, folder: StudyFolder, progress: Display) -> Outco
         StudyError: if it cannot go on; nothing is written if that is known before it starts.
     """
     folder = folder.placed(definition.config, progress.line)
-    if check(definition, folder):  # before there is a folder: a refused start writes nothing
-        warm.offers(folder, definition.config)
+    settled = precedence.settle(folder, definition)
+    if check(settled.definition, folder):  # before there is a folder: a refused start writes none
+        warm.offers(folder, settled.definition.config)
     create(folder)
     with folder.owned():
         discard_empty(folder)
-        changed = changed_fields(folder, definition.config)
-        with Session(definition, folder, progress) as session:
-            for line in changed:
-                progress.line(f"changed since the last start: {line}")
+        is_said = precedence.is_shared if folder.url is not None else lambda path: False
+        changed = changed_fields(folder, settled.definition.config, is_said)
+        said = [*settled.lines, *(f"changed since the last start: {line}" for line in changed)]
+        with Session(settled.definition, folder, progress, said) as session:
             return session.run()
 
 
@@ -184,6 +194,8 @@ class Session:
     definition: Definition
     folder: StudyFolder
     progress: Display
+    said: list[str] = field(default_factory=list)
+    """Lines on what has changed, for when the start can be refused no more."""
     _stack: ExitStack = field(default_factory=ExitStack)
     _failures: int = 0
     _is_searched: bool = False
@@ -233,6 +245,8 @@ class Session:
         self.folder.bring(self.folder.corpus)
         follow(self.definition, self.folder, self.study, self.progress)
         self._settle(is_abandoned)
+        if num_finished(self.study) < self.config.search.n_trials:
+            self._open()  # other text is refused before another goal is written
         evidence.take_up(
             self.config, self.folder, self.study, lambda: self.experiment, self.progress
         )
@@ -246,8 +260,11 @@ class Session:
 
     def _keep(self) -> None:
         """Writes down what this start has changed, once nothing can be refused any more."""
+        for line in self.said:
+            self.progress.line(line)
         agreement.agree_on_files(self.folder, self.study)
         write_definition(self.folder, self.config)
+        precedence.keep(self.folder, self.definition)
         agreement.publish(self.study, self.config)
         wanted = self.config.search.n_trials
         if self.study.user_attrs.get(WANTED_ATTR) != wanted:
@@ -259,6 +276,14 @@ class Session:
         Args:
             n_seeds: seeds to confirm with. None: at least as many as the definition says, if any.
         """
+        while True:  # until the goal at the end is the one that it was all read for
+            self._follow()
+            goal = stored_objective(self.study)
+            found = self._concluded(n_seeds)
+            if stored_objective(self.study) == goal:
+                return found
+
+    def _concluded(self, n_seeds: int | None) -> Outcome:
         folder = self.folder
         folder.bring(folder.recommendation, folder.confirmation)
         recommendation = findings.recommend(
@@ -289,8 +314,7 @@ class Session:
     # --- search ---
 
     def _search(self) -> None:
-        pool = self.pool  # they start while the corpus is made
-        experiment = self.experiment
+        pool, experiment = self._open()
         with self.folder.asking():
             warm.start(experiment, self.study, self.progress.line)
             forgive(self.study, self.progress.line)
@@ -318,6 +342,25 @@ class Session:
         show_best(self.study, self.progress)
         pool.run(self._next_trial, self._on_search)
 
+    def _open(self) -> tuple[Pool, Experiment]:
+        pool = self.pool  # they start while the corpus is made
+        return pool, self.experiment
+
+    def _follow(self) -> None:
+        """Takes what has been changed on another machine meanwhile, and says so."""
+        before = self.config
+        now = precedence.followed(before, self.study, self.folder.url)
+        if now is before:
+            return
+        self.definition = replace(self.definition, config=now)
+        self.__dict__.pop("experiment", None)
+        told = "; ".join(precedence.changed(before, now))
+        self.progress.line(f"changed on another machine, and counts here from now on: {told}")
+        n_trials, done = now.search.n_trials, num_finished(self.study)
+        self.progress.total += n_trials - before.search.n_trials
+        if not self._is_searched:
+            self.progress.counting("search", done, n_trials)
+
     def _next_trial(self) -> Order | None:
         return None if self._is_searched else SearchOrder()
 
@@ -326,10 +369,12 @@ class Session:
         match event:
             case Exhausted():
                 self._is_searched = True
+                self._follow()
             case Noted(text):
                 self._note(text)
             case Told(number):
                 self._failures = 0
+                self._follow()
                 show_trial(self.study, self.progress, number)
             case Failed(_, message):
                 self._failures += 1

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
 import optuna
@@ -36,6 +37,7 @@ from optuna_mde_studies.runner.messages import (
     Training,
     Waiting,
 )
+from optuna_mde_studies.runner.precedence import followed
 from optuna_mde_studies.runner.sharing.leases import Heart, ask, is_held_by, lease
 from optuna_mde_studies.runner.sharing.owners import Owner, forget
 from optuna_mde_studies.runner.sharing.patience import impatient, is_away, is_full, patiently
@@ -192,6 +194,7 @@ class Worker:
             with self.experiment.folder.asking():
                 self._settle()
                 finished, wanted = num_finished(self.study), self.study.user_attrs[WANTED_ATTR]
+                self._follow()
                 if finished >= wanted:
                     return None
                 if finished + num_held(self.study) < wanted:
@@ -201,6 +204,14 @@ class Worker:
                 self._say(Waiting())
                 waits = True
             time.sleep(IDLE_SECONDS)
+
+    def _follow(self) -> None:
+        """Goes on with the bounds and the goal that another machine has changed."""
+        experiment = self.experiment
+        config = followed(experiment.config, self.study, experiment.folder.url)
+        if config is not experiment.config:
+            self._experiment = replace(experiment, config=config)
+            self._study = None  # its sampler has the objective
 
     def _take_turn(self, turn: ExitStack) -> None:
         try:

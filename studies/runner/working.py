@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from optuna_mde_studies.runner import precedence
 from optuna_mde_studies.runner.agreement import agree_on_files
 from optuna_mde_studies.runner.corpus import open_experiment
 from optuna_mde_studies.runner.folder import StudyError, create
@@ -36,11 +37,16 @@ def work(definition: Definition, folder: StudyFolder, progress: Display) -> int:
         StudyError: if runs keep failing.
     """
     folder = folder.placed(definition.config, progress.line)
+    settled = precedence.settle(folder, definition, changes=False)
+    definition = settled.definition
     check(definition, folder)
     create(folder)
     study = begin(definition, folder)
     experiment = open_experiment(definition, folder, study, progress)
     agree_on_files(folder, study)
+    precedence.keep(folder, definition)
+    for line in settled.lines:
+        progress.line(line)
     if WANTED_ATTR not in study.user_attrs:
         study.set_user_attr(WANTED_ATTR, definition.config.search.n_trials)
     progress.total = study.user_attrs[WANTED_ATTR]
