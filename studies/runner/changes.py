@@ -10,7 +10,7 @@ import yaml
 from optuna_mde_studies.definition.consistency import FieldPath
 from optuna_mde_studies.definition.reading import Definition, DefinitionError, dotted
 from optuna_mde_studies.definition.revising import is_revision, mend
-from optuna_mde_studies.runner.folder import stored_config, write_definition
+from optuna_mde_studies.runner.folder import afresh, stored_config, write_definition
 from optuna_mde_studies.wording import count, shown
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ CHANGEABLE: tuple[FieldPath, ...] = (
     ("warm_start",),
 )
 """Fields that may change while a study lives: no finished run would come out differently."""
+
+LONGEST = 100
+"""Characters of a value in a message."""
 
 SETS: tuple[FieldPath, ...] = (("corpus", "validation"), ("corpus", "tasks"))
 """Sections of sets, which may be added and taken out: finished runs are scored on new ones."""
@@ -148,12 +151,13 @@ def _refusal(where: str, definition: Definition, path: FieldPath, old: Any, new:
             f"{definition.place(path)}: {path[2]!r} is a set that the study {where} has losses "
             f"on, and {dotted(path)} was {_short(old)}: give the other set another name"
         )
+    verb = "has" if path[:2] == ("corpus", "domains") else "was begun with"  # or got by a split
     other = mend(path, definition.config.model_dump(mode="json"))
     return (
-        f"{definition.place(path)}: the study {where} was begun with "
+        f"{definition.place(path)}: the study {where} {verb} "
         f"{dotted(path)} = {_short(old)}, and now it is {_short(new)}: runs under both cannot be "
-        f"compared. Take the old value, {f'{other}, ' if other else ''}or start afresh with "
-        "`--out OTHER_FOLDER`"
+        f"compared. Take the old value, {f'{other}, ' if other else ''}or "
+        f"{afresh(definition.config.storage)}"
     )
 
 
@@ -176,17 +180,20 @@ def _without_unset(value: Any) -> Any:
 
 def _differing(old: Any, new: Any) -> tuple[str, str]:
     """Both values in short, long ones from where they begin to differ."""
-    texts = ["nothing" if v is None else str(_without_passwords(v)) for v in (old, new)]
+    texts = [written(value) for value in (old, new)]
     pairs = enumerate(zip(*texts, strict=False))
     same = next((i for i, (a, b) in pairs if a != b), min(map(len, texts)))
     if max(map(len, texts)) > 60 and same > 20:
         texts = [f"…{text[same - 20 :]}" for text in texts]
-    return _short(texts[0]), _short(texts[1])
+    return _cut(texts[0]), _cut(texts[1])
 
 
 def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(_without_passwords(value))
-    return text if len(text) <= 60 else text[:57] + "…"
+    return _cut(written(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
 def _without_passwords(value: Any) -> Any:

@@ -15,7 +15,7 @@ from optuna_mde_studies.definition.consistency import (
 )
 from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner.experiment import Experiment
-from optuna_mde_studies.runner.folder import StudyError
+from optuna_mde_studies.runner.folder import StudyError, afresh
 from optuna_mde_studies.runner.resources import tokenising_count
 from optuna_mde_studies.runner.sharing.claims import claimed
 from optuna_mde_studies.runner.target import SOURCE_ATTR, TOKENS_ATTR, caps, share, source_tokens
@@ -158,8 +158,8 @@ def _changed(folder: StudyFolder, study: optuna.Study, changes: list[str]) -> st
     return (
         f"{folder.path}: the text of this study would not be the same today "
         f"({'; '.join(changes[:3])}{more}), so that new runs could not be compared with its "
-        f"{num_finished(study)} finished ones. Start afresh with `--out OTHER_FOLDER`, "
-        f"or delete {folder.path}"
+        f"{num_finished(study)} finished ones. Put the text back as it was, or "
+        f"{afresh(folder.url)}"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from optuna_mde_studies.runner.experiment import Experiment, objective_on
-from optuna_mde_studies.runner.folder import StudyError
+from optuna_mde_studies.runner.folder import StudyError, afresh
 from optuna_mde_studies.runner.scoring import score_missing, unscored
 from optuna_mde_studies.runner.trials import FINISHED
 from optuna_mde_studies.wording import goals, listed
@@ -64,7 +64,7 @@ def take_up(
         score_missing(opened, study, display)
     wanted = objective_on(config, corpus)
     if _is_aimed_elsewhere(study, wanted):
-        _aim(study, wanted, display)
+        _aim(study, wanted, folder, display)
 
 
 def with_sets(
@@ -127,13 +127,13 @@ def _is_aimed_elsewhere(study: optuna.Study, wanted: Objective) -> bool:
     return told is not None and not told.averaging(reported).weighs_as(wanted)
 
 
-def _aim(study: optuna.Study, objective: Objective, display: Display) -> None:
+def _aim(study: optuna.Study, objective: Objective, folder: StudyFolder, display: Display) -> None:
     known = {name for losses in get_losses(study).values() for name in losses}
     missing = [name for name in objective.sets if name not in known]
     if missing:
         raise StudyError(
             f"objective: no run has a loss of {listed(missing)}, so that nothing can be said of "
-            "it; keep the objective as it was, or start afresh with `--out OTHER_FOLDER`"
+            f"it; keep the objective as it was, or {afresh(folder.url)}"
         )
     set_present_objective(study, objective.to_json())
     display.line(

@@ -33,6 +33,15 @@ TURN_SECONDS = 10.0
 one another's proposals beside each other sooner than one after the other."""
 
 
+def afresh(url: str | None) -> str:
+    """How another study is begun in place of one; a storage of its own knows that by its name.
+
+    Args:
+        url: of that storage; None of a study in its folder.
+    """
+    return "start afresh " + ("under another `name`" if url else "with `--out OTHER_FOLDER`")
+
+
 class StudyError(RuntimeError):
     """A study that cannot be gone on with; the message says why and what to do."""
 
@@ -265,7 +274,8 @@ def create(folder: StudyFolder) -> None:
 def write_definition(folder: StudyFolder, config: StudyConfig) -> None:
     """Keeps a definition in the folder."""
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    write_atomic(folder.definition, text)
+    is_secret = any(shown(url) != url for url in (config.storage or "", *config.warm_start))
+    write_atomic(folder.definition, text, mode=0o600 if is_secret else None)
 
 
 def stored_config(folder: StudyFolder) -> StudyConfig:

@@ -69,10 +69,18 @@ def explain(error: ValidationError) -> str:
     return f"{field}: {message}{got}" if field else f"{message}{got}"
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file that a reader, or a killed writer, never leaves half-done."""
+def write_atomic(path: Path, text: str, mode: int | None = None) -> None:
+    """Write a file that a reader, or a killed writer, never leaves half-done.
+
+    Args:
+        path: the file.
+        text: what it is to hold.
+        mode: who may read it, before anything stands in it. None: as the process's umask says.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with beside.open("w", encoding="utf-8") as file:
+        if mode is not None:
+            beside.chmod(mode)
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

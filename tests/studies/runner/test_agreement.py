@@ -13,7 +13,7 @@ from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import DefinitionError
 from optuna_mde_studies.runner import agreement, session
 from optuna_mde_studies.runner.changes import changed_fields
-from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create
+from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create, write_definition
 from optuna_mde_studies.terminal.progress import Progress
 from rich.console import Console
 
@@ -220,3 +220,33 @@ def test_readers_find_a_study_of_another_folder_by_its_definition(
     assert code == 2
     assert "there is no study 'killed' yet; start it with `optuna-mde run ../new.yaml`" in err
     assert not (tmp_path / "other.db").exists()
+
+
+def test_a_differing_domain_is_said_as_it_is_written(machine, tmp_path):
+    session.begin(*machine("first"))
+    other = "corpus.domains.web.path=json"
+    with pytest.raises(DefinitionError) as refused:
+        agreement.check(*reversed(machine("second", other)))
+    said = str(refused.value)
+    assert "has corpus.domains.web.path = text, and now it is json" in said
+    assert "or start afresh under another `name`" in said
+    assert "--out" not in said
+    gone = machine(
+        "second",
+        "corpus.domains={web: {path: text, data_files: a}, code: {path: text, data_files: b}, "
+        "books: {path: text, data_files: c}}",
+    )
+    with pytest.raises(DefinitionError) as refused:
+        agreement.check(*reversed(gone))
+    said = str(refused.value)
+    assert "has corpus.domains.forum = {path: text, data_files: d, split: train" in said
+    assert "None" not in said
+
+
+def test_a_kept_definition_with_a_password_is_its_owners_alone(machine):
+    definition, folder = machine("first")
+    write_definition(folder, definition.config)
+    assert folder.definition.stat().st_mode & 0o077
+    secret = {"storage": "postgresql+psycopg://me:secret@db/optuna"}
+    write_definition(folder, definition.config.model_copy(update=secret))
+    assert folder.definition.stat().st_mode & 0o777 == 0o600
