@@ -92,7 +92,7 @@ def recommend_by(fitted: Fitted) -> Recommendation:
         losses=recommended.losses,
         rows=tuple(rows),
         best_seen=seen,
-        trust=judge(fitted),
+        trust=judge(fitted, signal=signal),
         expected_gain=gain,
         noise_sd=noise,
         signal=signal,

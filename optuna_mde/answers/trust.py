@@ -6,7 +6,7 @@ MDE is useless inside the simplex, the rank correlation over all runs read .80, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from optuna_mde.gp import calibration
 from optuna_mde.simplex.projection import Array
 
 VERDICTS = ("good", "fair", "poor")
+UNJUDGED = "cannot be judged, as these runs differ by little more than their noise"
 
 # Chance of so few runs inside their 90 % intervals, were those right, below which they are not, or
 # may not be: 3 of 5 have .08, 6 of 8 .19, 15 of 19 .11, 16 of 20 .13.
@@ -35,7 +36,7 @@ class GoalTrust:
 
     name: str
     verdict: str
-    """``good``, ``fair`` or ``poor``."""
+    """``good``, ``fair``, ``poor``, or that it cannot be judged."""
     rmse: float
     """Root mean square error, in the goal's unit: nats per token for losses."""
     spearman: float | None
@@ -77,8 +78,14 @@ class Trust:
         return self.statement
 
 
-def judge(fitted: Fitted) -> Trust:
-    """Judge the surrogate of a study by each of its goals."""
+def judge(fitted: Fitted, *, signal: bool = True) -> Trust:
+    """Judge the surrogate of a study by each of its goals.
+
+    Args:
+        fitted: the surrogate.
+        signal: whether the runs tell mixtures apart beyond their noise. Where they do not, small
+            errors show nothing: nobody could rank these runs, nor be far from them.
+    """
     factor = calibration.of_answers(fitted.surrogate.features)
     held = leave_one_out(fitted, fitted.weights, factor=factor)
     n = max(len(one.mean) for one in held)
@@ -94,6 +101,9 @@ def judge(fitted: Fitted) -> Trust:
         known = f"{'poor' if failed else 'not known yet'}: {runs}, {FEWEST} are needed"
         return Trust(n, None, None, None, "; ".join(filter(None, [known, failed])))
     worst = max(goals, key=lambda goal: VERDICTS.index(goal.verdict))
+    if not signal:
+        goals = tuple(map(_unjudged, goals))
+        worst = _unjudged(worst)
     said = [f"leave-one-out over {n} runs, {worst}"]
     if len(held) > 1:
         said = [f"leave-one-out over {n} runs"]
@@ -120,6 +130,13 @@ def _judged(name: str, held: HeldOut, noise: float, gain: float, *, failed: bool
         "poor" if failed else _verdict(spearman, rmse, max(noise, _OF_THE_GAIN * gain), inside, n)
     )
     return GoalTrust(name, verdict, rmse, spearman, inside, n, noise)
+
+
+def _unjudged(goal: GoalTrust) -> GoalTrust:
+    """Of runs that differ by little more than their noise, and were not ranked well all the
+    same: that the errors are as small says nothing of the model."""
+    ranked = goal.spearman is not None and goal.spearman >= _GOOD_RANK
+    return goal if ranked or goal.verdict == "poor" else replace(goal, verdict=UNJUDGED)
 
 
 def _verdict(spearman: float | None, rmse: float, unit: float, inside: int, n: int) -> str:

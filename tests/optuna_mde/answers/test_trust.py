@@ -15,7 +15,7 @@ from optuna_mde.answers.fitted import Fitted, fit_study
 from optuna_mde.answers.held_out import leave_one_out, widening
 from optuna_mde.answers.trust import Trust, _verdict, judge, rank_correlation
 from optuna_mde.gp import modeller
-from tests.optuna_mde.recorded import inner, study_of_runs
+from tests.optuna_mde.recorded import add_run, inner, study_of_runs
 
 CODE = {"code": 1.0}
 
@@ -101,6 +101,21 @@ def test_a_rank_that_says_nothing_is_not_good(world, folder) -> None:
 def test_ranks_and_errors_are_weighed(rank: float | None, error: float, verdict: str) -> None:
     """Errors in units of the noise of a run."""
     assert _verdict(rank, 0.01 * error, 0.01, inside=10, n=10) == verdict
+
+
+def test_small_errors_of_runs_that_are_all_alike_are_no_trust() -> None:
+    """Noise about one loss is predicted to within noise by whoever says the mean."""
+    study = optuna.create_study()
+    rng = np.random.default_rng(3)
+    for a in np.linspace(0.0, 1.0, 12):
+        add_run(study, {"a": a, "b": 1 - a}, (float(3 + 0.01 * rng.standard_normal()),))
+    found = recommend(study)
+    assert not found.signal
+    assert (found.trust.spearman or 0.0) < 0.8
+    assert found.trust.rmse is not None
+    assert found.trust.rmse < 2 * found.noise_sd
+    assert found.trust.statement.startswith("cannot be judged")
+    assert judge(fit_study(study)).statement.startswith("good")  # by the errors alone
 
 
 @pytest.mark.parametrize(("at_stake", "verdict"), [(True, "good"), (False, "poor")])
