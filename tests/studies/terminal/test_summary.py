@@ -34,7 +34,7 @@ def test_every_place_shows_the_same_cells(objective, invent, tmp_path):
     recommendation = recommend(study)
     dashboard.publish(study, recommendation=recommendation)
     written = page.write(study, tmp_path, recommendation=recommendation).read_text("utf-8")
-    note, text = get_note(study), str(recommendation)
+    note, text = get_note(study).replace("&emsp;", ""), str(recommendation)
     terminal = printed(recommendation, Objective.parse(objective), 200)
     for line in comparison(recommendation.rows, recommendation.goals).lines:
         for cell in line:
