@@ -65,11 +65,13 @@ class Opened:
 
     @property
     def confirmation(self) -> Confirmation | None:
-        """What fresh seeds said; nothing is confirmed in a study of another program."""
+        """What fresh seeds said, where the study's files may be read; nothing is confirmed in a
+        study of another program."""
         from optuna_mde_studies.runner.confirm import Confirmation
 
         if self.config is None:
-            return None
+            files = _named_files(self.study)
+            return None if files is None else Confirmation.read(files.confirmation)
         self.folder.bring(self.folder.confirmation)
         return Confirmation.read(self.folder.confirmation)
 
@@ -147,11 +149,52 @@ def _stored(url: str, name: str | None, out: Path | None) -> Opened:
         raise StudyError(f"{name!r} is no name for a folder; say with --out where to write")
     folder = StudyFolder(out or Path(RUNS) / name)
     if folder.definition.exists():
+        if (own := _own(folder.path, url, study)) is not None:
+            return own
         raise StudyError(
             f"{folder.path}: this folder belongs to a study with a definition; say with --out "
             "where to write about another one"
         )
     return Opened(study, storage, folder)
+
+
+def _own(path: Path, url: str, study: optuna.Study) -> Opened | None:
+    """The study as one of the definition in a folder, where it is that folder's."""
+    from optuna_mde_studies.runner.folder import at, stored_config
+    from optuna_mde_studies.runner.identity import kept_mark, mark_of
+
+    folder = at(path)
+    if not _is_one_storage(folder.storage_url, url) or not mark_of(study):
+        return None
+    if kept_mark(folder) != mark_of(study):
+        return None
+    return Opened(study, folder.storage(), folder, stored_config(folder))
+
+
+def _is_one_storage(one: str, other: str) -> bool:
+    """Whether two URLs are of one storage, whoever asks it."""
+    from optuna_mde_studies.runner.sharing.storages import file_of
+    from sqlalchemy.engine import make_url
+
+    files = [url.startswith(("sqlite:", "journal:")) for url in (one, other)]
+    if any(files):
+        return all(files) and file_of(one).resolve() == file_of(other).resolve()
+    first, second = make_url(one), make_url(other)
+    return all(getattr(first, x) == getattr(second, x) for x in ("host", "port", "database"))
+
+
+def _named_files(study: optuna.Study) -> StudyFolder | None:
+    """The folder that a study names for its files, where that may be read."""
+    from optuna_mde_studies.runner.agreement import FOLDER_ATTR
+    from optuna_mde_studies.runner.folder import StudyFolder
+
+    from optuna_mde.mde.urls import is_local, is_trusted
+    from optuna_mde.trials.notes import read_notes
+
+    named = study.user_attrs.get(FOLDER_ATTR)
+    if not isinstance(named, str) or not is_local(named):
+        return None
+    return StudyFolder(Path(named)) if is_trusted(named, read_notes(study).roots) else None
 
 
 def open_storage(url: str) -> optuna.storages.BaseStorage:

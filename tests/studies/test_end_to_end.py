@@ -134,9 +134,7 @@ def test_other_text_is_noticed(tiny_run, command, tmp_path):
     refused = command("run", "tiny.yaml", "--set", "search.n_trials=7", folder=tmp_path)
     assert refused.returncode == 2
     assert "prose/00.txt" in refused.stderr
-    assert (
-        "Put the text back as it was, or start afresh with `--out" in refused.stderr
-    )
+    assert "Put the text back as it was, or start afresh with `--out" in refused.stderr
     assert "delete" not in refused.stderr
     assert len(study_of(tmp_path).trials) == 6
     done = command("run", "tiny.yaml", folder=tmp_path)  # nothing to train: the answer stands

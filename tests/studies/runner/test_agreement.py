@@ -7,6 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna_mde_studies.commands.opened import opened
 from optuna_mde_studies.commands.shared import resolve
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.definition.config import StudyConfig
@@ -250,3 +251,32 @@ def test_a_kept_definition_with_a_password_is_its_owners_alone(machine):
     secret = {"storage": "postgresql+psycopg://me:secret@db/optuna"}
     write_definition(folder, definition.config.model_copy(update=secret))
     assert folder.definition.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_url_reads_the_study_of_the_folder_it_is_called_in(
+    machine, tmp_path, url, cli, monkeypatch
+):
+    definition, folder = machine("runs/killed")
+    session.begin(definition, folder)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli("status", url, "--study", "killed")
+    assert (code, err) == (0, "")
+    assert "runs/killed: not running" in out
+    (tmp_path / "runs/killed/study.id").write_text("another")
+    assert "say with --out" in cli("status", url, "--study", "killed")[2]
+
+
+def test_a_confirmation_is_read_by_url_where_its_folder_is_allowed(
+    machine, tmp_path, url, invented, finished, monkeypatch
+):
+    definition, folder = machine("first")
+    study = session.begin(definition, folder)
+    known = invented.confirmation(finished[1])
+    known.write(folder.confirmation)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    study.set_user_attr("mde_folder", "/")
+    assert opened(url, "killed", None).confirmation is None
+    study.set_user_attr("mde_folder", folder.root)
+    monkeypatch.setenv("OPTUNA_MDE_ALLOW", f"{tmp_path}/runs")
+    assert opened(url, "killed", None).confirmation == known
