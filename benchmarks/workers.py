@@ -31,7 +31,7 @@ import optuna
 from optuna.trial import TrialState
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.definition.config import StudyConfig
-from optuna_mde_studies.runner import session
+from optuna_mde_studies.runner import opening
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyFolder, create
 from optuna_mde_studies.runner.launchers.contract import OnStep
@@ -117,7 +117,7 @@ def work(folder: StudyFolder, definition: reading.Definition, asks: Path) -> Non
     """A worker, from an empty storage or in the middle of a study, to the study's end."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = folder.placed(definition.config, lambda text: print(text, file=sys.stderr))
-    study = session.begin(definition, folder)
+    study = opening.begin(definition, folder)
     if WANTED_ATTR not in study.user_attrs:
         study.set_user_attr(WANTED_ATTR, definition.config.search.n_trials)
     began, told, ended = 0.0, 0, False

@@ -143,7 +143,7 @@ def _into_folder(
     from optuna.study import StudyDirection
     from optuna_mde_studies.exchange.files import written
     from optuna_mde_studies.exchange.recorded import Target, check_names, mixture_of
-    from optuna_mde_studies.runner import session
+    from optuna_mde_studies.runner import opening
     from optuna_mde_studies.runner.changes import keep_definition
     from optuna_mde_studies.runner.folder import StudyError, create
     from optuna_mde_studies.runner.remote import check_url
@@ -161,7 +161,7 @@ def _into_folder(
         create(folder)
         with folder.owned():
             keep_definition(folder, definition)
-            return session.begin(definition, folder)
+            return opening.begin(definition, folder)
 
     quiet()
     directions = [StudyDirection.MINIMIZE] * len(config.goals.names)

@@ -100,8 +100,8 @@ def _score_study(
 ) -> None:
     from optuna_mde_studies.runner import evidence
     from optuna_mde_studies.runner.corpus import building
+    from optuna_mde_studies.runner.opening import open_study
     from optuna_mde_studies.runner.scoring import score_missing
-    from optuna_mde_studies.runner.session import open_study
     from optuna_mde_studies.terminal import progress
 
     launch = resolve(study, out)[0].config.launch  # as it is now: of this machine, these workers

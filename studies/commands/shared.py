@@ -214,7 +214,7 @@ def _begun_elsewhere(study: str, definition: Definition, folder: StudyFolder) ->
 
 def open_kept(definition: Definition, folder: StudyFolder) -> optuna.Study:
     from optuna_mde_studies.runner.identity import open_existing
-    from optuna_mde_studies.runner.session import open_study
+    from optuna_mde_studies.runner.opening import open_study
 
     quiet()
     if not folder.definition.is_file():

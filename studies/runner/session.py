@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -17,14 +16,12 @@ from optuna_mde_studies.runner import (
     confirm,
     evidence,
     findings,
-    identity,
     plan,
     precedence,
     warm,
 )
 from optuna_mde_studies.runner.batch import perform
 from optuna_mde_studies.runner.changes import changed_fields, discard_empty
-from optuna_mde_studies.runner.checks import check_machine, check_sources
 from optuna_mde_studies.runner.confirm import Confirmation
 from optuna_mde_studies.runner.corpus import changed_text, open_experiment
 from optuna_mde_studies.runner.display import Display
@@ -46,6 +43,7 @@ from optuna_mde_studies.runner.messages import (
     SearchOrder,
     Told,
 )
+from optuna_mde_studies.runner.opening import begin, check
 from optuna_mde_studies.runner.recovery import MAX_IN_A_ROW, forgive, is_abandoned, settle
 from optuna_mde_studies.runner.remote import check_url
 from optuna_mde_studies.runner.resources import places
@@ -72,71 +70,6 @@ class Outcome:
     study: optuna.Study
     recommendation: Recommendation
     confirmation: Confirmation | None
-
-
-def open_study(folder: StudyFolder, config: StudyConfig) -> optuna.Study:
-    """The study, made if it is not there yet: an ordinary Optuna study of the definition's name,
-    which may be renamed later.
-
-    Its sampler here is one that is never asked: the workers have the real one.
-    """
-    goals, storage = config.goals.names, folder.storage()
-    study = optuna.create_study(
-        study_name=identity.present_name(folder, storage, config.name) or config.name,
-        storage=storage,
-        sampler=optuna.samplers.RandomSampler(),
-        directions=["minimize"] * len(goals),
-        load_if_exists=True,
-    )
-    if study.metric_names != list(goals):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(list(goals))
-    identity.mark(folder, study, config.name)
-    if folder.url is None or agreement.FOLDER_ATTR not in study.user_attrs:
-        agreement.agree_on_files(folder, study)
-    else:
-        agreement.check_files(folder, study)
-    return study
-
-
-def begin(definition: Definition, folder: StudyFolder) -> optuna.Study:
-    """The study, which all that start it now agree on; to be called where it may be trained.
-
-    Raises:
-        DefinitionError: if it was begun with another definition.
-        StudyError: if another machine has its files elsewhere.
-    """
-    with folder.asking():
-        agreement.check(folder, definition)
-        study = open_study(folder, definition.config)
-        if agreement.DEFINITION_ATTR not in study.user_attrs:
-            agreement.publish(study, definition.config)
-        if not folder.definition.exists():
-            write_definition(folder, definition.config)
-        return study
-
-
-def check(definition: Definition, folder: StudyFolder) -> bool:
-    """Refuses what can be known to be wrong with a start before it; nothing is written.
-
-    Returns:
-        Whether trials are to be run.
-
-    Raises:
-        DefinitionError: if the definition is none of the study any more, names sources that cannot
-            be read, or asks for something that this machine lacks.
-        StudyError: if the study's files are elsewhere.
-    """
-    check_url(definition, folder)
-    agreement.check(folder, definition)
-    study = identity.find(folder, definition.config.name)
-    if study is None and not folder.corpus.exists():
-        check_sources(definition)
-    is_left = study is None or num_finished(study) < definition.config.search.n_trials
-    if is_left:
-        check_machine(definition)
-    return is_left
 
 
 def run(definition: Definition, folder: StudyFolder, progress: Display) -> Outcome:

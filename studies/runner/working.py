@@ -11,8 +11,8 @@ from optuna_mde_studies.runner.corpus import open_experiment
 from optuna_mde_studies.runner.folder import StudyError, create
 from optuna_mde_studies.runner.launchers import launcher
 from optuna_mde_studies.runner.messages import Event, Exhausted, Failed, Noted, SearchOrder, Told
+from optuna_mde_studies.runner.opening import begin, check
 from optuna_mde_studies.runner.recovery import MAX_IN_A_ROW, forgive
-from optuna_mde_studies.runner.session import begin, check
 from optuna_mde_studies.runner.sharing.owners import owner
 from optuna_mde_studies.runner.showing import show_best, show_trial
 from optuna_mde_studies.runner.trials import WANTED_ATTR, num_finished

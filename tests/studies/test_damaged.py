@@ -12,7 +12,7 @@ import pytest
 import torch
 from optuna_mde_studies import cli
 from optuna_mde_studies.definition import reading
-from optuna_mde_studies.runner import experiment, session, trials
+from optuna_mde_studies.runner import experiment, opening, trials
 from optuna_mde_studies.runner.changes import keep_definition
 from optuna_mde_studies.runner.folder import (
     StudyError,
@@ -30,7 +30,7 @@ def folder(workplace) -> StudyFolder:
     found = StudyFolder(workplace / "runs/tiny")
     create(found)
     keep_definition(found, definition)
-    session.open_study(found, definition.config)
+    opening.open_study(found, definition.config)
     return found
 
 
@@ -70,7 +70,7 @@ def test_a_damaged_storage(folder, said):
 
 @pytest.mark.parametrize("command", ["status", "report", "check"])
 def test_a_storage_with_attributes_that_are_none(command, folder, said):
-    session.open_study(folder, stored_config(folder)).enqueue_trial({}, user_attrs={"losses": {}})
+    opening.open_study(folder, stored_config(folder)).enqueue_trial({}, user_attrs={"losses": {}})
     with closing(sqlite3.connect(folder.database)) as connection:
         connection.execute("update trial_user_attributes set value_json = 'no JSON'")
         connection.commit()
@@ -94,7 +94,7 @@ def test_another_versions_checkpoint_makes_way_and_the_study_goes_on(
     monkeypatch.chdir(tmp_path)
     folder = StudyFolder(Path("runs/tiny"))
     found = experiment.Experiment.open(folder)
-    study = session.open_study(folder, found.config)
+    study = opening.open_study(folder, found.config)
     study.enqueue_trial({"mix/code": 0.25, "mix/prose": 0.25, "mix/numbers": 0.5})
     training = found.training({"code": 0.25, "prose": 0.25, "numbers": 0.5}, seed=0)
     run = found.launched(training, ScoreSpec()).folder(folder.runs)

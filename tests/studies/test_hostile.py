@@ -23,7 +23,7 @@ import torch
 import yaml
 from optuna_mde_studies.commands import reading as commands
 from optuna_mde_studies.report import dashboard, overview, packing, page
-from optuna_mde_studies.runner import agreement, session
+from optuna_mde_studies.runner import agreement, opening
 from optuna_mde_studies.runner.experiment import SPEC_ATTR, Experiment, ForeignSpecError
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder, stored_config
 from optuna_mde_studies.runner.recovery import settle
@@ -47,7 +47,7 @@ def study(tiny_run, tmp_path, monkeypatch) -> Iterator[optuna.Study]:
     shutil.copytree(tiny_run, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    yield session.open_study(FOLDER, stored_config(FOLDER))
+    yield opening.open_study(FOLDER, stored_config(FOLDER))
     assert not Path("PWNED").exists()
 
 

@@ -12,7 +12,7 @@ from optuna_mde_studies.commands.shared import resolve
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.definition.config import StudyConfig
 from optuna_mde_studies.definition.reading import DefinitionError
-from optuna_mde_studies.runner import agreement, session
+from optuna_mde_studies.runner import agreement, opening, session
 from optuna_mde_studies.runner.changes import changed_fields
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create, write_definition
 from optuna_mde_studies.terminal.progress import Progress
@@ -51,7 +51,7 @@ def test_the_definition_travels_without_what_runs_programs(machine, tmp_path, ur
     callbacks = "launch.callbacks=[lightning.pytorch.callbacks.Timer]"
     trainer = "launch.trainer={detect_anomaly: true}"
     begun = machine("first", COMMAND, callbacks, trainer, "launch.workers=3")
-    session.begin(*begun)
+    opening.begin(*begun)
     kept = joined(tmp_path, url)
     sent = begun[0].config
     assert kept.launch.workers == 3
@@ -65,7 +65,7 @@ def test_the_definition_travels_without_what_runs_programs(machine, tmp_path, ur
 
 
 def test_a_command_in_a_storage_is_not_taken(machine, tmp_path, url):
-    study = session.begin(*machine("first"))
+    study = opening.begin(*machine("first"))
     kept = study.user_attrs[agreement.DEFINITION_ATTR]
     for hostile in (
         {"command": "touch /tmp/owned {out}"},
@@ -80,7 +80,7 @@ def test_a_command_in_a_storage_is_not_taken(machine, tmp_path, url):
 
 
 def test_a_study_of_a_command_is_joined_with_one(machine):
-    session.begin(*machine("first", COMMAND))
+    opening.begin(*machine("first", COMMAND))
     definition, folder = machine("second")
     with pytest.raises(DefinitionError, match=r"a command is never taken from a storage.*--set"):
         agreement.check(folder, definition)
@@ -89,11 +89,11 @@ def test_a_study_of_a_command_is_joined_with_one(machine):
 
 
 def test_another_definition_is_refused_and_nothing_is_written(machine, tmp_path, url):
-    session.begin(*machine("first"))
+    opening.begin(*machine("first"))
     before = Path(tmp_path / "shared.db").read_bytes()
     definition, folder = machine("second", "training.max_steps=21", "training.seed=4")
     with pytest.raises(DefinitionError) as refused:
-        session.begin(definition, folder)
+        opening.begin(definition, folder)
     lines = str(refused.value).split("\n")
     assert len(lines) == 2
     assert "was begun with training.max_steps = 20, and now it is 21" in lines[0]
@@ -102,17 +102,17 @@ def test_another_definition_is_refused_and_nothing_is_written(machine, tmp_path,
 
 
 def test_machines_that_do_not_share_the_runs_are_told(machine, tmp_path):
-    session.begin(*machine("first"))
+    opening.begin(*machine("first"))
     with pytest.raises(StudyError, match="share one folder, under the same path or URL"):
-        session.begin(*machine("second", f"runs='{tmp_path}/elsewhere'"))
-    session.begin(*machine("second"))
+        opening.begin(*machine("second", f"runs='{tmp_path}/elsewhere'"))
+    opening.begin(*machine("second"))
 
 
 def test_a_folder_without_the_runs_never_becomes_the_studys(
     machine, tmp_path, url, cli, monkeypatch
 ):
     """Its mark alone, which every machine's own folder bears, makes it none that was moved."""
-    session.begin(*machine("first"))
+    opening.begin(*machine("first"))
     mark = (tmp_path / "first/study.id").read_text()
     (tmp_path / "elsewhere/runs/killed").mkdir(parents=True)
     (tmp_path / "elsewhere/runs/killed/study.id").write_text(mark)
@@ -126,11 +126,11 @@ def test_a_folder_without_the_runs_never_becomes_the_studys(
 
 def test_where_the_files_lie_is_written_once_a_start_stands(machine, tmp_path):
     """Another mount point is taken over by a start, and by none that is refused later."""
-    study = session.begin(*machine("first"))
+    study = opening.begin(*machine("first"))
     known = study.user_attrs["mde_folder"]
     (tmp_path / "runs").rename(tmp_path / "mounted")
     definition, folder = machine("second", f"runs='{tmp_path}/mounted'")
-    session.begin(definition, folder)
+    opening.begin(definition, folder)
     assert study.user_attrs["mde_folder"] == known
     session.Session(definition, folder, Progress("", Console(file=io.StringIO())))._keep()
     assert study.user_attrs["mde_folder"] == f"{tmp_path}/mounted/killed"
@@ -138,7 +138,7 @@ def test_where_the_files_lie_is_written_once_a_start_stands(machine, tmp_path):
 
 @pytest.mark.parametrize("kept", ["{", 5, {"config": {"name": "killed"}}, {"config": None}])
 def test_a_definition_that_cannot_be_read_is_said(kept, machine, tmp_path, url):
-    study = session.begin(*machine("first"))
+    study = opening.begin(*machine("first"))
     study.set_user_attr(agreement.DEFINITION_ATTR, kept)
     with pytest.raises(StudyError, match=r"sqlite:///"):
         joined(tmp_path, url)
@@ -146,7 +146,7 @@ def test_a_definition_that_cannot_be_read_is_said(kept, machine, tmp_path, url):
 
 @pytest.mark.parametrize("command", ["run", "work"])
 def test_a_refused_join_writes_nothing(command, machine, tmp_path, url, cli, monkeypatch):
-    session.begin(*machine("first", COMMAND))
+    opening.begin(*machine("first", COMMAND))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     code, _, err = cli(command, "killed", "--storage", url, "--set", f"runs={tmp_path}/runs")
@@ -168,7 +168,7 @@ def test_a_refused_join_writes_nothing(command, machine, tmp_path, url, cli, mon
 def test_a_start_that_this_machine_cannot_make_writes_nothing(
     command, override, words, machine, tmp_path, url, cli, monkeypatch
 ):
-    session.begin(*machine("first"))
+    opening.begin(*machine("first"))
     before = Path(tmp_path / "shared.db").read_bytes()
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -187,14 +187,14 @@ def test_a_start_that_this_machine_cannot_make_writes_nothing(
 def test_the_first_start_of_a_machine_that_joins_changes_nothing(
     machine, tmp_path, url, monkeypatch
 ):
-    session.begin(*machine("first"))
+    opening.begin(*machine("first"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     joins = "killed", None, [f"runs='{tmp_path}/runs'"]
     definition, folder = resolve(*joins, storage=url)
     assert changed_fields(folder, definition.config) == []
     create(folder)
-    session.begin(definition, folder)
+    opening.begin(definition, folder)
     again, folder = resolve("killed", None)
     assert (again.config, changed_fields(folder, again.config)) == (definition.config, [])
 
@@ -203,7 +203,7 @@ def test_readers_find_a_study_of_another_folder_by_its_definition(
     machine, tmp_path, url, cli, monkeypatch
 ):
     definition, folder = machine("first")
-    study = session.begin(definition, folder)
+    study = opening.begin(definition, folder)
     study.set_user_attr("n_trials", 13)  # raised by another machine
     text = f"storage: '{url}'\nruns: '{tmp_path}/runs'\n{DEFINITION}"
     (tmp_path / "toy.yaml").write_text(text)
@@ -224,7 +224,7 @@ def test_readers_find_a_study_of_another_folder_by_its_definition(
 
 
 def test_a_differing_domain_is_said_as_it_is_written(machine, tmp_path):
-    session.begin(*machine("first"))
+    opening.begin(*machine("first"))
     other = "corpus.domains.web.path=json"
     with pytest.raises(DefinitionError) as refused:
         agreement.check(*reversed(machine("second", other)))
@@ -257,7 +257,7 @@ def test_a_url_reads_the_study_of_the_folder_it_is_called_in(
     machine, tmp_path, url, cli, monkeypatch
 ):
     definition, folder = machine("runs/killed")
-    session.begin(definition, folder)
+    opening.begin(definition, folder)
     monkeypatch.chdir(tmp_path)
     code, out, err = cli("status", url, "--study", "killed")
     assert (code, err) == (0, "")
@@ -270,7 +270,7 @@ def test_a_confirmation_is_read_by_url_where_its_folder_is_allowed(
     machine, tmp_path, url, invented, finished, monkeypatch
 ):
     definition, folder = machine("first")
-    study = session.begin(definition, folder)
+    study = opening.begin(definition, folder)
     known = invented.confirmation(finished[1])
     known.write(folder.confirmation)
     (tmp_path / "elsewhere").mkdir()

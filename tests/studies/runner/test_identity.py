@@ -10,7 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna_mde_studies.definition import reading
-from optuna_mde_studies.runner import identity, session
+from optuna_mde_studies.runner import identity, opening
 from optuna_mde_studies.runner.changes import keep_definition
 from optuna_mde_studies.runner.folder import StudyFolder, create
 
@@ -56,9 +56,9 @@ def names(folder: StudyFolder) -> list[str]:
 
 
 def test_a_renamed_study_is_found_again(folder):
-    session.open_study(folder, config()).enqueue_trial({"mix/code": 1.0})
+    opening.open_study(folder, config()).enqueue_trial({"mix/code": 1.0})
     rename_in_dashboard(folder.storage(), "tiny", "final, really")
-    opened = session.open_study(folder, config())
+    opened = opening.open_study(folder, config())
     assert opened.study_name == "final, really"
     assert len(opened.trials) == 1
     assert opened.metric_names == ["objective"]  # which the dashboard does not copy
@@ -66,14 +66,14 @@ def test_a_renamed_study_is_found_again(folder):
 
 
 def test_its_old_name_may_be_another_studys(folder):
-    session.open_study(folder, config())
+    opening.open_study(folder, config())
     rename_in_dashboard(folder.storage(), "tiny", "mine")
     optuna.create_study(storage=folder.storage(), study_name="tiny")
-    assert session.open_study(folder, config()).study_name == "mine"
+    assert opening.open_study(folder, config()).study_name == "mine"
 
 
 def test_another_machine_finds_it_by_the_name_that_it_began_with(folder, tmp_path):
-    session.open_study(folder, config())
+    opening.open_study(folder, config())
     storage = folder.storage()
     rename_in_dashboard(storage, "tiny", "mine")
     elsewhere = StudyFolder(tmp_path / "elsewhere")
@@ -82,32 +82,32 @@ def test_another_machine_finds_it_by_the_name_that_it_began_with(folder, tmp_pat
 
 
 def test_a_copy_of_a_study_is_not_taken_for_it(folder):
-    session.open_study(folder, config())
+    opening.open_study(folder, config())
     storage = folder.storage()
     optuna.copy_study(
         from_study_name="tiny", from_storage=storage, to_storage=storage, to_study_name="a copy"
     )
-    assert session.open_study(folder, config()).study_name == "tiny"
+    assert opening.open_study(folder, config()).study_name == "tiny"
     optuna.delete_study(study_name="tiny", storage=storage)
-    assert session.open_study(folder, config()).study_name == "a copy"
+    assert opening.open_study(folder, config()).study_name == "a copy"
 
 
 def test_studies_of_before_are_found_and_marked(folder):
-    study = session.open_study(folder, config())
+    study = opening.open_study(folder, config())
     storage = study._storage
     storage.set_study_user_attr(study._study_id, identity.MARK_ATTR, None)
     folder.mark.unlink()
     rename_in_dashboard(folder.storage(), "tiny", "old")
-    assert session.open_study(folder, config()).study_name == "old"
+    assert opening.open_study(folder, config()).study_name == "old"
     assert identity.kept_mark(folder)
 
 
 @pytest.mark.parametrize("value", [None, 5, [], {"id": 5}, {"name": ["tiny"]}, "x" * 1000])
 def test_a_mark_of_another_hand_is_none(folder, value):
-    study = session.open_study(folder, config())
+    study = opening.open_study(folder, config())
     study.set_user_attr(identity.MARK_ATTR, value)
     folder.mark.write_bytes(b"\xff\x00")
-    assert session.open_study(folder, config()).study_name == "tiny"
+    assert opening.open_study(folder, config()).study_name == "tiny"
     assert len(identity.kept_mark(folder)) == 32
 
 

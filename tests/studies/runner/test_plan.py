@@ -170,14 +170,14 @@ def test_validate_knows_caps_from_a_corpus_that_is_there(changed, cli, workplace
 
 
 def test_validate_refuses_what_run_would_of_a_study_in_a_shared_storage(cli, workplace):
-    from optuna_mde_studies.runner import session
+    from optuna_mde_studies.runner import opening
     from optuna_mde_studies.runner.folder import StudyFolder, create
 
     settings = ["storage=sqlite:///shared.db", "training.max_steps=30"]
     config = reading.read("tiny.yaml", settings)
     folder = StudyFolder(workplace / "runs/other").placed(config.config)
     create(folder)
-    session.begin(config, folder)
+    opening.begin(config, folder)
     code, _, err = cli("validate", "tiny.yaml", "--set", settings[0])
     assert code == 2
     assert "was begun with training.max_steps = 30, and now it is 20" in err
@@ -202,14 +202,14 @@ def test_a_database_that_cannot_be_reached_is_named(cli, workplace):
 def test_validate_says_what_is_left_after_a_split(cli, workplace):
     from optuna.distributions import FloatDistribution
     from optuna.trial import create_trial
-    from optuna_mde_studies.runner import session
+    from optuna_mde_studies.runner import opening
     from optuna_mde_studies.runner.folder import StudyFolder, create, write_definition
 
     definition = reading.read("tiny.yaml")
     folder = StudyFolder(workplace / "runs/tiny")
     create(folder)
     write_definition(folder, definition.config)
-    study = session.begin(definition, folder)
+    study = opening.begin(definition, folder)
     rates = [(1, 0, 0), (0, 1, 0), (0, 0, 1), *[(0.2, 0.3, 0.5)] * 3]
     domains = definition.config.domains
     for mixture in rates:

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.definition.reading import DefinitionError
-from optuna_mde_studies.runner import agreement, session
+from optuna_mde_studies.runner import agreement, opening
 from optuna_mde_studies.runner.corpus import open_experiment
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder, create
@@ -51,7 +51,7 @@ def machine(workplace: Path, s3: str) -> Machine:
 
 def opened(machine: Machine, name: str) -> Experiment:
     definition, folder = machine(name)
-    study = session.begin(definition, folder)
+    study = opening.begin(definition, folder)
     return open_experiment(definition, folder, study, Progress("tiny", console()))
 
 
@@ -95,7 +95,7 @@ def test_a_run_goes_on_on_another_machine_and_its_result_is_everywhere(machine, 
         two.folder.runs / run.name / "model.safetensors"
     ).read_bytes()
     # What the model reads of an expert lies at the URL for all of them.
-    study = session.open_study(third, two.config)
+    study = opening.open_study(third, two.config)
     url = read_notes(study).resolve(f"runs/{run.name}/{result.logprobs}")
     assert url.startswith("s3://bucket/")
     assert set(load_logprobs(url)[0]) == set(result.losses)
@@ -115,11 +115,11 @@ def test_a_damaged_result_is_set_aside_for_all_machines(machine):
 
 
 def test_machines_agree_on_the_url(machine):
-    session.begin(*machine("first"))
-    study = session.begin(*machine("second"))
+    opening.begin(*machine("first"))
+    study = opening.begin(*machine("second"))
     assert study.user_attrs["mde_folder"].startswith("s3://bucket/")
     with pytest.raises(StudyError, match="under the same path or URL on every machine"):
-        session.begin(*machine("third", "runs=s3://bucket/elsewhere"))
+        opening.begin(*machine("third", "runs=s3://bucket/elsewhere"))
     definition, folder = machine("fourth", "training.seed=5")
     with pytest.raises(DefinitionError, match=r"training\.seed"):
         agreement.check(folder, definition)
@@ -129,10 +129,10 @@ def test_a_study_of_one_machine_may_move_to_a_url(machine, workplace):
     definition = reading.read("tiny.yaml")
     folder = StudyFolder(workplace / "runs/tiny").placed(definition.config)
     create(folder)
-    study = session.begin(definition, folder)
+    study = opening.begin(definition, folder)
     open_experiment(definition, folder, study, Progress("tiny", console()))
     moved, there = machine("runs/tiny", "storage=null")
-    session.begin(moved, there)
+    opening.begin(moved, there)
     other = StudyFolder(workplace / "other").placed(moved.config)
     other.bring(other.corpus)
     assert (other.corpus / "corpus.json").read_bytes() == (
@@ -180,7 +180,7 @@ def test_a_url_that_cannot_be_used_is_refused_before_anything_is_written(
 
 def test_a_storage_cannot_name_another_url(machine):
     definition, folder = machine("one")
-    study = session.begin(definition, folder)
+    study = opening.begin(definition, folder)
     notes = read_notes(study)
     assert is_trusted(notes.resolve("runs/a/logprobs.safetensors"), notes.roots)
     assert not is_trusted(notes.resolve("runs/../../other/logprobs.safetensors"), notes.roots)

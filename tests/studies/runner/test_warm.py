@@ -16,7 +16,7 @@ from optuna_mde_studies.report import costs, overview
 from optuna_mde_studies.runner import warm
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyError, StudyFolder
-from optuna_mde_studies.runner.session import open_study
+from optuna_mde_studies.runner.opening import open_study
 from optuna_mde_studies.runner.trials import num_finished
 from optuna_mde_trainers.corpus.blocks import Corpus
 

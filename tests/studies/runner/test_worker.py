@@ -14,7 +14,7 @@ from filelock import Timeout
 from optuna.trial import TrialState
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.runner import folder as runner_folder
-from optuna_mde_studies.runner import recovery, session, trials
+from optuna_mde_studies.runner import opening, recovery, trials
 from optuna_mde_studies.runner.experiment import Experiment
 from optuna_mde_studies.runner.folder import StudyFolder, create
 from optuna_mde_studies.runner.launchers.contract import OnStep
@@ -35,7 +35,7 @@ def begun(tmp_path: Path) -> tuple[reading.Definition, StudyFolder]:
     definition = reading.read(str(tmp_path / "killed.yaml"), ["search.n_trials=6"])
     folder = StudyFolder(tmp_path / "study").placed(definition.config)
     create(folder)
-    session.begin(definition, folder).set_user_attr(WANTED_ATTR, 6)
+    opening.begin(definition, folder).set_user_attr(WANTED_ATTR, 6)
     return definition, folder
 
 
@@ -77,7 +77,7 @@ def said_of(
 
 def finished(begun: tuple[reading.Definition, StudyFolder]) -> int:
     definition, folder = begun
-    return trials.num_finished(session.open_study(folder, definition.config))
+    return trials.num_finished(opening.open_study(folder, definition.config))
 
 
 def test_a_worker_ends_when_as_many_are_finished_as_are_wanted(begun):
@@ -108,7 +108,7 @@ def test_workers_propose_in_turns_and_train_beside_one_another(begun, monkeypatc
 
     class Trainer(workers.Toy):
         def run(self, spec: RunSpec, runs: Path, on_step: OnStep) -> RunResult:
-            study = session.open_study(folder, definition.config)
+            study = opening.open_study(folder, definition.config)
             seen.append(("train", is_taken(folder, study._study_id)))
             return super().run(spec, runs, on_step)
 
@@ -125,7 +125,7 @@ def test_workers_propose_in_turns_and_train_beside_one_another(begun, monkeypatc
 def test_a_turn_that_does_not_come_is_not_waited_for_longer(begun, monkeypatch):
     monkeypatch.setattr(runner_folder, "TURN_SECONDS", 0.05)
     definition, folder = begun
-    with folder.turn(session.open_study(folder, definition.config)._study_id):
+    with folder.turn(opening.open_study(folder, definition.config)._study_id):
         work(begun)
     assert finished(begun) == 6
 
@@ -191,7 +191,7 @@ def broken(*_: object) -> None:
 def test_a_broken_trainer_loses_no_expert(begun):
     """Three starts are stopped by three failures in a row each; the fourth has a good trainer."""
     definition, folder = begun
-    study = session.open_study(folder, definition.config)
+    study = opening.open_study(folder, definition.config)
     lines: list[str] = []
     for _ in range(3):
         recovery.forgive(study, lines.append)
@@ -219,7 +219,7 @@ def test_a_run_that_failed_by_itself_is_not_forgiven(begun):
             raise RuntimeError("this mixture cannot be trained")
 
     work(begun, fail)
-    study = session.open_study(begun[1], begun[0].config)
+    study = opening.open_study(begun[1], begun[0].config)
     recovery.forgive(study, lambda line: pytest.fail(line))
     assert not study.get_trials(states=[TrialState.WAITING])
 
@@ -232,7 +232,7 @@ def experts(study: optuna.Study, *states: TrialState) -> set[str]:
 
 def test_status_names_every_machine_at_work(begun):
     definition, folder = begun
-    study = session.open_study(folder, definition.config)
+    study = opening.open_study(folder, definition.config)
     for place in ("node3:17", "node3:18", "node7:17"):
         leases.ask(study, Owner(uuid.uuid4().hex, place))
     said = "running now: 3 workers, on node3 and node7"
@@ -241,7 +241,7 @@ def test_status_names_every_machine_at_work(begun):
 
 def test_status_tells_held_trials_from_those_that_were_left(begun):
     definition, folder = begun
-    study = session.open_study(folder, definition.config)
+    study = opening.open_study(folder, definition.config)
     assert trials.activity(study, has_runner=False) == "not running"
     gone = uuid.uuid4().hex
     leases.ask(study, Owner(gone, "node3:17"))
