@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -219,11 +219,11 @@ class Session:
     def _concluded(self, n_seeds: int | None) -> Outcome:
         folder = self.folder
         folder.bring(folder.recommendation, folder.confirmation)
-        recommendation = findings.recommend(
-            self.study,
-            folder.recommendation,
-            lambda: self.progress.stage("fitting the recommendation"),
-        )
+        fitting = partial(self.progress.stage, "fitting the recommendation")
+        try:
+            recommendation = findings.recommend(self.study, folder.recommendation, fitting)
+        except ValueError as error:  # no run says anything of the goal
+            raise StudyError(f"{folder.path}: {error}") from error
         folder.share(folder.recommendation)
         kept = Confirmation.read(folder.confirmation)
         seeds = self.config.confirm.seeds if n_seeds is None else n_seeds

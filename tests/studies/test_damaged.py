@@ -12,7 +12,7 @@ import pytest
 import torch
 from optuna_mde_studies import cli
 from optuna_mde_studies.definition import reading
-from optuna_mde_studies.runner import experiment, opening, trials
+from optuna_mde_studies.runner import experiment, opening, session, trials
 from optuna_mde_studies.runner.changes import keep_definition
 from optuna_mde_studies.runner.folder import (
     StudyError,
@@ -20,6 +20,7 @@ from optuna_mde_studies.runner.folder import (
     create,
     stored_config,
 )
+from optuna_mde_studies.terminal.progress import Progress, console
 from optuna_mde_trainers.spec import ScoreSpec
 
 
@@ -52,6 +53,15 @@ def said(monkeypatch, capsys):
 
 def test_a_study_without_a_finished_run_recommends_nothing(folder, said):
     assert "has no finished run to learn from" in said("recommend", "tiny.yaml")
+
+
+def test_a_study_whose_runs_tell_nothing_ends_with_a_sentence(folder):
+    display = Progress("tiny", console())
+    with (
+        session.Session(reading.read("tiny.yaml"), folder, display) as begun,
+        pytest.raises(StudyError, match=r"runs/tiny: .*no finished run to learn from"),
+    ):
+        begun.conclude(None)
 
 
 @pytest.mark.parametrize("content", ["{", '{"told": "many"}', "\0"])
