@@ -182,6 +182,7 @@ def resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFol
     """A study that has been started, with the definition that it was started with."""
     from optuna_mde_studies.definition.reading import read
     from optuna_mde_studies.runner.folder import StudyError
+    from optuna_mde_studies.runner.precedence import now_of, passed_over
 
     definition, folder = resolve(study, out)
     if folder.url is not None and not folder.definition.is_file():
@@ -191,7 +192,13 @@ def resolve_existing(study: str, out: Path | None) -> tuple[Definition, StudyFol
         raise StudyError(
             f"{folder.path}: there is no study yet; start it with `optuna-mde run {study}`"
         )
-    return read(str(folder.definition)), folder
+    kept = read(str(folder.definition))
+    if folder.url is not None:  # other machines may have changed what counts
+        quiet()
+        kept = replace(kept, config=now_of(folder, kept.config))
+    if line := passed_over(folder, definition, kept.config):
+        print(line, file=sys.stderr)
+    return kept, folder
 
 
 def _begun_elsewhere(study: str, definition: Definition, folder: StudyFolder) -> Definition:

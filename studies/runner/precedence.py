@@ -129,11 +129,38 @@ def followed(config: StudyConfig, study: optuna.Study, url: str | None) -> Study
     return _with(config, there, paths) if paths else config
 
 
+def now_of(folder: StudyFolder, config: StudyConfig) -> StudyConfig:
+    """The definition that was kept in a folder, with what counts in the study's storage by now."""
+    study = find(folder, config.name)
+    return config if study is None else followed(config, study, folder.url)
+
+
 def changed(before: StudyConfig, now: StudyConfig) -> list[str]:
     """What counts now and did not before, a text a field."""
     one, other = _asked(before), _asked(now)
     paths = [p for p in dict.fromkeys([*one, *other]) if not _is_same(p, one.get(p), other.get(p))]
     return [_change(path, one, other) for path in paths]
+
+
+def passed_over(folder: StudyFolder, definition: Definition, config: StudyConfig) -> str:
+    """What a file says otherwise than its study, in a line, where it is only read; "" if nothing.
+
+    The number of trials is none of it: `--set` says that of a start, and files seldom follow.
+    """
+    if _is_of_folder(folder, definition):
+        return ""
+    asked, held = _asked(definition.config), _asked(config)
+    differ = [
+        dotted(path)
+        for path in dict.fromkeys([*held, *asked])
+        if path != ("search", "n_trials") and not _is_same(path, held.get(path), asked.get(path))
+    ]
+    if not differ:
+        return ""
+    return (
+        f"{definition.label} differs from the study in {', '.join(differ)}: the answer is the "
+        "study's; `optuna-mde run` takes up what the file says now"
+    )
 
 
 def is_shared(path: FieldPath) -> bool:

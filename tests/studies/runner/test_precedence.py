@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna_mde_studies.commands import shared
 from optuna_mde_studies.definition import reading
 from optuna_mde_studies.definition.reading import Definition, DefinitionError
 from optuna_mde_studies.runner import agreement, precedence, session
@@ -182,3 +183,21 @@ def test_a_study_of_one_machine_goes_by_its_file(tmp_path: Path) -> None:
         definition = reading.read(str(tmp_path / "own.yaml"), [override])
         assert precedence.settle(folder, definition) == precedence.Settled(definition)
         assert Start(definition, folder).config == definition.config
+
+
+def test_whoever_reads_by_a_file_that_says_otherwise_is_told(
+    start: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start("a", objective="{web: 1}")
+    start("b", objective="{web: 1}")
+    start("a", objective="{code: 1}", search="{n_trials: 18}")
+    mine, old = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
+    capsys.readouterr()
+    shared.resolve_existing(mine, tmp_path / "a")
+    shared.resolve_existing(str(tmp_path / "b"), None)
+    assert capsys.readouterr().err == ""
+    kept, _ = shared.resolve_existing(old, tmp_path / "b")
+    assert kept.config.objective == {"code": 1}
+    assert capsys.readouterr().err.startswith(
+        f"{old} differs from the study in objective: the answer is the study's;"
+    )
